@@ -1,0 +1,50 @@
+# Two commands: `make course` runs the chapters, `make test` runs everything that must hold.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/manifold-xai run
+
+.PHONY: course test chapters lint tests outputs weights lock hooks bench clean
+
+course: .venv/ready           ## every chapter at reading size: notebooks, figures, summary in _out/cpu
+	$(RUN) --profile cpu
+
+test: lint tests chapters     ## what CI runs
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff check --select F821 manifold_xai
+
+tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
+	$(BIN)/python -m pytest
+
+chapters: .venv/ready         ## every chapter once, small; its checks are its tests
+	$(RUN) --profile smoke
+
+.venv/ready: settings.ini setup.py pyproject.toml requirements/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[course,natural,dev]'
+	touch $@
+
+outputs: .venv/ready          ## run cpu and smoke, write outputs and measured seconds back into nbs/
+	$(RUN) --profile smoke
+	$(RUN) --profile cpu
+	$(BIN)/manifold-xai outputs
+	$(BIN)/nbdev-clean
+
+weights: .venv/ready          ## remake the trained weights that ship with the package
+	$(BIN)/python -c "from manifold_xai import classifiers as c, autoencoders as a; c.make_weights('manifold_xai/assets/weights'); a.make_weights('manifold_xai/assets/weights')"
+
+bench: .venv/ready            ## the ratios that the README quotes
+	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+lock: .venv/ready             ## pin what CI tests, with hashes for teachers
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.11 --no-header --no-annotate -o requirements/constraints.txt
+	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.11 --no-header --no-annotate --generate-hashes -c requirements/constraints.txt -o requirements/lock.txt
+
+hooks: .venv/ready            ## clean notebooks at every commit
+	git config core.hooksPath .githooks
+
+clean:
+	rm -rf .venv _out build dist *.egg-info

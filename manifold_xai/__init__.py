@@ -1,2 +1,32 @@
 """Feature attribution that respects the data manifold: the library that the chapters of `nbs/` export."""
+from importlib import import_module
+
+from manifold_xai.score import score  # first and eagerly: loading its module binds the name to the module, this line to the function
+
 __version__ = "0.1.0"
+
+# The public face by module, loaded when first asked for: captum alone pulls in matplotlib and IPython.
+_FACE = {
+    "score": ("Score", "value_and_grad"),
+    "paths.straight": ("Path", "Step", "straight_path"),
+    "paths.blur": ("blur", "blur_path"),
+    "paths.baseline": ("baseline",),
+    "attribution.integral": ("Attribution", "path_attribution"),
+    "attribution.maps": ("heat_map", "load_map", "save_map"),
+    "attribution.methods": ("BlurIG", "IntegratedGradients", "PathMethod"),
+    "data": ("digits",),
+    "classifiers": ("digit_classifier",),
+}
+_HOME = {name: module for module, names in _FACE.items() for name in names}
+__all__ = ["score", *_HOME]
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

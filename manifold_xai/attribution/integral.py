@@ -90,7 +90,7 @@ def _finished(A, gain, ends):
         raise ValueError("the score or its gradient is NaN or infinite somewhere on the path: look at f on the path's points.")
     return Attribution(A, A.flatten(1).sum(1) - gain, ends)
 
-# %% ../../nbs/30_path_integrals.ipynb #f809a26e
+# %% ../../nbs/30_path_integrals.ipynb #12f29b5b
 def _points(gamma, progress) -> Iterator[Step]:
     """The path's points as Steps, each looked at: at least two, of one shape, unchanged after they were handed over."""
     points, last, version, count = gamma.draw() if isinstance(gamma, Path) else gamma, None, 0, 0
@@ -102,7 +102,7 @@ def _points(gamma, progress) -> Iterator[Step]:
         if last is not None and _version(last) != version:
             raise ValueError(f"the path changed point {count - 1} in place after handing it over: yield a new tensor each time.")
         last, version, count = step.x, _version(step.x), count + 1
-        yield step
+        yield step._replace(x=step.x.detach())
     if count < 2:
         raise ValueError(f"a path needs at least two points, its start and its end, got {count}.")
 
@@ -118,7 +118,7 @@ def _bar(points, gamma, progress):
 
     return tqdm(points, total=len(gamma) if hasattr(gamma, "__len__") else None, desc="path", leave=False)
 
-# %% ../../nbs/30_path_integrals.ipynb #d5c88e5a
+# %% ../../nbs/30_path_integrals.ipynb #c1aeb0c1
 class _Walk:
     """A walk along a path: gathers points into runs that fill a chunk, fills in missing gradients, adds the segments up."""
 
@@ -192,14 +192,14 @@ class _Walk:
             middle = (x, grad.to(x.dtype), value.to(x.dtype))
             left, right = zip(*((torch.cat([a, m]), torch.cat([m, b])) for a, m, b in zip(left, middle, right)))
             owner, piece = owner.repeat(2), (left[1] + right[1]) / 2 * (right[0] - left[0])
-            open_ = (piece.flatten(1).sum(1) - (right[2] - left[2])).abs() > self.refine * (again > 0) + (again == 0) * float("inf")
-            total.index_add_(0, owner[~open_], piece[~open_])
-            left, right, owner = [v[open_] for v in left], [v[open_] for v in right], owner[open_]
+            wide = (piece.flatten(1).sum(1) - (right[2] - left[2])).abs() > (self.refine if again else float("inf"))
+            total.index_add_(0, owner[~wide], piece[~wide])
+            left, right, owner = [v[wide] for v in left], [v[wide] for v in right], owner[wide]
             if not len(owner):
                 break
         return total
 
-# %% ../../nbs/30_path_integrals.ipynb #0aa9a7bf
+# %% ../../nbs/30_path_integrals.ipynb #a9d865de
 def _left_out(walk, point, value, end, place, name, own):
     """Score at `end` minus score at the path's `place`, (b,); an error if a path that is not ours misses it."""
     if end is None:
@@ -223,10 +223,11 @@ def _gauss_legendre(f, gamma, batch, progress):
     if not (isinstance(gamma, Path) and gamma.straight):
         raise ValueError('rule="gauss-legendre" needs straight_path(x0, x, steps): its nodes lie on the line, not on a path\'s points.')
     nodes, weights = np.polynomial.legendre.leggauss(gamma.steps)
-    walk = _Walk(f, Step(gamma.x0), "gauss-legendre", batch, None)
+    x0, x = gamma.x0.detach(), gamma.x.detach()
+    walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
     runs = torch.tensor(np.stack([(nodes + 1) / 2, weights / 2]), dtype=walk.A.dtype, device=walk.A.device).T.split(walk.size)
     for run in _bar(runs, runs, progress):
-        grad = walk.measure(torch.stack([torch.lerp(gamma.x0, gamma.x, t) for t in run[:, 0].tolist()]))[1]
+        grad = walk.measure(torch.stack([torch.lerp(x0, x, t) for t in run[:, 0].tolist()]))[1]
         walk.A += torch.tensordot(run[:, 1], grad.to(walk.A.dtype), 1)
-    start, end = walk.value(Step(gamma.x0)), walk.value(Step(gamma.x))
-    return _finished(walk.A * (gamma.x - gamma.x0), end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))
+    start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(walk.A.dtype).chunk(2)
+    return _finished(walk.A * (x - x0), end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))

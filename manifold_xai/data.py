@@ -209,7 +209,7 @@ def photographs(size: int = 224, n: int | None = None, root: str | Path | None =
     x = torch.stack([to_tensor(Image.fromarray(a[0] if isinstance(a, tuple) else a), size) for a in arrays[:n]])
     return Images(x, torch.full((len(x),), -1), torch.arange(len(x)))
 
-# %% ../nbs/10_data.ipynb #9e8c3580
+# %% ../nbs/10_data.ipynb #4cda2c18
 @dataclass(frozen=True, eq=False)
 class ImageSet(Dataset):
     """Labelled images that stay on disk until they are asked for: `images[i]` is (x, y), as a DataLoader wants it."""
@@ -235,7 +235,7 @@ class ImageSet(Dataset):
             rows = rows[split(self.y[rows], [n], torch.Generator().manual_seed(0))[0]]
         return Images(torch.stack([self.transform(self.pictures[int(row)]) for row in rows]), self.y[rows], rows)
 
-
+# %% ../nbs/10_data.ipynb #1ae86333
 @dataclass(frozen=True)
 class _Files:
     paths: Sequence[Path]
@@ -256,7 +256,7 @@ class _Arrays:
     def __getitem__(self, row):
         return Image.fromarray(self.pixels[row])
 
-# %% ../nbs/10_data.ipynb #64144d4f
+# %% ../nbs/10_data.ipynb #9614cc12
 class _Found(NamedTuple):
     "What lies on disk."
 
@@ -266,14 +266,14 @@ class _Found(NamedTuple):
     classes: dict
     official: list  # "train", "validation" or "test" for each row, as the data set's makers split it; all "train" if they did not
 
-
+# %% ../nbs/10_data.ipynb #8811cd0e
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 def image_folder(folder: str | Path, size: int = 224, channels: int = 3, labels: str | Path | None = None) -> ImageSet:
     """Images of a folder: classes are its sub-folders in the order of their names, or what a table says.
 
-    Parameters: folder, with a sub-folder for each class, or with a labels.csv; size, channels, as in `to_tensor`;
+    Parameters: folder, with a sub-folder for each class (the folder an image lies in is its class), or with a labels.csv; size, channels, as in `to_tensor`;
     labels, a table (CSV with a header): first the file, then the class number (a column `class_index` wins), perhaps a column `name`.
     Returns: all images, in the order of their paths; `classes` maps number to name.
     Raises: FileNotFoundError if there is nothing to read; ValueError naming the file where images and table disagree.
@@ -281,7 +281,7 @@ def image_folder(folder: str | Path, size: int = 224, channels: int = 3, labels:
     found = _read_folder(Path(folder), labels)
     return ImageSet(found.pictures, found.y, found.ids, found.classes, torch.arange(len(found.y)), partial(to_tensor, size=size, channels=channels))
 
-
+# %% ../nbs/10_data.ipynb #359e286a
 def _read_folder(folder, labels=None, official=None):
     paths = _images_below(folder)
     ids = [path.relative_to(folder).as_posix() for path in paths]
@@ -290,15 +290,15 @@ def _read_folder(folder, labels=None, official=None):
         y, classes = _labels_from_table(Path(labels), ids)
     else:
         names = [path.parent.name for path in paths]
-        if any(path.parent == folder for path in paths):
-            raise ValueError(f"{folder} holds images outside class folders, such as {next(p.name for p in paths if p.parent == folder)}, and no labels.csv.")
+        if stray := [path.name for path in paths if path.parent == folder]:
+            raise ValueError(f"{folder} holds images outside class folders, such as {stray[0]}, and no labels.csv.")
         classes = dict(enumerate(sorted(set(names))))
         number = {name: c for c, name in classes.items()}
         y = [number[name] for name in names]
     official = [official(i) if official else "train" for i in ids]
     return _Found(_Files(paths), torch.tensor(y), ids, classes, official)
 
-
+# %% ../nbs/10_data.ipynb #aecf7d8c
 def _images_below(folder):
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
@@ -308,7 +308,7 @@ def _images_below(folder):
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
     return paths
 
-
+# %% ../nbs/10_data.ipynb #836c7652
 def _labels_from_table(labels, ids):
     with open(labels, newline="", encoding="utf8") as table:
         lines = list(csv.DictReader(table))
@@ -322,7 +322,7 @@ def _labels_from_table(labels, ids):
     y = [int(line[column]) for line in by_id]
     return y, {c: name for c, name in sorted((c, line.get("name", str(c))) for c, line in zip(y, by_id))}
 
-# %% ../nbs/10_data.ipynb #3cbe0374
+# %% ../nbs/10_data.ipynb #95a98427
 def _read_mnist(root):
     return _read_idx(root / "MNIST" / "raw", [("train", "train"), ("t10k", "test")])
 
@@ -342,7 +342,7 @@ def _read_idx(folder, parts, names="0123456789"):
     y = [read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte")) for prefix, _ in parts]
     return _found_arrays(x, y, [part for _, part in parts], names)
 
-
+# %% ../nbs/10_data.ipynb #88edcc29
 def _read_cifar10(root):
     from torchvision.datasets import CIFAR10
 
@@ -356,7 +356,7 @@ def _found_arrays(x, y, parts, names):
     y = torch.cat(y).long()
     return _Found(_Arrays(np.concatenate(x)), y, ids, {c: names[c] for c in y.unique().tolist()}, official)
 
-
+# %% ../nbs/10_data.ipynb #a917e4f2
 def _read_pets(root):
     ids, y, classes, official = [], [], {}, []
     for listing, part in ("trainval", "train"), ("test", "test"):
@@ -367,7 +367,7 @@ def _read_pets(root):
                 ids.append(f"{name}.jpg"), y.append(int(number) - 1), official.append(part)
     return _Found(_Files([root / "oxford-iiit-pet" / "images" / i for i in ids]), torch.tensor(y), ids, dict(sorted(classes.items())), official)
 
-
+# %% ../nbs/10_data.ipynb #6e40b252
 def _read_flowers(root):
     from scipy.io import loadmat
     from torchvision.datasets import Flowers102
@@ -381,7 +381,7 @@ def _read_flowers(root):
     names = getattr(Flowers102, "classes", [f"flower {c + 1}" for c in range(102)])  # the makers publish numbers, torchvision names since 0.22
     return _Found(_Files([folder / "jpg" / i for i in ids]), y, ids, {c: names[c] for c in y.unique().tolist()}, [part for _, part in numbers])
 
-
+# %% ../nbs/10_data.ipynb #48ade183
 def _read_xray(root):
     return _read_folder(root / "chest_xray", official=lambda i: "test" if i.split("/")[0] == "test" else "train")
 
@@ -398,7 +398,7 @@ def _read_imagenet(root):
 def _read_sample(root):
     return _read_folder(root / "imagenet-sample")
 
-# %% ../nbs/10_data.ipynb #5963acda
+# %% ../nbs/10_data.ipynb #ef81009e
 class Download(NamedTuple):
     """An archive, its published hash, and what unpacking it puts into `folder` below the data root."""
 
@@ -423,13 +423,14 @@ class Source(NamedTuple):
     pad: int = 0
     group: str = ""  # regular expression: what it finds in two ids must not be torn apart (a patient)
 
-
+# %% ../nbs/10_data.ipynb #bd6adca2
 _MNIST = {
     "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
     "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
     "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
     "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
 }
+_MNIST_AT = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _CIFAR10 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -443,11 +444,12 @@ _EMNIST = tuple(f"emnist-byclass-{part}-{kind}-ubyte" for part in ("train", "tes
 _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 
+# %% ../nbs/10_data.ipynb #d5f92bc7
 SOURCES = {
     "mnist": Source(
         _read_mnist, 10, 32, 1, "MNIST/raw/*-ubyte", "http://yann.lecun.com/exdb/mnist", "CC BY-SA 3.0 (LeCun, Cortes)",
         {f"MNIST/raw/{name}": md5 for name, (_, md5) in _MNIST.items()},
-        tuple(Download(f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz", f"md5:{md5}", "MNIST/raw", (name,)) for name, (md5, _) in _MNIST.items()),
+        tuple(Download(f"{_MNIST_AT}{name}.gz", f"md5:{md5}", "MNIST/raw", (name,)) for name, (md5, _) in _MNIST.items()),
         pad=2,
     ),
     "emnist": Source(
@@ -463,14 +465,16 @@ SOURCES = {
         (Download("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a", "", ("cifar-10-batches-py",)),),
     ),
     "pets": Source(
-        _read_pets, 37, 224, 3, "oxford-iiit-pet/images, oxford-iiit-pet/annotations", "https://www.robots.ox.ac.uk/~vgg/data/pets", "CC BY-SA 4.0",
+        _read_pets, 37, 224, 3, "oxford-iiit-pet/images, oxford-iiit-pet/annotations", "https://www.robots.ox.ac.uk/~vgg/data/pets",
+        "CC BY-SA 4.0",
         downloads=(
             Download(_PETS + "images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c", "oxford-iiit-pet", ("images",)),
             Download(_PETS + "annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f", "oxford-iiit-pet", ("annotations",)),
         ),
     ),
     "flowers": Source(
-        _read_flowers, 102, 224, 3, "flowers-102/jpg, flowers-102/imagelabels.mat, flowers-102/setid.mat", _FLOWERS, "no licence stated: cite Nilsback and Zisserman 2008",
+        _read_flowers, 102, 224, 3, "flowers-102/jpg, flowers-102/imagelabels.mat, flowers-102/setid.mat", _FLOWERS,
+        "no licence stated: cite Nilsback and Zisserman 2008",
         {"flowers-102/imagelabels.mat": "e0620be6f572b9609742df49c70aed4d", "flowers-102/setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"},
         (
             Download(_FLOWERS + "102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa", "flowers-102", ("jpg",)),
@@ -478,22 +482,28 @@ SOURCES = {
             Download(_FLOWERS + "setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c", "flowers-102", ("setid.mat",)),
         ),
     ),
-    "imagenet": Source(_read_imagenet, 1000, 224, 3, "imagenet/val/<synset>/*.JPEG", "https://image-net.org", "for non-commercial research, after registration"),
+    "imagenet": Source(
+        _read_imagenet, 1000, 224, 3, "imagenet/val/<synset>/*.JPEG", "https://image-net.org",
+        "for non-commercial research, after registration",
+    ),
     "imagenet-sample": Source(
-        _read_sample, 500, 224, 3, "imagenet-sample/<synset>/*.jpg, imagenet-sample/labels.csv", "https://github.com/EliSchwartz/imagenet-sample-images",
+        _read_sample, 500, 224, 3, "imagenet-sample/<synset>/*.jpg, imagenet-sample/labels.csv",
+        "https://github.com/EliSchwartz/imagenet-sample-images",
         "as ImageNet: for research",
     ),
     "xray": Source(
-        _read_xray, 2, 224, 1, "chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg", "https://data.mendeley.com/datasets/rscbjbr9sj", "CC BY 4.0 (Kermany et al. 2018)",
+        _read_xray, 2, 224, 1, "chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg", "https://data.mendeley.com/datasets/rscbjbr9sj",
+        "CC BY 4.0 (Kermany et al. 2018)",
         group=r"person\d+|(NORMAL2-)?IM-\d+",
     ),
     "retinopathy": Source(
         _read_retinopathy, 5, 224, 3, "retinopathy/train/*.jpeg with retinopathy/trainLabels.csv, or retinopathy/{0,1,2,3,4}/*.jpeg",
-        "https://www.kaggle.com/c/diabetic-retinopathy-detection", "rules of the Kaggle competition (EyePACS)", group=r"\d+(?=_(left|right))",
+        "https://www.kaggle.com/c/diabetic-retinopathy-detection", "rules of the Kaggle competition (EyePACS)",
+        group=r"\d+(?=_(left|right))",
     ),
 }
 
-# %% ../nbs/10_data.ipynb #0b9a824d
+# %% ../nbs/10_data.ipynb #82ba4a42
 PARTS = ("train", "validation", "test", "all")
 
 
@@ -513,7 +523,8 @@ def image_set(name: str, part: str = "train", size: int | None = None, root: str
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name} is not in {root} ({error}). {_how_to_get(name)}") from None
     if len(found.classes) != source.classes:
-        raise ValueError(f"{name} must have {source.classes} classes, but {len(found.classes)} lie in {root} ({source.layout}). {_how_to_get(name)}")
+        lie = f"{len(found.classes)} lie in {root} ({source.layout})"
+        raise ValueError(f"{name} must have {source.classes} classes, but {lie}. {_how_to_get(name)}")
     rows = torch.arange(len(found.y)) if part == "all" else _stored_split(name, found, root)[part]
     return ImageSet(*found[:4], rows, partial(to_tensor, size=size or source.size, channels=source.channels, pad=source.pad))
 
@@ -525,7 +536,7 @@ def load_images(name: str, root: str | Path | None = None, part: str = "test", s
     """
     return image_set(name, part, size, root).load(n)
 
-
+# %% ../nbs/10_data.ipynb #dcb98131
 def _source(name):
     if name not in SOURCES:
         raise ValueError(f"`name` must be one of {', '.join(SOURCES)}, got {name!r}. For your own folder use image_folder.")
@@ -549,7 +560,7 @@ def _matches(path, md5):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest() == md5
 
-# %% ../nbs/10_data.ipynb #9e1dbf3e
+# %% ../nbs/10_data.ipynb #c466ffad
 def _stored_split(name, found, root):
     path = root / "splits" / f"{name}.safetensors"
     listing = hashlib.sha256("\n".join(f"{i} {c}" for i, c in zip(found.ids, found.y.tolist())).encode()).hexdigest()
@@ -566,7 +577,7 @@ def _stored_split(name, found, root):
         )
     return rows
 
-
+# %% ../nbs/10_data.ipynb #92e4d3d0
 def _draw_parts(found, group):
     "Rows of each part: the makers' parts kept, what they left out drawn by class, groups of ids never torn apart."
     official = np.array(found.official)
@@ -586,7 +597,7 @@ def _group_of(name, group):
     match = re.search(group, name.rsplit("/", 1)[-1]) if group else None
     return match.group(0) if match else name
 
-# %% ../nbs/10_data.ipynb #a5f9bf8b
+# %% ../nbs/10_data.ipynb #8eff0082
 def fetch(name: str, root: str | Path | None = None, again: bool = False) -> Path:
     """Download a real-size data set into the data root, with its published hashes, and unpack it.
 
@@ -606,7 +617,7 @@ def fetch(name: str, root: str | Path | None = None, again: bool = False) -> Pat
                 _unpack(archive, download.gives)
     return root
 
-
+# %% ../nbs/10_data.ipynb #24fc2068
 def _fetch_archive(download, folder, name, again):
     try:
         import pooch
@@ -622,7 +633,7 @@ def _fetch_archive(download, folder, name, again):
     except OSError as error:
         raise ConnectionError(f"Could not download {download.url} ({error}). Without a network, put that file at {archive} and call fetch again.") from None
 
-
+# %% ../nbs/10_data.ipynb #847ef48f
 def _unpack(archive, gives):
     if archive.name in gives:
         return

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .files import data_root, write_aside
 
-# %% ../nbs/lib/store.ipynb #f6f585ab
+# %% ../nbs/lib/store.ipynb #0ee45145
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and bytes of `tensors`, in the order of their names."""
     h = hashlib.sha256()
@@ -47,11 +47,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
+            card = json.loads(meta.get("card", "{}"))
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}). Delete it and it will be made again.") from None
-    if meta.get("sha256") != digest(tensors):
+    if "card" not in meta or meta.get("sha256") != digest(tensors):
         raise ValueError(f"{path} does not hold what its header says (SHA-256 differs). Delete it and it will be made again.")
-    return tensors, json.loads(meta["card"])
+    return tensors, card
 
 # %% ../nbs/lib/store.ipynb #dc33a534
 SHIPPED = Path(str(files("manifold_xai"))) / "assets" / "weights"

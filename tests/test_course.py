@@ -1,0 +1,200 @@
+"""Claims are set before testing, and verdicts follow the numbers."""
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifold_xai import course
+from manifold_xai.course import Estimate, begin, bootstrap, claims, exact, record, verdict
+from manifold_xai.files import profiles, repository, requirements
+
+ROOT = Path(__file__).parents[1]
+
+
+def estimate(low, high, n=1000):
+    return Estimate((low + high) / 2, low, high, n)
+
+
+@pytest.fixture
+def run(tmp_path):
+    yield begin("smoke", out=tmp_path)
+    course._run = None
+
+
+# The table of claims
+
+def test_every_claim_says_what_is_measured_and_when_it_holds():
+    assert len(claims()) == 91
+    for claim in claims().values():
+        assert claim["direction"] in ("above", "below", "equal") and re.fullmatch(r"all|each|share 0\.\d+", claim["aggregate"])
+        assert claim["quantity"] and claim["paper_value"] and int(claim["n_min"]) >= 1
+        float(claim["threshold"])
+        assert (float(claim["tolerance"]) >= 0) if claim["direction"] == "equal" else not claim["tolerance"]
+
+
+def test_the_claims_are_the_papers():
+    source = ROOT / ".." / "shared" / "papers" / "claims.csv"
+    if not source.exists():
+        pytest.skip("the list of claims extracted from the papers is not on this machine")
+    with source.open(encoding="utf8", newline="") as table:
+        theirs = {row["id"]: (row["paper"], row["where"], row["claim"]) for row in csv.DictReader(table)}
+    assert {name: (c["paper"], c["where"], c["claim"]) for name, c in claims().items()} == theirs
+
+
+def test_no_claim_is_recorded_twice_in_the_course():
+    cells = [cell for path in (ROOT / "nbs").glob("*.ipynb") for cell in json.loads(path.read_text(encoding="utf8"))["cells"]]
+    recorded = [name for cell in cells if cell["cell_type"] == "code" for name in re.findall(r'\brecord\("([^"]+)"', "".join(cell["source"]))]
+    assert len(recorded) == len(set(recorded)) and set(recorded) <= set(claims())
+
+
+# Verdicts
+
+RULES = [  # claim, its rule, intervals, verdict
+    ("MIG-21", "above 0, each", [(0.1, 0.2)], "reproduced"),
+    ("MIG-21", "above 0, each", [(0.0, 0.2)], "not reproduced"),  # touching the bar is not being above it
+    ("MIG-21", "above 0, each", [(-0.2, -0.1)], "not reproduced"),
+    ("MIG-21", "above 0, each", [(0.1, 0.2), (-0.2, -0.1)], "mixed"),
+    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (0.3, 0.4)], "reproduced"),
+    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (-0.1, 0.2)], "mixed"),
+    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (-0.2, -0.1)], "not reproduced"),
+    ("BORDT-07", "above 0, share 0.9", [(0.1, 0.2)] * 9 + [(-0.2, -0.1)], "reproduced"),
+    ("BORDT-07", "above 0, share 0.9", [(0.1, 0.2)] * 8 + [(-0.2, -0.1)] * 2, "mixed"),
+    ("BORDT-07", "above 0, share 0.9", [(-0.1, 0.2)] * 10, "not reproduced"),
+    ("MIG-06", "below 0.001, all", [(1e-9, 1e-9)], "reproduced"),
+    ("MIG-06", "below 0.001, all", [(2.0, 2.0)], "not reproduced"),
+    ("MAGIG-09", "equal 0 ± 0, all", [(0.0, 0.0)], "reproduced"),
+    ("MAGIG-09", "equal 0 ± 0, all", [(1e-12, 1e-12)], "not reproduced"),
+    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.35)], "reproduced"),
+    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.37)], "not reproduced"),
+    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.35), (0.5, 0.6)], "mixed"),
+]
+
+
+@pytest.mark.parametrize("claim, rule, intervals, expected", RULES)
+def test_verdict_follows_the_rule_set_beforehand(claim, rule, intervals, expected):
+    c = claims()[claim]
+    side = f"{c['direction']} {c['threshold']}" + (f" ± {c['tolerance']}" if c["tolerance"] else "")
+    assert f"{side}, {c['aggregate']}" == rule  # else this table tests another rule than it says
+    assert verdict(claim, {str(i): estimate(*ends) for i, ends in enumerate(intervals)}).verdict == expected
+
+
+def test_too_few_images_are_shown_and_do_not_count():
+    few, many = estimate(-0.2, -0.1, n=8), estimate(0.1, 0.2, n=100)
+    assert verdict("MIG-21", {"few": few}).verdict == "not testable here"
+    assert "n = 8 is below the 100" in verdict("MIG-21", {"few": few}).why
+    both = verdict("MIG-21", {"few": few, "many": many})
+    assert both.verdict == "reproduced" and "few" in repr(both)
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=5), st.floats(2.01, 3))
+def test_better_results_never_make_a_worse_verdict(ends, gain):
+    order = ["not reproduced", "mixed", "reproduced"]
+    before = verdict("MIG-21", {str(i): estimate(low, low + width) for i, (low, width) in enumerate(ends)}).verdict
+    after = verdict("MIG-21", {str(i): estimate(low + gain, low + width + gain) for i, (low, width) in enumerate(ends)}).verdict
+    assert order.index(after) >= order.index(before) and after == "reproduced"
+
+
+def test_another_result_another_verdict_in_the_ledger(run, monkeypatch):
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "12_autoencoders")
+    differences = torch.rand(100, generator=run.generator())
+    entries = []
+    for sign in (1, -1):
+        v = record("MIG-21", {"digits": bootstrap(sign * differences, run.generator(1))}, paper_value="none")
+        entries.append(json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8")))
+        assert entries[-1]["verdict"] == v.verdict
+        assert verdict("MIG-21", {k: Estimate(**e) for k, e in entries[-1]["conditions"].items()}).verdict == v.verdict
+    assert [e["verdict"] for e in entries] == ["reproduced", "not reproduced"]
+    assert {k: entries[0][k] for k in ("claim", "chapter", "profile", "device", "seed", "n", "paper_value")} == {
+        "claim": "MIG-21", "chapter": "12_autoencoders", "profile": "smoke", "device": "cpu", "seed": 0, "n": 100, "paper_value": "none"}
+
+
+@pytest.mark.parametrize("claim, conditions, message", [
+    ("MIG-99", {"a": exact(0)}, "'MIG-99'"),
+    ("MIG-21", {}, "none given"),
+    ("MIG-21", {"digits": Estimate(float("nan"), 0, 1, 100)}, "wrong: digits"),
+    ("MIG-21", {"digits": estimate(1, 0)}, "wrong: digits"),
+])
+def test_what_is_no_result_is_refused_and_leaves_nothing(run, claim, conditions, message):
+    with pytest.raises(ValueError, match=message):
+        record(claim, conditions)
+    assert not (run.out / "claims").exists()
+
+
+def test_record_needs_a_run():
+    with pytest.raises(RuntimeError, match="begin"):
+        record("MIG-21", {"digits": exact(1.0, 100)})
+
+
+# Estimates
+
+def test_bootstrap_agrees_with_scipy():
+    from scipy import stats
+
+    x = torch.randn(60, generator=torch.Generator().manual_seed(0)).double().exp()
+    ours = bootstrap(x, torch.Generator().manual_seed(1), draws=4000)
+    theirs = stats.bootstrap((x.numpy(),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.value == pytest.approx(x.mean().item(), abs=1e-12) and ours.n == 60
+    # an end of a percentile interval of 4000 draws has a standard error of about 2 % of the width; two of them, three times
+    assert ours.low == pytest.approx(theirs.low, abs=0.09 * width) and ours.high == pytest.approx(theirs.high, abs=0.09 * width)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(200, 40, generator=generator)
+    found = [bootstrap(x, generator, draws=200) for x in samples]
+    share = sum(e.low <= 0 <= e.high for e in found) / 200
+    assert 0.87 < share < 0.99  # 0.93 expected at n = 40, three standard errors of 0.018 each way
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=20), st.floats(-5, 5))
+def test_bootstrap_moves_with_the_data(values, shift):
+    x = torch.tensor(values, dtype=torch.float64)
+    a, b = (bootstrap(v, torch.Generator().manual_seed(0), draws=20) for v in (x, x + shift))
+    assert b[:3] == pytest.approx([v + shift for v in a[:3]], abs=1e-9)
+    assert min(values) - 1e-9 <= a.low <= a.high <= max(values) + 1e-9
+
+
+def test_bootstrap_of_another_statistic():
+    x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    x[:, 1] += 3 * x[:, 0]
+    e = bootstrap(x, torch.Generator().manual_seed(1), draws=200, statistic=lambda v: torch.corrcoef(v.T)[0, 1])
+    assert 0.9 < e.low < e.value < e.high < 1
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, float("nan")], [1.0, float("inf")]])
+def test_bootstrap_refuses_what_has_no_interval(values):
+    with pytest.raises(ValueError, match="two finite rows"):
+        bootstrap(torch.tensor(values), torch.Generator())
+
+
+# Runs
+
+def test_profiles_and_requirements_come_from_settings():
+    assert set(profiles(ROOT)) == {"smoke", "cpu", "gpu", "evidence"}
+    assert any(need.startswith("torch>=") for need in requirements(ROOT)["core"]) and "course" in requirements(ROOT)
+
+
+def test_begin_seeds_and_finds_its_places(tmp_path):
+    a = begin("smoke", seed=3, out=tmp_path / "out", data_root=tmp_path, retrain=True)
+    first = torch.rand(2)
+    begin("smoke", seed=3, out=tmp_path / "out")
+    assert torch.equal(first, torch.rand(2)) and a.generator(2).initial_seed() == 5
+    assert a.out.is_dir() and a.data_root == tmp_path and a.retrain == tmp_path / "out" / "weights"
+    assert [a._replace(profile=p).pick(1, 2) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 2, 2]
+    assert [a._replace(profile=p).pick(1, 2, 3, 4) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 3, 4]
+    course._run = None
+
+
+def test_unknown_profile_and_no_clone(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="smoke, cpu, gpu, evidence, got 'huge'"):
+        begin("huge")
+    monkeypatch.delenv("MANIFOLD_XAI_ROOT", raising=False)
+    with pytest.raises(FileNotFoundError, match="--root"):
+        repository(tmp_path)

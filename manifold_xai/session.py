@@ -68,7 +68,7 @@ def end(process: subprocess.Popen) -> None:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
-# %% ../nbs/lib/session.ipynb #36476275
+# %% ../nbs/lib/session.ipynb #a3bcaf1b
 class Session:
     """One run of several chapters into one folder."""
 
@@ -125,12 +125,12 @@ class Session:
                 pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace")
                 command = [sys.executable, "-c", call, json.dumps(job)]
                 self.live[name] = process = subprocess.Popen(command, cwd=self.root, env=env, start_new_session=True, **pipes)
-            for line in process.stdout:
-                if at := re.search(r"cell (\d+) of (\d+)", line):
-                    self.show(name, *map(int, at.groups()))
-                elif line.startswith("peak "):
-                    peak = int(line.split()[1])
-            process.wait()
+            with process:  # closes its pipe, waits for it
+                for line in process.stdout:
+                    if at := re.search(r"cell (\d+) of (\d+)", line):
+                        self.show(name, *map(int, at.groups()))
+                    elif line.startswith("peak "):
+                        peak = int(line.split()[1])
             log.seek(0)
             return process.returncode, peak, log.read()
 

@@ -1,0 +1,315 @@
+"""The runner, with real papermill and doit, on tiny courses made here."""
+import contextlib
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+import torch
+
+from manifold_xai import doctor, publish
+from manifold_xai.notebooks import chapters, parameters
+from manifold_xai.runner import main
+from manifold_xai.session import slots
+from manifold_xai.store import save_tensors
+
+REPOSITORY = Path(__file__).parents[1]
+PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
+TRAIN = """
+import time
+from pathlib import Path
+from torch import nn
+from manifold_xai.store import trained
+def train(model):
+    with open(Path(out) / "trainings", "a") as log: log.write("one\\n")
+    time.sleep(1)
+    return {}
+model = trained("line", nn.Linear(2, 1), train, {"width": 2}, root=out)
+"""
+
+
+def course(root: Path, **cells: list[str]) -> Path:
+    """A clone in miniature: settings and one notebook for each keyword."""
+    (root / "nbs").mkdir(parents=True, exist_ok=True)
+    for file in ("settings.ini", "pyproject.toml"):
+        shutil.copy(REPOSITORY / file, root)
+    for name, sources in cells.items():
+        text = f"# Title of {name}\n> What {name} shows.\n\n*About 5 minutes to read · not yet timed to run*"
+        nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+        nb.cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+        nb.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+        for i, cell in enumerate(nb.cells):
+            cell["id"] = f"{name}-{i}"
+        nbformat.write(nb, root / "nbs" / f"{name}.ipynb")
+    return root
+
+
+def call(*words) -> tuple[int, str]:
+    """Exit code and what was printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        code = main([str(word) for word in words])
+    return code, out.getvalue()
+
+
+def status(out: Path) -> dict[str, str]:
+    return {c["chapter"]: c["status"] for c in json.loads((out / "summary.json").read_text())["chapters"]}
+
+
+def text(notebook: Path) -> str:
+    """All that a notebook printed."""
+    outputs = [o for cell in nbformat.read(notebook, 4).cells for o in cell.get("outputs", [])]
+    return "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Four chapters run two at a time: one good, one that fails, and both train the same thing."""
+    root = course(
+        tmp_path_factory.mktemp("clone"),
+        **{
+            "01_good": [
+                TRAIN,
+                "print(profile, seed, device)\nprint(out)",
+                f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))",
+                "from manifold_xai.course import begin, exact, record\nbegin(profile, out=out)\nrecord('MIG-06', {'a': exact(2.0)})",
+                "import sys\nprint(sys.executable)",
+            ],
+            "02_bad": [TRAIN, "before = 1", "def f():\n    raise KeyError('no such thing')\nf()", "print('never')"],
+            "index": ["print('index ran')"],
+        },
+    )
+    (root / "_out" / "cpu" / "notebooks").mkdir(parents=True)
+    (root / "_out" / "cpu" / "notebooks" / "02_bad.ipynb").write_text("from an earlier run")
+    code, said = call("run", "--root", root, "--jobs", 2, "--seed", 7, "--device", "cpu")
+    return SimpleNamespace(root=root, out=root / "_out" / "cpu", code=code, said=said)
+
+
+def test_one_failure_is_exit_code_1_and_the_others_go_on(ran):
+    assert ran.code == 1 and status(ran.out) == {"01_good": "done", "02_bad": "failed", "index": "done"}
+    assert "index ran" in text(ran.out / "notebooks" / "index.ipynb")
+
+
+def test_a_failed_chapter_cannot_be_mistaken_for_a_finished_one(ran):
+    names = sorted(p.name for p in (ran.out / "notebooks").iterdir())
+    assert names == ["01_good.ipynb", "02_bad.failed.ipynb", "index.ipynb"]
+    assert "never" not in text(ran.out / "notebooks" / "02_bad.failed.ipynb")
+
+
+def test_the_failing_cell_is_shown(ran):
+    assert "02_bad failed in cell 5\n    def f():\n        raise KeyError('no such thing')\n    f()\nKeyError: 'no such thing'" in ran.said
+
+
+def test_a_chapter_gets_the_parameters_it_declares(ran):
+    assert "cpu 7 cpu\n" + str(ran.out) in text(ran.out / "notebooks" / "01_good.ipynb")
+    assert parameters(ran.root / "nbs" / "01_good.ipynb") == {"profile", "device", "seed", "out"}  # and so not data_root, retrain
+    given = nbformat.read(ran.out / "notebooks" / "01_good.ipynb", 4).cells[2].source
+    assert "seed = 7" in given and "retrain" not in given
+
+
+def test_the_kernel_is_the_python_that_runs_the_runner(ran):
+    assert sys.executable in text(ran.out / "notebooks" / "01_good.ipynb")
+
+
+def test_what_both_need_is_trained_once(ran):
+    assert (ran.out / "trainings").read_text() == "one\n"
+
+
+def test_figures_claims_and_costs_are_kept(ran):
+    assert (ran.out / "figures" / "01_good" / "01.png").read_bytes().startswith(b"\x89PNG")
+    good, bad, _ = json.loads((ran.out / "summary.json").read_text())["chapters"]
+    assert good["claims"] == 1 and good["seconds"] > 1 and 50 < good["peak_mb"] < 5000 and "KeyError" in bad["error"]
+    assert json.loads((ran.out / "claims" / "MIG-06.json").read_text())["chapter"] == "01_good"
+    header, *rows = [line.split() for line in ran.said.split("\n\n")[-1].splitlines()[:4]]
+    assert header == ["chapter", "seconds", "peak", "MB", "claims", "status"] and rows[0][0] == "01_good" and rows[0][3:] == ["1", "done"]
+
+
+def test_outputs_go_back_into_the_chapters(ran, tmp_path):
+    root = Path(shutil.copytree(ran.root, tmp_path / "clone"))
+    (root / "_out" / "smoke").mkdir()
+    smoke = {"cores": 2, "chapters": [{"chapter": "01_good", "seconds": 1.4, "status": "done"}]}
+    (root / "_out" / "smoke" / "summary.json").write_text(json.dumps(smoke))
+    bad = (root / "nbs" / "02_bad.ipynb").read_text()
+    code, said = call("outputs", "--root", root)
+    assert code == 1 and "02_bad: not done in the cpu profile" in said and (root / "nbs" / "02_bad.ipynb").read_text() == bad
+    nb = nbformat.read(root / "nbs" / "01_good.ipynb", 4)
+    source = nbformat.read(ran.root / "nbs" / "01_good.ipynb", 4)
+    assert [c.source for c in nb.cells[1:]] == [c.source for c in source.cells[1:]]  # no injected cell
+    took = json.loads((ran.out / "summary.json").read_text())
+    run = f"{took['chapters'][0]['seconds']:.0f} s to run (cpu profile, {took['cores']} cores; smoke: 1 s)"
+    assert nb.cells[0].source.endswith(f"*About 5 minutes to read · {run}*")
+    assert "MIG-06 not reproduced" in text(root / "nbs" / "01_good.ipynb") and {c.get("execution_count") for c in nb.cells} == {None}
+    assert "papermill" not in json.dumps(nb) and {tuple(c.metadata) for c in nb.cells} == {(), ("tags",)}
+    before = (root / "nbs" / "01_good.ipynb").read_bytes()
+    subprocess.run([Path(sys.executable).with_name("nbdev-clean"), "--fname", "nbs/01_good.ipynb"], cwd=root, check=True)
+    assert (root / "nbs" / "01_good.ipynb").read_bytes() == before  # nbdev-clean has nothing to do
+    assert f"| {run.split()[0]} s |" in call("table", "--root", root)[1]
+
+
+def test_outputs_of_changed_cells_are_refused(ran, tmp_path):
+    root = Path(shutil.copytree(ran.root, tmp_path / "clone"))
+    path = root / "nbs" / "01_good.ipynb"
+    path.write_text(path.read_text().replace("print(profile, seed", "print(seed, profile"))
+    before = path.read_bytes()
+    assert "01_good: cell 4 has changed" in call("outputs", "--root", root)[1] and path.read_bytes() == before
+
+
+def wait_for(condition, seconds=240):
+    until = time.time() + seconds
+    while not condition():
+        assert time.time() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_interrupt_then_resume(tmp_path):
+    root = course(tmp_path, **{"01_a": ["1"], "02_b": [SLOW]})
+    out = tmp_path / "out"
+    words = ["run", "--root", str(root), "--out", str(out), "--profile", "smoke"]
+    runner = subprocess.Popen([sys.executable, "-c", f"import sys; from manifold_xai.runner import main; sys.exit(main({words}))"])
+    started = []
+
+    def sleeping():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started[:] = psutil.Process(runner.pid).children(recursive=True)
+            return any("import time; time.sleep(600)" in p.cmdline() for p in started)
+
+    wait_for(lambda: (out / "notebooks" / "01_a.ipynb").exists() and sleeping())
+    assert len(started) >= 3  # papermill, the kernel, and what the kernel started
+    code, said = call(*words)
+    assert code == 2 and "another run is writing" in said
+    runner.send_signal(signal.SIGINT)
+    assert runner.wait(60) == 130
+    gone, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+    assert [p.name for p in (out / "notebooks").iterdir()] == ["01_a.ipynb"]
+    assert status(out) == {"01_a": "done", "02_b": "interrupted"}
+    # a runner that is killed outright leaves a partial file; and the slow chapter is mended
+    (out / "notebooks" / ".02_b.part.ipynb").write_text('{"cells": [')
+    course(root, **{"02_b": ["2"]})
+    first = (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns
+    code, said = call(*words, "--resume")
+    assert code == 0 and (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns == first
+    assert status(out) == {"01_a": "done earlier", "02_b": "done"}
+    assert sorted(p.name for p in (out / "notebooks").iterdir()) == ["01_a.ipynb", "02_b.ipynb"]
+
+
+def test_fail_fast_and_a_fresh_start(tmp_path):
+    root, out = course(tmp_path, **{"01_dies": ["import os; os._exit(3)"], "02_b": ["2"]}), tmp_path / "out"
+    for made in ("weights/w.safetensors", "figures/02_b/01.png", "notebooks/02_b.ipynb"):
+        (out / made).parent.mkdir(parents=True, exist_ok=True)
+        (out / made).write_text("of an earlier run")
+    code, said = call("run", "--root", root, "--out", out, "--fail-fast", "--retrain")
+    assert code == 1 and status(out) == {"01_dies": "failed", "02_b": "not run"} and "the kernel died" in said
+    assert [p.name for p in out.rglob("*") if p.is_file() and "earlier" in p.read_text()] == []
+
+
+# What needs no kernel
+
+def test_chapters_are_picked_by_number_range_and_name(tmp_path):
+    root = course(tmp_path, **{name: ["1"] for name in ("00_tour", "20_metric", "21_geodesics", "30_paths", "index")})
+    def pick(only):
+        return [p.stem for p in chapters(root, only)]
+
+    assert pick(None) == ["00_tour", "20_metric", "21_geodesics", "30_paths", "index"]
+    assert pick("20-30") == ["20_metric", "21_geodesics", "30_paths"] and pick("30,00") == ["00_tour", "30_paths"]
+    assert pick("index") == ["index"] and pick("20_metric") == ["20_metric"]
+    nb = nbformat.read(root / "nbs" / "index.ipynb", 4)
+    nb.cells = nb.cells[:1]
+    nbformat.write(nb, root / "nbs" / "index.ipynb")
+    assert "index" not in pick(None)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--only", "77"], "no such chapter; there are 01_a"),
+    (["--profile", "huge"], "smoke, cpu, gpu, evidence, got huge"),
+])
+def test_what_the_user_should_change_is_exit_code_2(tmp_path, words, message):
+    code, said = call("run", "--root", course(tmp_path, **{"01_a": ["1"]}), *words)
+    assert code == 2 and message in said
+
+
+def test_outside_a_clone_the_runner_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("MANIFOLD_XAI_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    code, said = call("run")
+    assert code == 2 and "--root" in said
+
+
+def test_a_broken_notebook_fails_alone_and_by_name(tmp_path):
+    root = course(tmp_path, **{"01_a": ["1"]})
+    (root / "nbs" / "01_a.ipynb").write_text("{")
+    code, said = call("run", "--root", root)
+    assert code == 1 and "01_a.ipynb is not a notebook" in said and status(root / "_out" / "cpu") == {"01_a": "failed"}
+
+
+def test_gpus_are_dealt_out_in_turn(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in slots(3, "cuda")] == ["0", "1", "0"]
+    assert all("CUDA_VISIBLE_DEVICES" not in s and "OMP_NUM_THREADS" in s for s in slots(3, "cuda:1") + slots(2, "cpu"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in slots(2, "cuda")] == ["4", "6"]
+    assert slots(1, "cpu") == [{}]
+
+
+def test_streams_are_joined_and_widgets_and_places_left_out():
+    said = [{"output_type": "stream", "name": "stdout", "text": ["wrote /home/me/x\n"]}, {"output_type": "stream", "name": "stdout", "text": ["b\n"]}]
+    widget = {"output_type": "display_data", "data": {"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["IntSlider()"]}}
+    picture = {"output_type": "display_data", "data": {"image/png": "/home/me", "text/plain": ["<Figure>"]}}
+    tidy = publish.tidy([*said, widget, picture], {"/home/me": "~"})
+    assert tidy == [{"output_type": "stream", "name": "stdout", "text": ["wrote ~/x\n", "b\n"]}, picture]
+
+
+# The doctor
+
+def test_doctor_reports_this_machine():
+    code, said = call("doctor", "--root", REPOSITORY)
+    assert code == 0 and "FAIL" not in said and f"torch {torch.__version__.split('+')[0]}" in said
+
+
+def test_doctor_fails_for_essentials_and_notes_the_rest(tmp_path):
+    settings = (REPOSITORY / "settings.ini").read_text()
+    (tmp_path / "nbs").mkdir()
+    for name, changed, code, line in [
+        ("core", settings.replace("torch>=2.6", "torch>=99"), 1, "FAIL  torch "),
+        ("extra", settings.replace("diffusers>=0.30", "no-such-package>=1"), 0, "note  no-such-package missing (needs >=1)"),
+        ("python", settings.replace("min_python = 3.11", "min_python = 4.0"), 1, "FAIL  Python "),
+    ]:
+        assert changed != settings
+        (tmp_path / "settings.ini").write_text(changed)
+        found, said = call("doctor", "--root", tmp_path)
+        assert found == code and line in said, name
+
+
+def test_doctor_finds_damaged_weights_and_a_locked_data_root(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(3)})
+    (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
+    assert [(f.state, "b.safetensors" in f.text) for f in doctor.shipped(tmp_path)] == [("ok", False), ("FAIL", True)]
+    (tmp_path / "file").write_text("")
+    findings = list(doctor.machine(REPOSITORY, str(tmp_path / "file" / "data")))
+    assert any(f.state == "FAIL" and "MANIFOLD_XAI_DATA" in f.advice for f in findings)
+
+
+# The README
+
+def test_readme_shows_the_colab_cell_and_every_chapter():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf8")
+    assert f"<!-- colab -->\n```python\n{publish.colab_cell(REPOSITORY)}\n```\n<!-- /colab -->" in readme
+    assert not any(word in publish.colab_cell(REPOSITORY) for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab'))
+    assert all(f"(nbs/{path.name})" in readme for path in chapters(REPOSITORY) if path.stem != "index")
+
+
+def test_only_what_is_between_the_marks_changes():
+    assert publish.between("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", r"new \1") == "a\n<!-- x -->\nnew \\1\n<!-- /x -->\nb"
+    with pytest.raises(ValueError, match="<!-- x -->"):
+        publish.between("a", "x", "new")

@@ -1,6 +1,6 @@
 """Laws of the integrator, on a path that is straight and on one that is not."""
+import gc
 import math
-import weakref
 
 import pytest
 import torch
@@ -148,6 +148,12 @@ def test_rows_do_not_see_each_other(rule):
         torch.testing.assert_close((A[[i]], gap[[i]]), alone[:2])
 
 
+def test_rows_do_not_see_each_other_when_segments_are_halved():
+    (x0, x), y = images(), torch.tensor([2, 0, 1])
+    fine = path_attribution(score(conv_net(), y), straight_path(x0, x, 3), refine=0.0)  # every segment, five times
+    torch.testing.assert_close(fine, path_attribution(score(conv_net(), y), straight_path(x0, x, 3 * 2**5)))
+
+
 @settings(max_examples=25, deadline=None)
 @given(batch=st.integers(1, 40), rule=st.sampled_from(RULES), steps=st.integers(1, 9), refine=st.sampled_from([None, 1e-4]))
 def test_the_chunk_size_changes_nothing(batch, rule, steps, refine):
@@ -204,19 +210,20 @@ def test_each_point_is_passed_through_the_score_once(rule, ends):
 
 
 def test_memory_does_not_grow_with_the_number_of_steps(ends):
-    def most_alive(T):
-        alive, most, rows = weakref.WeakSet(), [0], []
+    def alive_at_the_end(T):
+        x, rows, alive = torch.zeros(4, 3, 7).double(), [], []  # a shape that nothing else here has
 
         def draw():
-            for point in bent_path(*ends, steps=T):
-                alive.add(point := point.clone())
-                most[0] = max(most[0], len(alive))
-                yield point
+            for i in range(T + 1):
+                yield x + i / T
+            alive.append(sum(type(o) is torch.Tensor and o.shape == x.shape for o in gc.get_objects()))
 
-        path_attribution(counting(cubic, rows), draw(), batch=16)
-        return most[0], max(n for n, _ in rows)
+        path_attribution(counting(lambda x: x.flatten(1).sum(1), rows), draw(), batch=16)
+        return alive[0], max(n for n, _ in rows)
 
-    assert most_alive(20) == most_alive(200) and most_alive(200)[0] <= 16 // 4 + 3
+    held, most_rows = alive_at_the_end(200)
+    assert (held, most_rows) == alive_at_the_end(20) and most_rows == 16
+    assert held <= 4 * (16 // 4) + 6  # points of one run and their gradients, A, x, the path's first point and its gradient
 
 
 def test_a_users_path_must_meet_its_ends(ends):
@@ -374,8 +381,12 @@ def test_half_precision_is_summed_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         A, gap, _ = path_attribution(f, straight_path(x0.float(), x.float(), 200))
     assert A.dtype == gap.dtype == torch.float32
-    # bfloat16 keeps 8 bits of each gradient; a sum kept in it would stall at 1/256 of the total, four times this
-    assert (A - exact.A).abs().max() < 0.01 * exact.A.abs().max()
+    assert (A - exact.A).abs().max() < 0.01 * exact.A.abs().max()  # bfloat16 keeps 8 bits of each gradient
+    # In bfloat16 throughout, 2000 equal pieces of a linear score: a sum kept in it would stall at 256 pieces.
+    x = torch.ones(1, 2, dtype=torch.bfloat16)
+    points = (x * t for t in torch.linspace(0, 1, 2001, dtype=torch.float64))
+    A = path_attribution(lambda x: x.sum(1), points).A
+    assert A.dtype == torch.float32 and (A - 1).abs().max() < 1e-6
 
 
 def test_inputs_that_require_gradients_leave_no_graph():

@@ -57,7 +57,7 @@ def noisy_layers(model: Callable) -> list[tuple[str, nn.Module]]:
     kinds = (_BatchNorm, _DropoutNd)
     return [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)] if isinstance(model, nn.Module) else []
 
-# %% ../nbs/30_path_integrals.ipynb #17ead5d5
+# %% ../nbs/30_path_integrals.ipynb #986b2ead
 class Score:
     """The score of one class per row, or of every class while no class is chosen; made by `score`."""
 
@@ -92,6 +92,9 @@ class Score:
 
     def at(self, x: Tensor, batch: int | None = None) -> "Score":
         """This score with its class settled: the target, else the class predicted at each row of x."""
+        for f in (self, self.model):
+            if isinstance(f, Score) and isinstance(f.target, Tensor) and len(f.target) != len(x):
+                raise ValueError(f"target must have one class per row, got {len(f.target)} for {len(x)} rows.")
         if self.target is not None:
             return self
         outputs = values(self, x, batch=batch)

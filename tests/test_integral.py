@@ -274,6 +274,14 @@ def test_the_class_is_the_one_predicted_at_x():
     assert isinstance(f, Score) and f.target is None
 
 
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_target_of_another_length_is_refused_before_the_walk(n):
+    x0, x = images()
+    for gamma in (straight_path(x0, x, 5), iter(straight_path(x0, x, 5))):  # indexing rows would not notice 4 targets for 3 rows
+        with pytest.raises(ValueError, match=f"one class per row, got {n} for 3 rows"):
+            path_attribution(score(conv_net(), torch.arange(n) % 3), gamma)
+
+
 # refinement
 
 

@@ -118,12 +118,13 @@ def _bar(points, gamma, progress):
 
     return tqdm(points, total=len(gamma) if hasattr(gamma, "__len__") else None, desc="path", leave=False)
 
-# %% ../../nbs/30_path_integrals.ipynb #c1aeb0c1
+# %% ../../nbs/30_path_integrals.ipynb #68156ba2
 class _Walk:
     """A walk along a path: gathers points into runs that fill a chunk, fills in missing gradients, adds the segments up."""
 
     def __init__(self, f, first: Step, rule, batch, refine):
-        self.f, self.rule, self.refine, self.run, self.first = f, rule, refine, [first], first
+        self.f = f.at(first.x) if isinstance(f, Score) else f  # its class is settled: this only compares lengths
+        self.rule, self.refine, self.run, self.first = rule, refine, [first], first
         self.chunks, self.rows = Chunks.of(first.x, batch), torch.arange(len(first.x), device=first.x.device)
         self.A = torch.zeros_like(first.x, dtype=torch.promote_types(first.x.dtype, torch.float32))
 

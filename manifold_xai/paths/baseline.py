@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .blur import blur
 
-# %% ../../nbs/30_path_integrals.ipynb #2df6ab3d
+# %% ../../nbs/30_path_integrals.ipynb #5589fb76
 def baseline(x: Tensor, kind: str = "black", generator: torch.Generator | None = None) -> Tensor:
     """A baseline for each image of x: black, white, its own mean colour, x itself blurred, or noise.
 
@@ -26,7 +26,7 @@ def baseline(x: Tensor, kind: str = "black", generator: torch.Generator | None =
         black=torch.zeros_like,
         white=torch.ones_like,
         mean=lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x).clone(),
-        blur=lambda x: blur(x, max(x.shape[2:]) / 4),
+        blur=lambda x: blur(x, max(x.shape[-2:]) / 4),
     )
     if kind not in kinds:
         raise ValueError(f"kind must be one of {', '.join(kinds)}, noise, got {kind!r}.")

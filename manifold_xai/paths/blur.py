@@ -37,7 +37,7 @@ def blur(x: Tensor, sigma: float, edge: str = "renormalise") -> Tensor:
     rows, cols = (gaussian_rows(n, sigma, edge, x) for n in x.shape[2:])
     return rows @ x @ cols.T
 
-# %% ../../nbs/30_path_integrals.ipynb #5cd1c7ab
+# %% ../../nbs/30_path_integrals.ipynb #2783cf20
 def blur_path(x: Tensor, steps: int = 200, sigma: float | None = None, edge: str = "renormalise") -> Path:
     """The path of BlurIG, from x blurred by `sigma` pixels to x, the width falling evenly.
 
@@ -45,7 +45,7 @@ def blur_path(x: Tensor, steps: int = 200, sigma: float | None = None, edge: str
     Returns: a Path whose x0 is the blurred x: gradient times step along it is gradient × dL/dσ dσ.
     Source: Xu et al. 2020 (CVPR), eq. 4–6; their code uses edge="black", sigma=50, the left rule from the sharp end.
     """
-    sigma = max(x.shape[2:]) / 4 if sigma is None else sigma
+    sigma = max(x.shape[-2:]) / 4 if sigma is None else sigma
     if sigma <= 0:
         raise ValueError(f"sigma must be above 0 pixels, got {sigma}.")
     x0 = blur(x, sigma, edge)

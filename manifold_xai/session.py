@@ -26,22 +26,25 @@ from tqdm import tqdm
 from .files import write_aside
 from .notebooks import failure, parameters, save_figures
 
-# %% ../nbs/lib/session.ipynb #818881c5
+# %% ../nbs/lib/session.ipynb #b8def865
 def execute(source: str, target: str, values: dict, cwd: str) -> None:
     """Run one notebook with papermill, printing "cell 3 of 25" after each cell and at the end the kernel's peak memory, "peak 512"."""
     import logging
+    import os
     import resource
     import sys
 
     from papermill import execute_notebook
 
     logging.getLogger("papermill").setLevel("ERROR")  # it cannot read `a, b = 1, 2` and calls a and b unknown
-    bar = {"file": sys.stdout, "bar_format": "cell {n_fmt} of {total_fmt}\n", "mininterval": 0, "miniters": 1}
+    report = os.fdopen(os.dup(1), "w", buffering=1)  # not inherited: what the kernel leaves running cannot keep it open
+    os.dup2(2, 1)
+    bar = {"file": report, "bar_format": "cell {n_fmt} of {total_fmt}\n", "mininterval": 0, "miniters": 1}
     try:
         execute_notebook(source, target, values, kernel_name="python3", cwd=cwd, progress_bar=bar)
     finally:
         used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        print("peak", round(used / (2**20 if sys.platform == "darwin" else 2**10)), flush=True)
+        print("peak", round(used / (2**20 if sys.platform == "darwin" else 2**10)), file=report)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ REPOSITORY = Path(__file__).parents[1]
 PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
+LEFT_BEHIND = "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); print('left', p.pid)"
 TRAIN = """
 import time
 from pathlib import Path
@@ -82,7 +84,8 @@ def ran(tmp_path_factory):
                 "print(profile, seed, device)\nprint(out)",
                 f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))",
                 "from manifold_xai.course import begin, exact, record\nbegin(profile, out=out)\nrecord('MIG-06', {'a': exact(2.0)})",
-                "import sys\nprint(sys.executable)",
+                "import subprocess, sys\nprint(sys.executable)",
+                LEFT_BEHIND,
             ],
             "02_bad": [TRAIN, "before = 1", "def f():\n    raise KeyError('no such thing')\nf()", "print('never')"],
             "index": ["print('index ran')"],
@@ -91,7 +94,10 @@ def ran(tmp_path_factory):
     (root / "_out" / "cpu" / "notebooks").mkdir(parents=True)
     (root / "_out" / "cpu" / "notebooks" / "02_bad.ipynb").write_text("from an earlier run")
     code, said = call("run", "--root", root, "--jobs", 2, "--seed", 7, "--device", "cpu")
-    return SimpleNamespace(root=root, out=root / "_out" / "cpu", code=code, said=said)
+    out = root / "_out" / "cpu"
+    left = psutil.Process(int(re.search(r"left (\d+)", text(out / "notebooks" / "01_good.ipynb"))[1]))
+    yield SimpleNamespace(root=root, out=out, code=code, said=said, left=left)
+    left.kill()
 
 
 def test_one_failure_is_exit_code_1_and_the_others_go_on(ran):
@@ -122,6 +128,10 @@ def test_the_kernel_is_the_python_that_runs_the_runner(ran):
 
 def test_what_both_need_is_trained_once(ran):
     assert (ran.out / "trainings").read_text() == "one\n"
+
+
+def test_what_a_chapter_leaves_running_does_not_hold_up_the_run(ran):
+    assert ran.left.is_running()
 
 
 def test_figures_claims_and_costs_are_kept(ran):

@@ -31,6 +31,8 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(RUN) --profile cpu
 	$(BIN)/manifold-xai outputs
 	$(BIN)/nbdev-clean
+	$(BIN)/manifold-xai table --write
+	$(BIN)/manifold-xai colab --write
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
 	$(BIN)/python -c "from manifold_xai import classifiers as c, autoencoders as a; c.make_weights('manifold_xai/assets/weights'); a.make_weights('manifold_xai/assets/weights')"

@@ -293,6 +293,11 @@ def test_constant_speed_evens_chords_and_keeps_ends(name):
     close(c.sum(0), path_length(world, path), rtol=1e-3)
 
 
+def test_constant_speed_keeps_ends_to_the_last_bit():
+    path = randn(9, 500, 2).float()  # a + (b − a) is not b in many of these
+    assert torch.equal(constant_speed(worlds.plane, path)[[0, -1]], path[[0, -1]])
+
+
 def test_constant_speed_of_a_path_that_rests(maps):
     z = randn(2, 2, 4, 4)
     still = z.expand(6, 2, 2, 4, 4)

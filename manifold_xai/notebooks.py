@@ -50,19 +50,20 @@ def parameters(notebook: Path) -> set[str]:
     names = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
     return {node.id for node in names if isinstance(node.ctx, ast.Store)}
 
-# %% ../nbs/lib/notebooks.ipynb #b035d0a7
-def failure(source: Path, executed: Path, log: str) -> str:
+# %% ../nbs/lib/notebooks.ipynb #979ad8b6
+def failure(executed: Path, log: str) -> str:
     """Number, source and error of the cell at which `executed` stopped; the end of `log` where the kernel died."""
-    number = {cell.get("id"): i for i, cell in enumerate(read(source)["cells"], 1)}
-    cells = [cell for cell in read(executed)["cells"] if cell["cell_type"] == "code"] if executed.exists() else []
-    begun = [cell for cell in cells if cell["metadata"].get("papermill", {}).get("start_time")]
+    cells = [cell | {"tags": cell["metadata"].get("tags", [])} for cell in read(executed)["cells"]] if executed.exists() else []
+    ours = [cell for cell in cells if not {"injected-parameters", "papermill-error-cell-tag"} & {*cell["tags"]}]
+    begun = [cell for cell in cells if cell["metadata"].get("papermill", {}).get("start_time") and cell["cell_type"] == "code"]
     if not begun:
         return f"before its first cell\n{log[-2000:]}"
     errors = [(cell, output) for cell in begun for output in cell["outputs"] if output["output_type"] == "error"]
     cell, error = errors[0] if errors else (begun[-1], None)
     said = [*log.partition("Traceback")[0].splitlines()[-10:], *log.splitlines()[-1:]]
     message = f"{error['ename']}: {error['evalue']}" if error else "\n".join(["the kernel died (out of memory?)", *said])
-    return f"in cell {number.get(cell.get('id'), '0 (the parameters given)')}\n{indent(cell['source'], '    ')}\n{message}"
+    number = f"cell {ours.index(cell) + 1}" if cell in ours else "the parameters given"
+    return f"in {number}\n{indent(cell['source'], '    ')}\n{message}"
 
 
 def save_figures(notebook: Path, folder: Path) -> None:

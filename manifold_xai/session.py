@@ -71,7 +71,7 @@ def end(process: subprocess.Popen) -> None:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
-# %% ../nbs/lib/session.ipynb #a3bcaf1b
+# %% ../nbs/lib/session.ipynb #69a1cf67
 class Session:
     """One run of several chapters into one folder."""
 
@@ -86,7 +86,7 @@ class Session:
         known = [seconds for seconds in took.values() if seconds]
         self.expected = {name: seconds or sum(known, 60) / (len(known) + 1) for name, seconds in took.items()}
         self.records = {name: {"chapter": name, "status": "not run", "seconds": seconds} for name, seconds in took.items()}
-        self.progress, self.started = dict.fromkeys(took, 0.0), time.time()
+        self.progress, self.at, self.started = dict.fromkeys(took, 0.0), {}, time.time()
         form = "{desc}|{bar:20}| {percentage:3.0f} %, {elapsed} gone, about {remaining} left"
         self.bar = tqdm(total=sum(self.expected.values()), bar_format=form, disable=None, leave=False, dynamic_ncols=True)
 
@@ -108,7 +108,7 @@ class Session:
             part.unlink(missing_ok=True)
             record = {"status": "interrupted", "seconds": self.records[name]["seconds"]}
         elif code:
-            record["error"] = failure(source, part, log)
+            record["error"] = failure(part, log)
             if part.exists():
                 os.replace(part, failed)
         else:
@@ -152,10 +152,9 @@ class Session:
     def show(self, name: str, cell: int, cells: int) -> None:
         """Move the bar to where the chapter is."""
         with self.lock:
-            self.progress[name] = cell / max(cells, 1)
+            self.progress[name], self.at[name] = cell / max(cells, 1), f"{name} {cell}/{cells}"
             self.bar.n = sum(self.expected[n] * share for n, share in self.progress.items())
-            running = [f"{n} {cell}/{cells}" if n == name else f"{n} {self.progress[n]:.0%}" for n in self.live]
-            self.bar.set_description_str(" · ".join(running) + " ")
+            self.bar.set_description_str(" · ".join(self.at.get(n, n) for n in self.live) + " ")
 
     def finish(self, name: str, record: dict) -> None:
         """Note what became of a chapter, say so, and write the summary."""

@@ -8,7 +8,7 @@ __all__ = ['ELBO', 'DIGIT_VAES', 'KINKED', 'Posterior', 'kl', 'cross_entropy', '
            'Autoencoder', 'Adapted', 'adapt', 'kinks', 'check_decoder', 'out_of_range_share', 'reconstruct',
            'check_eval', 'ResidualVAE', 'perceptual', 'from_diffusers', 'mar_kl16', 'TAEF2', 'taef2']
 
-# %% ../nbs/12_autoencoders.ipynb #f09c944e
+# %% ../nbs/12_autoencoders.ipynb #117f3178
 import math
 import re
 import warnings
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.module_tracker import ModuleTracker
 from tqdm.auto import tqdm
@@ -566,7 +567,7 @@ def perceptual(
 
     return cost
 
-# %% ../nbs/12_autoencoders.ipynb #d705b238
+# %% ../nbs/12_autoencoders.ipynb #2da23bb8
 def from_diffusers(model, scaled: bool = True, quantise: bool = False) -> Adapted:
     """An autoencoder of images in [0, 1] from diffusers' AutoencoderKL, AutoencoderTiny or VQModel.
 
@@ -589,7 +590,8 @@ def from_diffusers(model, scaled: bool = True, quantise: bool = False) -> Adapte
         return ((out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents) - shift) * factor
 
     def decode(z):
-        return model.decode(z / factor + shift, **options).sample
+        with sdpa_kernel(SDPBackend.MATH):  # the attention that also differentiates forwards, as Jacobians need
+            return model.decode(z / factor + shift, **options).sample
 
     return adapt(encode, decode, low=-1.0, high=1.0)
 

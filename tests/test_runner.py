@@ -93,7 +93,13 @@ def ran(tmp_path_factory):
     )
     (root / "_out" / "cpu" / "notebooks").mkdir(parents=True)
     (root / "_out" / "cpu" / "notebooks" / "02_bad.ipynb").write_text("from an earlier run")
-    code, said = call("run", "--root", root, "--jobs", 2, "--seed", 7, "--device", "cpu")
+    foreign = tmp_path_factory.mktemp("jupyter") / "kernels" / "python3" / "kernel.json"  # what Jupyter would find first
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text(json.dumps({"argv": ["false", "{connection_file}"], "display_name": "foreign", "language": "python"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(foreign.parents[2]))
+        patch.setenv("MPLBACKEND", "no_such_backend")
+        code, said = call("run", "--root", root, "--jobs", 2, "--seed", 7, "--device", "cpu")
     out = root / "_out" / "cpu"
     left = psutil.Process(int(re.search(r"left (\d+)", text(out / "notebooks" / "01_good.ipynb"))[1]))
     yield SimpleNamespace(root=root, out=out, code=code, said=said, left=left)

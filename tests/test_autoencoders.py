@@ -201,6 +201,19 @@ def test_training_falls_and_repeats(x, how):
         assert torch.equal(a, b)
 
 
+def test_every_step_is_clipped(x, monkeypatch):
+    norms, step = [], torch.optim.Adam.step
+
+    def watched(self, *args, **kwargs):
+        norms.append(float(torch.stack([p.grad.norm() for p in vae.parameters()]).norm()))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    vae = A.initialise(A.VAE(3, hidden=16, channels=4), g())
+    short(vae, x, batch=60, clip=1.5)
+    assert len(norms) == 4 and max(norms) < 1.5 + 1e-3  # unclipped they are in the hundreds
+
+
 def test_training_resumes(x, tmp_path):
     make = lambda: A.initialise(A.VAE(3, hidden=16, channels=4), g())
     straight, interrupted, calls = make(), make(), []

@@ -145,8 +145,8 @@ def test_plain_images_pass_through_the_transform():
     out = A.add_plain(x, 3, plain_images(normalise))
     assert len(out) == 8
     torch.testing.assert_close(out[:2], x)
-    torch.testing.assert_close(out[2], (torch.zeros(3, 8, 8) - mean) / deviation)
-    torch.testing.assert_close(out[-1], (torch.ones(3, 8, 8) - mean) / deviation)
+    for image, value in zip(out[2:], (0, 0, 0, 1, 1, 1)):
+        torch.testing.assert_close(image, (torch.full((3, 8, 8), float(value)) - mean) / deviation)
     with pytest.raises(ValueError, match="like x"):
         A.add_plain(x, 3, torch.zeros(2, 1, 8, 8))
 
@@ -598,6 +598,15 @@ def test_taef2_from_its_files(tmp_path):
     loaded = A.taef2(tmp_path)
     assert loaded.encode(x).shape == (2, 32, 2, 3) and loaded.encode(x).dtype == torch.float32 and not loaded.training
     torch.testing.assert_close(loaded.decode(loaded.encode(x)), model.decode(model.encode(x)), rtol=0.05, atol=0.01)  # half precision
+
+
+def test_taef2_pooled_block_adds_its_branch():
+    torch.manual_seed(0)
+    pooled, plain, x = A._TinyBlock(8, True), A._TinyBlock(8), torch.rand(2, 8, 4, 4)
+    plain.conv.load_state_dict(pooled.conv.state_dict())
+    torch.testing.assert_close(pooled(x), plain(x + pooled.pool(x)))
+    nn.init.zeros_(pooled.pool[3].weight)
+    torch.testing.assert_close(pooled(x), plain(x))  # a branch that says nothing changes nothing
 
 
 def test_taef2_on_photographs():

@@ -57,7 +57,7 @@ def noisy_layers(model: Callable) -> list[tuple[str, nn.Module]]:
     kinds = (_BatchNorm, _DropoutNd)
     return [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)] if isinstance(model, nn.Module) else []
 
-# %% ../nbs/30_path_integrals.ipynb #986b2ead
+# %% ../nbs/30_path_integrals.ipynb #e8ee24db
 class Score:
     """The score of one class per row, or of every class while no class is chosen; made by `score`."""
 
@@ -127,7 +127,7 @@ class Score:
             raise ValueError(f"target must have one class per row, got {len(target)} for outputs of shape {shape}.")
         return outputs.gather(1, target[:, None])[:, 0]
 
-
+# %% ../nbs/30_path_integrals.ipynb #efb99f0b
 def _as_target(target):
     if target is None or (callable(target) and not isinstance(target, Tensor)):
         return target

@@ -200,7 +200,7 @@ class _Walk:
                 break
         return total
 
-# %% ../../nbs/30_path_integrals.ipynb #a9d865de
+# %% ../../nbs/30_path_integrals.ipynb #7f5d67bb
 def _left_out(walk, point, value, end, place, name, own):
     """Score at `end` minus score at the path's `place`, (b,); an error if a path that is not ours misses it."""
     if end is None:
@@ -228,7 +228,8 @@ def _gauss_legendre(f, gamma, batch, progress):
     walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
     runs = torch.tensor(np.stack([(nodes + 1) / 2, weights / 2]), dtype=walk.A.dtype, device=walk.A.device).T.split(walk.size)
     for run in _bar(runs, runs, progress):
-        grad = walk.measure(torch.stack([torch.lerp(x0, x, t) for t in run[:, 0].tolist()]))[1]
+        t = run[:, 0].to(x.dtype).reshape(-1, *[1] * x.ndim)
+        grad = walk.measure(torch.lerp(x0, x, t))[1]
         walk.A += torch.tensordot(run[:, 1], grad.to(walk.A.dtype), 1)
     start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(walk.A.dtype).chunk(2)
     return _finished(walk.A * (x - x0), end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['heat_map', 'save_map', 'load_map']
 
-# %% ../../nbs/30_path_integrals.ipynb #69301fb6
-from pathlib import Path
+# %% ../../nbs/30_path_integrals.ipynb #40a40948
+from os import PathLike
 
 from torch import Tensor
 
@@ -32,14 +32,14 @@ def heat_map(A: Tensor, signed: bool = True, scale: float | str = "shared") -> T
         raise ValueError(f"scale must be 'shared', 'each' or a positive number, got {scale!r}.")
     return maps / scale if isinstance(scale, (int, float)) else maps / scale.clamp_min(1e-30)
 
-# %% ../../nbs/30_path_integrals.ipynb #00854eb2
-def save_map(path: str | Path, A: Attribution | Tensor, **settings) -> None:
+# %% ../../nbs/30_path_integrals.ipynb #c553148d
+def save_map(path: str | PathLike, A: Attribution | Tensor, **settings) -> None:
     """Write an attribution and the settings that made it (JSON-able) to one safetensors file, whole or not at all."""
     tensors = {"A": A} if isinstance(A, Tensor) else A._asdict()
     store.save_tensors(path, tensors, {"kind": "attribution", "settings": settings})
 
 
-def load_map(path: str | Path) -> tuple[Attribution, dict]:
+def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
     """Attribution and settings from `save_map`; gap and ends are None if only A was saved.
 
     Raises: ValueError naming the file if it is damaged or holds something else.

@@ -25,7 +25,7 @@ class Attribution(NamedTuple):
 
 RULES = ("left", "trapezoid", "midpoint", "gauss-legendre")
 
-# %% ../../nbs/30_path_integrals.ipynb #3a70f68d
+# %% ../../nbs/30_path_integrals.ipynb #07ac94b8
 def path_attribution(
     f: Callable,
     gamma: Tensor | Path | Iterable,
@@ -42,7 +42,7 @@ def path_attribution(
     iterator of points (b, ...) or `Step`s, whose gradients are used where given and filled in where missing; x0, x, where the path
     must start and end (a `Path` knows its own); rule, one of "left", "trapezoid", "midpoint", "gauss-legendre" (straight paths);
     batch, rows evaluated at once, None for a size that suits x; progress, show a bar; refine, halve every segment whose own gap
-    exceeds this, up to five times (trapezoid).
+    exceeds this, up to five times (trapezoid); the gaps of the segments it leaves alone still add up.
     Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless gamma is a tensor.
     Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range.
     Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too.
@@ -118,7 +118,7 @@ def _bar(points, gamma, progress):
 
     return tqdm(points, total=len(gamma) if hasattr(gamma, "__len__") else None, desc="path", leave=False)
 
-# %% ../../nbs/30_path_integrals.ipynb #68156ba2
+# %% ../../nbs/30_path_integrals.ipynb #287b1609
 class _Walk:
     """A walk along a path: gathers points into runs that fill a chunk, fills in missing gradients, adds the segments up."""
 
@@ -182,23 +182,8 @@ class _Walk:
         t, b = ((pieces.flatten(2).sum(2) - value.diff(dim=0)).abs() > self.refine).nonzero(as_tuple=True)
         if len(t):
             ends = ([v[t, b] for v in (x, grad, value)], [v[t + 1, b] for v in (x, grad, value)])
-            pieces[t, b] = self.halved(*ends, b)
-
-    def halved(self, left, right, rows, times: int = 5):
-        """Integrals over segments between `left` and `right`, each (x, grad, value) of n points, halved until each gap is small."""
-        total, owner = torch.zeros_like(left[0]), torch.arange(len(rows), device=rows.device)
-        for again in reversed(range(times)):
-            x = (left[0] + right[0]) / 2
-            value, grad = value_and_grad(self.f, x.to(self.first.x.dtype), rows[owner], self.chunks)
-            middle = (x, grad.to(x.dtype), value.to(x.dtype))
-            left, right = zip(*((torch.cat([a, m]), torch.cat([m, b])) for a, m, b in zip(left, middle, right)))
-            owner, piece = owner.repeat(2), (left[1] + right[1]) / 2 * (right[0] - left[0])
-            wide = (piece.flatten(1).sum(1) - (right[2] - left[2])).abs() > (self.refine if again else float("inf"))
-            total.index_add_(0, owner[~wide], piece[~wide])
-            left, right, owner = [v[wide] for v in left], [v[wide] for v in right], owner[wide]
-            if not len(owner):
-                break
-        return total
+            measure = lambda x, rows: value_and_grad(self.f, x.to(self.first.x.dtype), rows, self.chunks)
+            pieces[t, b] = _halved(measure, *ends, b, self.refine)
 
 # %% ../../nbs/30_path_integrals.ipynb #7f5d67bb
 def _left_out(walk, point, value, end, place, name, own):
@@ -233,3 +218,20 @@ def _gauss_legendre(f, gamma, batch, progress):
         walk.A += torch.tensordot(run[:, 1], grad.to(walk.A.dtype), 1)
     start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(walk.A.dtype).chunk(2)
     return _finished(walk.A * (x - x0), end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))
+
+# %% ../../nbs/30_path_integrals.ipynb #83fc69f2
+def _halved(measure, left, right, rows, refine, times: int = 5):
+    """Integrals over n segments from `left` to `right`, each (x, grad, value), halved until their own gaps are at most `refine`."""
+    total, owner = torch.zeros_like(left[0]), torch.arange(len(rows), device=rows.device)
+    for again in reversed(range(times)):
+        x = (left[0] + right[0]) / 2
+        value, grad = measure(x, rows[owner])
+        middle = (x, grad.to(x.dtype), value.to(x.dtype))
+        left, right = zip(*((torch.cat([a, m]), torch.cat([m, b])) for a, m, b in zip(left, middle, right)))
+        owner, piece = owner.repeat(2), (left[1] + right[1]) / 2 * (right[0] - left[0])
+        wide = (piece.flatten(1).sum(1) - (right[2] - left[2])).abs() > (refine if again else float("inf"))
+        total.index_add_(0, owner[~wide], piece[~wide])
+        left, right, owner = [v[wide] for v in left], [v[wide] for v in right], owner[wide]
+        if not len(owner):
+            break
+    return total

@@ -266,6 +266,13 @@ def test_attack_raises_the_loss_and_touches_nothing_else():
     assert loss(out) > loss(x)
 
 
+def test_the_attacked_network_only_sees_images():
+    seen = []
+    images = Images(blobs(4).x.round(), blobs(4).y, None)  # all pixels on the border of [0, 1]
+    pgd_l2(lambda x: seen.append(x.detach()) or ATTACKED(x), images.x, images.y, 2.0, generator=seeded())
+    assert len(seen) == 10 and torch.stack(seen).min() >= -1e-6 and torch.stack(seen).max() <= 1 + 1e-6
+
+
 def test_no_radius_and_no_gradient_mean_no_move():
     images = blobs(4)
     assert torch.equal(pgd_l2(ATTACKED, images.x, images.y, 0.0), images.x)
@@ -502,9 +509,12 @@ def test_googlenet_takes_the_published_layout_and_undoes_the_normalisation(tmp_p
     torch.save(published.state_dict(), tmp_path / "g.pth")  # with the auxiliary heads, as torchvision ships it
     model, preprocess = imagenet_classifier("googlenet", weights=tmp_path / "g.pth")
     assert model.aux1 is None and model.aux2 is None
-    x = torch.rand(1, 3, 32, 32, generator=seeded())
-    published.transform_input = False
-    torch.testing.assert_close(model(preprocess(x)), published.eval()((x - 0.5) / 0.5), atol=1e-4, rtol=1e-4)
+    x, seen = torch.rand(1, 3, 32, 32, generator=seeded()), []
+    handle = model.conv1.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))  # an untrained network's outputs tell little
+    model(preprocess(x))
+    handle.remove()
+    torch.testing.assert_close(seen[0], (x - 0.5) / 0.5, atol=1e-5, rtol=0)
+    assert torch.equal(model.fc.weight, published.fc.weight)
     assert isinstance(model.train()(preprocess(torch.rand(2, 3, 32, 32))), torch.Tensor)  # no tuple with auxiliary outputs
 
 

@@ -14,6 +14,10 @@ _FACE = {
     "attribution.integral": ("Attribution", "path_attribution"),
     "attribution.maps": ("heat_map", "load_map", "save_map"),
     "attribution.methods": ("BlurIG", "IntegratedGradients", "PathMethod"),
+    "attribution.guided": ("GuidedIG", "SettledIG"),
+    "paths.guided": ("guided_path", "settled_path"),
+    "geometry.metric": ("latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis"),
+    "autoencoders": ("adapt", "digit_vae"),
     "data": ("digits",),
     "classifiers": ("digit_classifier",),
 }

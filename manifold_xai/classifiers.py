@@ -336,7 +336,7 @@ DIGIT_CLASSIFIERS = dict(
     generated=dict(activation="SiLU", epochs=12, seed=0, images="generated", vae="tc", d=10, n=10000),
 )
 
-# %% ../nbs/11_classifiers.ipynb #cb459023
+# %% ../nbs/11_classifiers.ipynb #28119631
 @torch.no_grad()
 def reconstructed(vae, images: Images, batch: int = 250) -> Images:
     """`images` as `vae` draws them, decode(encode(x)) clamped to [0, 1], under the labels of the originals."""
@@ -352,7 +352,7 @@ def _teachers(settings, root, retrain):
 
     teachers = {"vae": digit_vae(settings["vae"], root, retrain)}
     if settings.get("images") == "generated":
-        teachers["labeller"] = digit_classifier("labeller", root, retrain)
+        teachers["labeller"] = _digit_classifier("labeller", root, retrain, dict(teachers))
     return teachers
 
 

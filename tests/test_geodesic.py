@@ -258,3 +258,12 @@ def test_bad_input_is_named(case):
     z0, z1 = ends()
     with pytest.raises(ValueError, match=message):
         geodesic(**(dict(decode=bent(), z0=z0, z1=z1, steps=6) | changes))
+
+
+@pytest.mark.parametrize("solver", [s for s in SOLVERS if s != "encoder"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_segment_has_nothing_to_move_and_two_have_one_point(solver, steps):
+    z0, z1 = ends()
+    found = geodesic(bent(), z0, z1, steps, solver)
+    assert found.gamma_z.shape == (steps + 1, 3, 3) and torch.equal(found.gamma_z[0], z0) and torch.equal(found.gamma_z[-1], z1)
+    assert (found.E <= path_energy(bent(), latent_line(z0, z1, steps)) * (1 + 1e-12)).all()

@@ -337,7 +337,7 @@ def _change(grad, new):
     before, after = _dot(grad, grad), _dot(new, new)
     return (after - before).abs() / after
 
-# %% ../../nbs/21_geodesics.ipynb #46e1c748
+# %% ../../nbs/21_geodesics.ipynb #51cb794c
 def resample(gamma_z: Tensor, chords: Tensor, steps: int) -> Tensor:
     """Points at equal shares of the length that `chords` measures, on a smooth curve through the path's points: (steps + 1, b, ...), ends kept.
 
@@ -352,7 +352,8 @@ def resample(gamma_z: Tensor, chords: Tensor, steps: int) -> Tensor:
     u = ((want - s.gather(0, i)) / (s.gather(0, i + 1) - s.gather(0, i)))[..., None]
     z = torch.cat([2 * z[:1] - z[1:2], z, 2 * z[-1:] - z[-2:-1]])
     a, b, c, d = (z.gather(0, (i + k)[..., None].expand(-1, -1, z.shape[2])) for k in range(4))
-    new = b + u / 2 * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
+    a, c, d = a - b, c - b, d - b  # differences, so that a path that stands still stays exactly where it is
+    new = b + u / 2 * (c - a + u * (2 * a + 4 * c - d + u * (d - 3 * c - a)))
     return torch.cat([gamma_z[:1], new[1:-1].unflatten(2, gamma_z.shape[2:]), gamma_z[-1:]])
 
 
@@ -454,7 +455,7 @@ def geodesic(
     E, converged = steps / 2 * chords.square().sum(0), (calm >= 2) & (unevenness(chords) <= 0.02)
     return Geodesic(path.unflatten(2, shape), E, chords.sum(0), taken, converged)
 
-# %% ../../nbs/21_geodesics.ipynb #545a1f5f
+# %% ../../nbs/21_geodesics.ipynb #af947ece
 def _settings(solver, chosen, encode):
     if solver not in SOLVERS:
         raise ValueError(f"`solver` must be one of {', '.join(SOLVERS)}, got {solver!r}.")
@@ -489,12 +490,12 @@ def _evened(decode, path, batch, rounds):
     "The paths laid at constant speed, where that does not raise their energy; (path, chords)."
     chords = path_chords(decode, path, batch)
     for _ in range(rounds):
-        if (unevenness(chords) <= 0.01).all():
-            break
-        new = resample(path, chords, len(chords))
-        new_chords = path_chords(decode, new, batch)
-        better = new_chords.square().sum(0) <= chords.square().sum(0)
-        path, chords = torch.where(better[:, None], new, path), torch.where(better, new_chords, chords)
+        rows = (unevenness(chords) > 0.01).nonzero()[:, 0]
+        if len(rows):
+            new = resample(path[:, rows], chords[:, rows], len(chords))
+            new_chords = path_chords(decode, new, batch)
+            better = new_chords.square().sum(0) <= chords[:, rows].square().sum(0)
+            path[:, rows[better]], chords[:, rows[better]] = new[:, better], new_chords[:, better]
     return path, chords
 
 # %% ../../nbs/21_geodesics.ipynb #7fa75954

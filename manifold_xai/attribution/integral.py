@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = ['RULES', 'Attribution', 'path_attribution', 'integrate']
 
-# %% ../../nbs/30_path_integrals.ipynb #bea4c280
+# %% ../../nbs/30_path_integrals.ipynb #3a04b232
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,9 +55,12 @@ def path_attribution(
             check_input(end, name)
     return integrate(f, gamma, x0, x, rule, batch, progress, refine)
 
-# %% ../../nbs/30_path_integrals.ipynb #7eeb3cd2
-def integrate(f, gamma, x0=None, x=None, rule="trapezoid", batch=None, progress=False, refine=None) -> Attribution:
-    """`path_attribution` for callers that have looked at the range of x0 and x themselves."""
+# %% ../../nbs/30_path_integrals.ipynb #2f8e76f6
+def integrate(f, gamma, x0=None, x=None, rule="trapezoid", batch=None, progress=False, refine=None, gap=True) -> Attribution:
+    """`path_attribution` for callers that have looked at the range of x0 and x themselves.
+
+    With gap=False, gap and ends are None where they would cost a pass of their own (Gauss–Legendre, whose nodes leave the ends out).
+    """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
     if refine is not None and rule != "trapezoid":
@@ -65,7 +69,7 @@ def integrate(f, gamma, x0=None, x=None, rule="trapezoid", batch=None, progress=
         x0, x = gamma.x0, gamma.x
     f = _settled(f, gamma[-1] if x is None and isinstance(gamma, Tensor) else x, batch)
     if rule == "gauss-legendre":
-        return _gauss_legendre(f, gamma, batch, progress)
+        return _gauss_legendre(f, gamma, batch, progress, gap)
     points = _points(gamma, progress)
     walk = _Walk(f, next(points), rule, batch, refine)
     for point in points:
@@ -85,9 +89,15 @@ def _settled(f, x, batch):
     return f.at(x, batch)
 
 
-def _finished(A, gain, ends):
-    if not bool(A.isfinite().all() & gain.isfinite().all()):
+def _finite(*tensors):
+    """The first of `tensors`, if all are finite."""
+    if not all(bool(t.isfinite().all()) for t in tensors):
         raise ValueError("the score or its gradient is NaN or infinite somewhere on the path: look at f on the path's points.")
+    return tensors[0]
+
+
+def _finished(A, gain, ends):
+    _finite(A, gain)
     return Attribution(A, A.flatten(1).sum(1) - gain, ends)
 
 # %% ../../nbs/30_path_integrals.ipynb #12f29b5b
@@ -185,7 +195,7 @@ class _Walk:
             measure = lambda x, rows: value_and_grad(self.f, x.to(self.first.x.dtype), rows, self.chunks)
             pieces[t, b] = _halved(measure, *ends, b, self.refine)
 
-# %% ../../nbs/30_path_integrals.ipynb #7f5d67bb
+# %% ../../nbs/30_path_integrals.ipynb #576521db
 def _left_out(walk, point, value, end, place, name, own):
     """Score at `end` minus score at the path's `place`, (b,); an error if a path that is not ours misses it."""
     if end is None:
@@ -204,20 +214,29 @@ def _left_out(walk, point, value, end, place, name, own):
     return walk.value(Step(end)) - value
 
 
-def _gauss_legendre(f, gamma, batch, progress):
+@cache
+def _nodes(n):
+    """Nodes and weights of Gauss and Legendre on [0, 1], (n, 2)."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return torch.tensor(np.stack([(nodes + 1) / 2, weights / 2], 1))
+
+
+def _gauss_legendre(f, gamma, batch, progress, gap):
     """Gauss–Legendre quadrature with as many nodes as the straight path has steps: exact for scores of degree 2T on the line."""
     if not (isinstance(gamma, Path) and gamma.straight):
         raise ValueError('rule="gauss-legendre" needs straight_path(x0, x, steps): its nodes lie on the line, not on a path\'s points.')
-    nodes, weights = np.polynomial.legendre.leggauss(gamma.steps)
     x0, x = gamma.x0.detach(), gamma.x.detach()
     walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
-    runs = torch.tensor(np.stack([(nodes + 1) / 2, weights / 2]), dtype=walk.A.dtype, device=walk.A.device).T.split(walk.size)
+    runs = _nodes(gamma.steps).to(walk.A).split(walk.size)
     for run in _bar(runs, runs, progress):
         t = run[:, 0].to(x.dtype).reshape(-1, *[1] * x.ndim)
         grad = walk.measure(torch.lerp(x0, x, t))[1]
         walk.A += torch.tensordot(run[:, 1], grad.to(walk.A.dtype), 1)
-    start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(walk.A.dtype).chunk(2)
-    return _finished(walk.A * (x - x0), end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))
+    A = walk.A * (x - x0)
+    if not gap:
+        return Attribution(_finite(A), None, None)
+    start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(A.dtype).chunk(2)
+    return _finished(A, end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))
 
 # %% ../../nbs/30_path_integrals.ipynb #83fc69f2
 def _halved(measure, left, right, rows, refine, times: int = 5):

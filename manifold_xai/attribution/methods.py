@@ -19,7 +19,7 @@ from ..paths.blur import blur_path
 from ..paths.straight import Path, straight_path
 from ..score import Score, check_input, noisy_layers, out_of_range, score
 
-# %% ../../nbs/30_path_integrals.ipynb #16345008
+# %% ../../nbs/30_path_integrals.ipynb #29a2ca6b
 class PathMethod(GradientAttribution):
     """Base of the path methods with captum's face; a subclass says in `path` how its path is drawn.
 
@@ -70,7 +70,8 @@ class PathMethod(GradientAttribution):
             warnings.warn(f"{message} The default baseline, 0, is then not black.", stacklevel=3)
         f = _scored(self.forward_func, target, additional_forward_args, len(x)).at(x, internal_batch_size)
         gamma = self.path(f, self.start(x, baselines), x, n_steps, internal_batch_size)
-        A, gap, ends = integrate(f, gamma, rule=rule, batch=internal_batch_size, progress=self.progress, refine=self.refine)
+        how = dict(rule=rule, batch=internal_batch_size, progress=self.progress, refine=self.refine, gap=return_convergence_delta)
+        A, gap, ends = integrate(f, gamma, **how)
         A = (A,) if isinstance(inputs, tuple) else A
         return (A, gap + ends[:, 0] - ends[:, 1]) if return_convergence_delta else A
 

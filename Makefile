@@ -35,7 +35,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(BIN)/manifold-xai colab --write
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
-	$(BIN)/python -c "from manifold_xai import classifiers as c, autoencoders as a; c.make_weights('manifold_xai/assets/weights'); a.make_weights('manifold_xai/assets/weights')"
+	$(BIN)/python -c "from manifold_xai import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"
 
 bench: .venv/ready            ## the ratios that the README quotes
 	for script in benchmarks/*.py; do $(BIN)/python $$script; done

@@ -85,7 +85,8 @@ class Session:
         took = {p.stem: self.before.get(p.stem, {}).get("seconds") for p in notebooks}
         known = [seconds for seconds in took.values() if seconds]
         self.expected = {name: seconds or sum(known, 60) / (len(known) + 1) for name, seconds in took.items()}
-        self.records = {name: {"chapter": name, "status": "not run", "seconds": seconds} for name, seconds in took.items()}
+        kept = {n: {k: v for k, v in r.items() if k in ("peak_mb", "claims")} for n, r in self.before.items()}  # for a later --resume
+        self.records = {name: {"chapter": name, "status": "not run", "seconds": took[name]} | kept.get(name, {}) for name in took}
         self.progress, self.at, self.started = dict.fromkeys(took, 0.0), {}, time.time()
         form = "{desc}|{bar:20}| {percentage:3.0f} %, {elapsed} gone, about {remaining} left"
         self.bar = tqdm(total=sum(self.expected.values()), bar_format=form, disable=None, leave=False, dynamic_ncols=True)
@@ -190,7 +191,8 @@ class Session:
         """What each chapter cost, as aligned text."""
         rows = [("chapter", "seconds", "peak MB", "claims", "status")]
         for name, r in self.records.items():
-            figures = [str(r.get(k, "")) for k in ("seconds", "peak_mb", "claims")] if "peak_mb" in r else [""] * 3
+            ran = r["status"] not in ("not run", "interrupted")
+            figures = [str(r.get(k, "")) if ran else "" for k in ("seconds", "peak_mb", "claims")]
             rows.append((name, *figures, r["status"]))
         widths = [max(map(len, column)) for column in zip(*rows)]
         aligned = [[c.rjust(w) if 0 < i < 4 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in rows]

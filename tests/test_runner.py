@@ -19,7 +19,7 @@ import torch
 from manifold_xai import doctor, publish
 from manifold_xai.notebooks import chapters, parameters
 from manifold_xai.runner import main
-from manifold_xai.session import slots
+from manifold_xai.session import Session, slots
 from manifold_xai.store import save_tensors
 
 REPOSITORY = Path(__file__).parents[1]
@@ -216,6 +216,23 @@ def test_interrupt_then_resume(tmp_path):
     assert code == 0 and (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns == first
     assert status(out) == {"01_a": "done earlier", "02_b": "done"}
     assert sorted(p.name for p in (out / "notebooks").iterdir()) == ["01_a.ipynb", "02_b.ipynb"]
+
+
+def test_a_chapter_edited_while_it_runs_runs_again(tmp_path):
+    root, out = course(tmp_path, **{"01_a": ["import pathlib\nme = pathlib.Path('01_a.ipynb')\nn = me.write_text(me.read_text() + ' ')"]}), tmp_path / "out"
+    words = ["run", "--root", root, "--out", out, "--resume"]
+    assert call(*words)[0] == 0
+    assert call(*words)[0] == 0 and status(out) == {"01_a": "done"}  # not "done earlier"
+
+
+def test_what_a_chapter_cost_outlives_an_interrupted_run(tmp_path):
+    root, out = course(tmp_path, **{"01_a": ["1"], "02_b": ["2"]}), tmp_path / "out"
+    (out / "claims").mkdir(parents=True)
+    costs = {"chapter": "02_b", "seconds": 7.0, "peak_mb": 512, "claims": 3, "status": "done"}
+    (out / "summary.json").write_text(json.dumps({"chapters": [costs]}))
+    session = Session(root, out, sorted((root / "nbs").glob("0*.ipynb")), dict(profile="smoke", device=None, seed=0), [], {})
+    session.bar.close()
+    assert session.summary()["chapters"][1] == costs | {"status": "not run"} and "512" not in session.table()
 
 
 def test_fail_fast_and_a_fresh_start(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.geometry import worlds
+from manifold_xai.geometry.geodesic import geodesic
 from manifold_xai.geometry.metric import (
     christoffel,
     constant_speed,
@@ -532,3 +533,43 @@ nan = float("nan")
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(worlds.sphere)
+
+
+class Cramped:
+    """A decoder that has room for `limit` rows."""
+
+    def __init__(self, decode, limit):
+        self.decode, self.limit, self.refused = decode, limit, 0
+
+    def __call__(self, z):
+        if len(z) > self.limit:
+            self.refused += 1
+            raise torch.OutOfMemoryError("as a device would")
+        return self.decode(z)
+
+
+@pytest.mark.parametrize("measure", [path_length, path_curvature, lambda decode, z: geodesic(decode, z[0], z[-1], 12).L])
+def test_out_of_memory_halves_the_batch_and_says_so(measure):
+    decode = lambda z: torch.cat([z.sin(), z.cos(), z * z.flip(1)], 1)
+    gamma_z = latent_line(torch.zeros(3, 2).double(), torch.rand(3, 2, generator=torch.Generator().manual_seed(0)).double() + 1, 40)
+    cramped = Cramped(decode, limit=9)
+    with pytest.warns(UserWarning, match="Out of memory: going on with"):
+        L = measure(cramped, gamma_z)
+    assert cramped.refused
+    torch.testing.assert_close(L, measure(decode, gamma_z), atol=1e-12, rtol=1e-9)
+    with pytest.raises(torch.OutOfMemoryError):
+        measure(Cramped(decode, limit=0), gamma_z)
+
+
+def test_jacobians_in_less_memory():
+    z, rooms = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), []
+
+    def decode(z):  # vmap hides the batch: count calls instead
+        rooms.append(1)
+        if len(rooms) == 1:
+            raise torch.OutOfMemoryError("as a device would")
+        return z.sin()
+
+    with pytest.warns(UserWarning, match="Out of memory"):
+        J = jacobian(decode, z)
+    torch.testing.assert_close(J, z.cos().diag_embed())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from .metric import Decoder, jacobian, latent_line, path_chords, path_energy
+from ..memory import halving
 
 # %% ../../nbs/21_geodesics.ipynb #6f30ba0f
 _TINY = 1e-30
@@ -43,19 +44,27 @@ class _Surface:
             raise ValueError(f"`decode` must return one image per latent row, but gave {len(x)} for {z.shape[0] * z.shape[1]}. Does it average over its batch?")
         return x.reshape(*z.shape[:2], -1)
 
-    def tiles(self, gamma_z):
-        "Slices (frames, rows) that hold every segment of every path once; whole paths where they fit."
+    def in_tiles(self, fn, gamma_z):
+        "fn of slices (frames, rows) that hold every segment of every path once, whole paths where they fit; smaller ones when memory runs out."
+        T, b = len(gamma_z) - 1, gamma_z.shape[1]
+
+        def tiles(batch):
+            n, rows = max(1, min(T, batch - 1)), max(1, batch // (T + 1))
+            return [(slice(i, min(i + n, T) + 1), slice(r, r + rows)) for r in range(0, b, rows) for i in range(0, T, n)]
+
         if self.batch is None:
             with torch.no_grad():
                 self.batch = max(8, 2**20 // self.images(gamma_z[:1, :1]).numel())
-        T, b = len(gamma_z) - 1, gamma_z.shape[1]
-        n, rows = max(1, min(T, self.batch - 1)), max(1, self.batch // (T + 1))
-        return [(slice(i, min(i + n, T) + 1), slice(r, r + rows)) for r in range(0, b, rows) for i in range(0, T, n)]
+        found, self.batch = halving(lambda batch: fn(tiles(batch)), self.batch, least=2)
+        return found
 
     def energy(self, gamma_z, rows=slice(None)):
+        return self.in_tiles(lambda tiles: self._energy(gamma_z, rows, tiles), gamma_z)
+
+    def _energy(self, gamma_z, rows, tiles):
         T, ridge = len(gamma_z) - 1, self.ridge[rows]
         grad, squares = torch.zeros_like(gamma_z), gamma_z.new_zeros(T, gamma_z.shape[1])
-        for i, r in self.tiles(gamma_z):
+        for i, r in tiles:
             z = gamma_z[i, r].detach().requires_grad_()
             with torch.enable_grad():
                 x = self.images(z)
@@ -139,8 +148,12 @@ def _blocks(self, gamma_z):
 
 def _product(self, gamma_z, v, rows=slice(None)):
     "The Gauss–Newton matrix, ridge included, times v (T−1, b, d), without forming it."
+    return self.in_tiles(lambda tiles: _tiled_product(self, gamma_z, v, rows, tiles), gamma_z)
+
+
+def _tiled_product(self, gamma_z, v, rows, tiles):
     T, v, out = len(gamma_z) - 1, _held(v), torch.zeros_like(gamma_z)
-    for i, r in self.tiles(gamma_z):
+    for i, r in tiles:
         x, pull = vjp(self.images, gamma_z[i, r])
         stretched = jvp(self.images, (gamma_z[i, r],), (v[i, r],))[1].diff(dim=0)
         out[i, r] += pull(-T * _held(stretched).diff(dim=0))[0]

@@ -9,13 +9,15 @@ __all__ = ['Decoder', 'jacobian', 'pullback_metric', 'magnification', 'path_chor
 
 # %% ../../nbs/20_metric.ipynb #120048d8
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
+
+from ..memory import halving
 
 # %% ../../nbs/20_metric.ipynb #948f58be
 Decoder = Callable[[Tensor], Tensor]
@@ -29,7 +31,8 @@ def jacobian(decode: Decoder, z: Tensor, batch: int | None = None) -> Tensor:
     Raises: ValueError if z is not two-dimensional or not finite.
     """
     _check_latents(z)
-    return vmap(_jacobian_of(decode), chunk_size=_at_least_one("batch", batch) or max(1, 1024 // z.shape[1]))(z)
+    batch = _at_least_one("batch", batch) or max(1, 1024 // z.shape[1])
+    return halving(lambda batch: vmap(_jacobian_of(decode), chunk_size=batch)(z), batch)[0]
 
 
 def _jacobian_of(decode):
@@ -79,12 +82,15 @@ def magnification(decode: Decoder, z: Tensor, batch: int | None = None) -> Tenso
     return R.diagonal(dim1=-2, dim2=-1).abs().prod(-1).to(z)
 
 # %% ../../nbs/20_metric.ipynb #f9f93a7b
-def _decoded(decode, gamma_z, batch, overlap) -> Iterator[tuple[Tensor, ...]]:
-    """Decoded frames (frames, rows, D) of a path, for one group of rows after another: lists of chunks in order, each starting with the last `overlap` frames of the one before."""
+def _along(measure, decode, gamma_z, batch, overlap) -> Tensor:
+    """`measure` of a decoded path, chunk by chunk: frames (n, rows, D) -> (n − overlap, rows), each chunk starting with the last `overlap` frames of the one before."""
     _check_path(gamma_z)
-    batch = _at_least_one("batch", batch) or _chunk(decode, gamma_z)
-    for rows in gamma_z.split(batch, dim=1):
-        yield _frames(decode, rows, max(1, batch // rows.shape[1]), overlap)
+
+    def measured(batch):
+        groups = gamma_z.split(batch, dim=1)
+        return torch.cat([torch.cat([measure(x) for x in _frames(decode, rows, max(1, batch // rows.shape[1]), overlap)]) for rows in groups], 1)
+
+    return halving(measured, _at_least_one("batch", batch) or _chunk(decode, gamma_z))[0]
 
 
 def _frames(decode, gamma_z, frames, overlap):
@@ -121,7 +127,7 @@ def path_chords(decode: Decoder, gamma_z: Tensor, batch: int | None = None) -> T
     Memory is that of one chunk for any T, unless gradients are asked for: then the whole path's graph is kept.
     Raises: ValueError if gamma_z has no segment, no batch axis or is not finite, or decode does not return a row for each row.
     """
-    return torch.cat([torch.cat([_norm(x.diff(dim=0)) for x in chunks]) for chunks in _decoded(decode, gamma_z, batch, overlap=1)], 1)
+    return _along(lambda x: _norm(x.diff(dim=0)), decode, gamma_z, batch, overlap=1)
 
 
 def path_length(decode: Decoder, gamma_z: Tensor, batch: int | None = None) -> Tensor:
@@ -271,7 +277,7 @@ def path_curvature(decode: Decoder, gamma_z: Tensor, batch: int | None = None) -
     """
     if len(gamma_z) < 3:
         raise ValueError(f"`gamma_z` must have at least two segments to be curved, got {tuple(gamma_z.shape)}.")
-    return torch.cat([torch.cat([_menger(x) for x in chunks]) for chunks in _decoded(decode, gamma_z, batch, overlap=2)], 1)
+    return _along(_menger, decode, gamma_z, batch, overlap=2)
 
 
 def _menger(x):

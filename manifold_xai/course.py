@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -53,6 +54,7 @@ def begin(profile="cpu", device=None, seed=0, data_root=None, out=None, retrain=
     Raises: ValueError for an unknown profile.
     """
     global _run
+    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)  # torch's own, the first time torch.func is used
     known = profiles()
     if profile not in known:
         raise ValueError(f"profile must be one of {', '.join(known)}, got {profile!r}.")

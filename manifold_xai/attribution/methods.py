@@ -24,12 +24,12 @@ class PathMethod(GradientAttribution):
     """Base of the path methods with captum's face; a subclass says in `path` how its path is drawn.
 
     Parameters: forward_func, explained as it is given: a model, or `score(model, output=…, preprocess=…)`;
-    refine, progress, as in `path_attribution`.
+    refine, progress, integrand, as in `path_attribution`.
     """
 
-    def __init__(self, forward_func: Callable, *, refine: float | None = None, progress: bool = False):
+    def __init__(self, forward_func: Callable, *, refine: float | None = None, progress: bool = False, integrand: str = "path"):
         super().__init__(forward_func)
-        self.refine, self.progress = refine, progress
+        self.refine, self.progress, self.integrand = refine, progress, integrand
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """The path from x0 to x in `steps` segments; f scores one class, batch rows may be evaluated at once."""
@@ -70,8 +70,8 @@ class PathMethod(GradientAttribution):
         """
         f, x = explained(self.forward_func, inputs, target, additional_forward_args, internal_batch_size)
         gamma = self.path(f, self.start(x, baselines), x, n_steps, internal_batch_size)
-        how = dict(rule=rule, batch=internal_batch_size, progress=self.progress, refine=self.refine, gap=return_convergence_delta)
-        A, gap, ends = self.add_up(f, gamma, **how)
+        how = dict(rule=rule, batch=internal_batch_size, progress=self.progress, refine=self.refine, integrand=self.integrand)
+        A, gap, ends = self.add_up(f, gamma, gap=return_convergence_delta, **how)
         A = (A,) if isinstance(inputs, tuple) else A
         return (A, gap + ends[:, 0] - ends[:, 1]) if return_convergence_delta else A
 

@@ -16,6 +16,8 @@ _FACE = {
     "attribution.methods": ("BlurIG", "IntegratedGradients", "PathMethod"),
     "attribution.guided": ("GuidedIG", "SettledIG"),
     "paths.guided": ("guided_path", "settled_path"),
+    "attribution.manifold_guided": ("ManifoldAlignedGuidedIG", "ManifoldSettledIG"),
+    "paths.manifold_guided": ("manifold_guided_path", "manifold_settled_path"),
     "geometry.metric": ("latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis"),
     "autoencoders": ("adapt", "digit_vae"),
     "data": ("digits",),

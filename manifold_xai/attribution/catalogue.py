@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['catalogue']
 
-# %% ../../nbs/34_neighbours.ipynb #db0d85a0
+# %% ../../nbs/34_neighbours.ipynb #92c44ff9
 from collections.abc import Callable
 
 import torch
@@ -16,8 +16,9 @@ from .guided import GuidedIG, SettledIG
 from .manifold import EnhancedIG, ManifoldIG
 from .methods import BlurIG, IntegratedGradients
 from ..autoencoders import Autoencoder
+from ..paths.iterative import model_of
 
-# %% ../../nbs/34_neighbours.ipynb #a2fa1ef9
+# %% ../../nbs/34_neighbours.ipynb #420030cc
 def catalogue(
     f: Callable,
     autoencoder: Autoencoder | None = None,
@@ -42,7 +43,10 @@ def catalogue(
         own |= {"MA-GIG": ManifoldAlignedGuidedIG(f, autoencoder), "Settled MA-GIG": ManifoldSettledIG(f, autoencoder)}
     how = dict(internal_batch_size=batch)
     found = {name: _asked(method, **how) for name, method in _from_captum(f, steps, generator, references).items()}
-    return found | {name: _asked(method, n_steps=steps, **how) for name, method in own.items()}
+    found |= {name: _asked(method, n_steps=steps, **how) for name, method in own.items()}
+    if references is not None:
+        found["IG2"] = _asked(neighbours.IG2(f, references, generator=generator), n_steps=steps, **how)
+    return found | {"AGI": _asked(neighbours.AGI(f, generator=generator), **how)}
 
 
 def _asked(method, **how):
@@ -52,7 +56,7 @@ def _asked(method, **how):
 def _from_captum(f, steps, generator, references):
     """The neighbours that f allows, each with about `steps` gradients per image where it samples."""
     found = {"Saliency": neighbours.Saliency(f), "Input × Gradient": neighbours.InputXGradient(f)}
-    model = neighbours.model_of(f)
+    model = model_of(f)
     if model is not None and any(isinstance(module, nn.ReLU) for module in model.modules()):
         found["Guided Backprop"] = neighbours.GuidedBackprop(f)
     found["SmoothGrad"] = neighbours.SmoothGrad(f, samples=steps, generator=generator)

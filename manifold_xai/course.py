@@ -79,6 +79,9 @@ class Estimate(NamedTuple):
     high: float
     n: int
 
+    def __str__(self) -> str:
+        return f"{self.value:.3g}" + (f" [{self.low:.3g}, {self.high:.3g}]" if self.low < self.high else "") + f" (n = {self.n})"
+
 
 def exact(value: float | Tensor, n: int = 1) -> Estimate:
     """A number without sampling error, such as a numerical error or arithmetic on a printed table."""
@@ -119,10 +122,7 @@ class Verdict(NamedTuple):
     paper_value: str
 
     def __repr__(self) -> str:
-        def show(e):
-            return f"{e.value:.3g}" + (f" [{e.low:.3g}, {e.high:.3g}]" if e.low < e.high else "") + f" (n = {e.n})"
-
-        ours = "; ".join(f"{name} {show(e)}" for name, e in self.conditions.items())
+        ours = "; ".join(f"{name} {e}" for name, e in self.conditions.items())
         return f"{self.claim} {self.verdict}: {self.why}. Ours: {ours}. Paper: {self.paper_value}."
 
     def _repr_markdown_(self) -> str:

@@ -57,7 +57,11 @@ def run(args: argparse.Namespace) -> int:
                 session.stop()
                 code = 130
         about = session.summary()
-    print(f"\n{session.table()}\n{about['seconds']:.0f} s in all; notebooks, figures and summary.json in {out}")
+    if (out / "claims").exists():
+        from manifold_xai.ledger import write_ledger  # late: it loads torch
+
+        write_ledger(out, root)
+    print(f"\n{session.table()}\n{about['seconds']:.0f} s in all; notebooks, figures, summary.json and LEDGER.md in {out}")
     if code == 130:
         print("interrupted: finished chapters are kept, go on with --resume")
     return code

@@ -53,13 +53,22 @@ def digests(paths: list[Path]) -> dict[str, str]:
 
 
 def schedule(session: Session, jobs: int, resume: bool, fail_fast: bool) -> int:
-    """Let doit run the session's chapters; its exit code, 0 if all of them are done."""
+    """Let doit run the session's chapters, the ledger last; its exit code, 0 if all of them are done."""
+    last = [notebook for notebook in session.notebooks if notebook.stem.endswith("_ledger")]
+    first = [notebook for notebook in session.notebooks if notebook not in last]
+    code = _run(first, session, jobs, resume, fail_fast) if first else 0
+    if last and not (code and fail_fast):
+        code = max(code, _run(last, session, jobs, resume, fail_fast, sorted((session.out / "claims").glob("*.json"))))
+    return code
+
+
+def _run(notebooks, session, jobs, resume, fail_fast, reads=()):
     package = [p for p in (session.root / "manifold_xai").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     depends = {k: str(v) for k, v in session.values.items()} | {name: version(name) for name in ("torch", "papermill")}
-    depends |= digests([session.root / "settings.ini", *package])
+    depends |= digests([session.root / "settings.ini", *package, *reads])
 
     def task_chapter():
-        for notebook in session.notebooks:
+        for notebook in notebooks:
             yield {
                 "basename": notebook.stem,
                 "actions": [(session.chapter, [str(notebook)])],

@@ -235,6 +235,14 @@ def test_what_a_chapter_cost_outlives_an_interrupted_run(tmp_path):
     assert session.summary()["chapters"][1] == costs | {"status": "not run"} and "512" not in session.table()
 
 
+def test_the_ledger_comes_last_also_side_by_side(tmp_path):
+    look = "import pathlib; assert (pathlib.Path(out) / 'notebooks' / '60_a.ipynb').exists()"
+    root, out = course(tmp_path, **{"60_a": ["import time; time.sleep(2)"], "52_ledger": [look]}), tmp_path / "out"
+    words = ["run", "--root", root, "--out", out]
+    assert call(*words, "--jobs", "2")[0] == 0 and status(out) == {"52_ledger": "done", "60_a": "done"}
+    assert call(*words, "--only", "52", "--resume")[0] == 0 and status(out)["52_ledger"] == "done earlier"
+
+
 def test_fail_fast_and_a_fresh_start(tmp_path):
     root, out = course(tmp_path, **{"01_dies": ["import os; os._exit(3)"], "02_b": ["2"]}), tmp_path / "out"
     for made in ("weights/w.safetensors", "figures/02_b/01.png", "notebooks/02_b.ipynb"):

@@ -91,34 +91,35 @@ def measure(network, x, steps, fill, wide):
     return {name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()} for name, row in found.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc, results, **defaults):
+    """The options of a repeatability benchmark, `defaults` in place of ours; --quick makes them tiny."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=int, default=64)
     parser.add_argument("--wide", type=int, default=16, help="photographs that are also done with noise, in float64, by all variants")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--data-root")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--quick", action="store_true", help="two photographs, ten steps, nothing kept")
+    parser.set_defaults(**defaults)
     args = parser.parse_args()
     if args.quick:
         args.photographs, args.wide, args.steps, args.batch = 2, 1, 10, 1
-    torch.set_num_threads(1)
-    network = imagenet_classifier("efficientnet_lite0")
-    images = photographs(args.size, args.photographs, root=args.data_root)
-    fill = images.x.mean((0, 2, 3)).view(1, 3, 1, 1)
-    command = " ".join(
-        ["python benchmarks/guided_repeatability.py"] + [f"--{k} {getattr(args, k)}" for k in ("photographs", "wide", "steps", "size")]
-    )
+    return args
+
+
+def collect(script, args, images, measured):
+    """measured(x, wide) for one batch of photographs after the other, added to the result file, which is gone on with if it is there."""
+    command = " ".join([f"python benchmarks/{script}.py"] + [f"--{k} {getattr(args, k)}" for k in ("photographs", "wide", "steps", "size")])
     result = dict(command=command, machine=f"1 thread, {platform.machine()}, torch {torch.__version__}", seconds=0.0, rows=[], variants={})
     if args.results.exists() and not args.quick:
         result = json.loads(args.results.read_text())
         if result["command"] != command:
             raise SystemExit(f"{args.results} was made by\n  {result['command']}\nname another file with --results, or delete it.")
     for i in range(len(result["rows"]), len(images.x), args.batch):
-        start, x = time.process_time(), images.x[i : i + args.batch]
-        for name, row in measure(network, x, args.steps, fill, i < args.wide).items():
+        start = time.process_time()
+        for name, row in measured(images.x[i : i + args.batch], i < args.wide).items():
             for key, q in row.items():
                 result["variants"].setdefault(name, {}).setdefault(key, []).extend(q)
         result["rows"] += images.rows[i : i + args.batch].tolist()
@@ -129,6 +130,15 @@ def main():
                 aside.write_text(json.dumps(result, indent=1))
     for name, row in result["variants"].items():
         print(f"{name:68s}", "  ".join(f"{k} {sum(q) / len(q):.3f}" for k, q in row.items()))
+
+
+def main():
+    args = arguments(__doc__, RESULTS)
+    torch.set_num_threads(1)
+    network = imagenet_classifier("efficientnet_lite0")
+    images = photographs(args.size, args.photographs, root=args.data_root)
+    fill = images.x.mean((0, 2, 3)).view(1, 3, 1, 1)
+    collect("guided_repeatability", args, images, lambda x, wide: measure(network, x, args.steps, fill, wide))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 from torch.func import jacfwd, jvp
@@ -485,8 +486,9 @@ def test_diffusers_kl(diffusers, tmp_path):
     torch.testing.assert_close(A.reconstruct(again, x), A.reconstruct(pair, x))
     z = pair.encode(x).detach().requires_grad_()
     assert torch.autograd.grad(pair.decode(z).sum(), z)[0].abs().min() > 0
-    _, dx = jvp(pair.decode, (z.detach(),), (torch.ones_like(z),))
-    assert dx.shape == x.shape
+    if Version(torch.__version__).release >= (2, 7):  # torch 2.6's own group_norm has no forward mode for the strides met here
+        _, dx = jvp(pair.decode, (z.detach(),), (torch.ones_like(z),))
+        assert dx.shape == x.shape
 
 
 def test_diffusers_tiny(diffusers, tmp_path):

@@ -19,7 +19,7 @@ from ..paths.blur import blur_path
 from ..paths.straight import Path, straight_path
 from ..score import Score, check_input, noisy_layers, out_of_range, score
 
-# %% ../../nbs/30_path_integrals.ipynb #212f7048
+# %% ../../nbs/30_path_integrals.ipynb #3642033a
 class PathMethod(GradientAttribution):
     """Base of the path methods with captum's face; a subclass says in `path` how its path is drawn.
 
@@ -36,7 +36,7 @@ class PathMethod(GradientAttribution):
         raise NotImplementedError(f"{type(self).__name__} must say how its path is drawn: def path(self, f, x0, x, steps, batch)")
 
     def add_up(self, f: Score, gamma: Path, **how) -> Attribution:
-        """The integral along the path; `integrate` as it is, unless a subclass walks its paths otherwise."""
+        """The integral along the path, which must meet x0 and x unless it is a `Path`; a subclass may walk its paths otherwise."""
         return integrate(f, gamma, **how)
 
     def start(self, x: Tensor, baselines) -> Tensor:
@@ -69,9 +69,10 @@ class PathMethod(GradientAttribution):
         Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1].
         """
         f, x = explained(self.forward_func, inputs, target, additional_forward_args, internal_batch_size)
-        gamma = self.path(f, self.start(x, baselines), x, n_steps, internal_batch_size)
+        x0 = self.start(x, baselines)
+        gamma = self.path(f, x0, x, n_steps, internal_batch_size)
         how = dict(rule=rule, batch=internal_batch_size, progress=self.progress, refine=self.refine, integrand=self.integrand)
-        A, gap, ends = self.add_up(f, gamma, gap=return_convergence_delta, **how)
+        A, gap, ends = self.add_up(f, gamma, x0=x0, x=x, gap=return_convergence_delta, **how)
         A = (A,) if isinstance(inputs, tuple) else A
         return (A, gap + ends[:, 0] - ends[:, 1]) if return_convergence_delta else A
 

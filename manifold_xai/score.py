@@ -7,7 +7,6 @@ __all__ = ['check_input', 'out_of_range', 'takes_rows', 'noisy_layers', 'Score',
 
 # %% ../nbs/30_path_integrals.ipynb #b738283e
 import operator
-import warnings
 from collections.abc import Callable
 from inspect import signature
 
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+
+from .memory import halving
 
 # %% ../nbs/30_path_integrals.ipynb #e2d3f232
 def check_input(x: Tensor, name: str = "x", span: bool = True) -> None:
@@ -185,23 +186,13 @@ class Chunks:
         """fn(x, rows) on one chunk after the other, as a list of what it returned."""
         done, i = [], 0
         while i < len(x):
-            part = self._attempt(fn, x[i : i + self.batch], rows[i : i + self.batch])
-            if part is not None:  # else: smaller now, so try the same rows again
-                done.append(part)
-                i += self.batch
+            n = min(self.batch, len(x) - i)
+            part, fits = halving(lambda n: fn(x[i : i + n], rows[i : i + n]), n)
+            if fits < n:
+                self.batch = fits
+            done.append(part)
+            i += fits
         return done
-
-    def _attempt(self, fn, x, rows):
-        try:
-            return fn(x, rows)
-        except torch.OutOfMemoryError:
-            if self.batch == 1:
-                raise
-        self.batch = max(1, min(self.batch, len(x)) // 2)  # here, not above: the failed pass is freed with its traceback
-        warnings.warn(f"Out of memory: going on with {self.batch} rows at once. Set batch={self.batch} to start there.", stacklevel=2)
-        if x.is_cuda:
-            torch.cuda.empty_cache()
-        return None
 
 # %% ../nbs/30_path_integrals.ipynb #8090c41e
 def values(f: Callable, x: Tensor, rows: Tensor | None = None, batch: int | Chunks | None = None) -> Tensor:

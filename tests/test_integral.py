@@ -377,7 +377,7 @@ def test_out_of_memory_halves_once_and_goes_on(ends):
             raise torch.OutOfMemoryError("no room")
         return cubic(x)
 
-    with pytest.warns(UserWarning, match="going on with 8 rows") as caught:
+    with pytest.warns(UserWarning, match="going on with 8 at once") as caught:
         result = path_attribution(scarce, straight_path(*ends, 20), batch=16)
     assert len(caught) == 1 and seen.count(16) == 1 and max(seen[1:]) == 8
     torch.testing.assert_close(result, path_attribution(cubic, straight_path(*ends, 20)))

@@ -137,7 +137,7 @@ def scarce(f, room, seen):
 
 def test_out_of_memory_halves_the_chunk_says_so_and_gives_the_same(x):
     f, seen = score(linear(), torch.tensor([0, 1, 2, 3, 0])), []
-    with pytest.warns(UserWarning, match="Out of memory: going on with 2 rows at once. Set batch=2"):
+    with pytest.warns(UserWarning, match="Out of memory: going on with 2 at once. Set batch=2"):
         value, grad = value_and_grad(scarce(f, 2, seen), x, batch=5)
     assert seen == [5, 2, 2, 1]
     expected = value_and_grad(f, x)

@@ -30,7 +30,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(RUN) --profile smoke
 	$(RUN) --profile cpu
 	$(BIN)/manifold-xai outputs
-	mkdir -p nbs/images && cp _out/cpu/figures/00_tour/02.png nbs/images/tour.png
+	mkdir -p nbs/images && cp _out/cpu/figures/00_tour/03.png nbs/images/tour.png
 	$(BIN)/nbdev-clean
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write

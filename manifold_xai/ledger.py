@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from .course import Estimate, claims, repository, verdict
+from .course import Estimate, claims, verdict
 from .files import write_aside
 from .notebooks import chapters, read
 

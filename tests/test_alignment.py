@@ -202,8 +202,9 @@ def test_retraining_without_the_corner_that_decides_is_guessing():
     how = dict(make=linear, shares=(0.1,), epochs=15, lr=0.05)
     blind = roar(train, test, (corner.expand(300, -1, -1, -1), corner.expand(200, -1, -1, -1)), fill="mean", **how)
     sees = roar(train, test, (elsewhere.expand(300, -1, -1, -1), elsewhere.expand(200, -1, -1, -1)), fill="mean", **how)
+    robbed = roar(train, test, (elsewhere.expand(300, -1, -1, -1), corner.expand(200, -1, -1, -1)), fill="mean", **how)
     assert blind.shape == (1, 200) and blind.dtype == torch.bool
-    assert blind.double().mean() < 0.65 and sees.double().mean() > 0.95
+    assert blind.double().mean() < 0.65 and sees.double().mean() > 0.95 and robbed.double().mean() < 0.65
 
 
 def test_roar_repeats_and_leaves_the_global_generator_alone():

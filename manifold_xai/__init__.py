@@ -19,6 +19,7 @@ _FACE = {
     "attribution.manifold_guided": ("ManifoldAlignedGuidedIG", "ManifoldSettledIG"),
     "paths.manifold_guided": ("manifold_guided_path", "manifold_settled_path"),
     "evaluation.alignment": ("project_matrix_free", "roar", "tangent_fraction", "tangent_importance"),
+    "evaluation.sanity": ("efficient_mprt", "mprt", "randomised"),
     "evaluation.plausibility": ("along", "area", "nearest_on_manifold", "prdc"),
     "geometry.metric": ("latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis"),
     "autoencoders": ("adapt", "digit_vae"),

@@ -18,6 +18,7 @@ _FACE = {
     "paths.guided": ("guided_path", "settled_path"),
     "attribution.manifold_guided": ("ManifoldAlignedGuidedIG", "ManifoldSettledIG"),
     "paths.manifold_guided": ("manifold_guided_path", "manifold_settled_path"),
+    "evaluation.faithfulness": ("completeness_residual", "diffid", "infidelity", "max_sensitivity", "probes", "removal"),
     "evaluation.alignment": ("project_matrix_free", "roar", "tangent_fraction", "tangent_importance"),
     "evaluation.sanity": ("efficient_mprt", "mprt", "randomised"),
     "evaluation.plausibility": ("along", "area", "nearest_on_manifold", "prdc"),

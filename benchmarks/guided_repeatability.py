@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.classifiers import imagenet_classifier
 from manifold_xai.data import photographs
+from manifold_xai.evaluation.faithfulness import channel_mean, diffid
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.guided import guided_path, mean_gradient, settled_path
 from manifold_xai.paths.straight import straight_path
-from manifold_xai.score import score, values
+from manifold_xai.score import score
 from manifold_xai.store import write_aside
 
 RESULTS = Path(__file__).parent / "results" / "guided_repeatability.json"
@@ -49,17 +50,6 @@ def drawn(f, x, steps, order, random, which):
         yield "greedy, left rule, fraction 0.25, corridor 0.02 (authors' defaults)", path_attribution(f, authors, rule="left")
         for window in (0.1, 0.9):
             yield f"settled, window {window:g}", path_attribution(f, settled_path(f, x0, x, steps, window, order))
-
-
-def diffid(f, A, x, fill, levels=21):
-    """Insertion − deletion per image, (b,): share of the score kept, clipped per image, over `levels` shares of pixels ranked by Σ|A|."""
-    rank = A.abs().sum(1).flatten(1).argsort(dim=1, descending=True).argsort(dim=1).view(len(x), 1, *x.shape[2:])
-    kept, whole = [], values(f, x)
-    for level in torch.linspace(0, 1, levels).tolist():
-        top = rank < round(level * rank[0].numel())
-        inserted, deleted = (values(f, torch.where(shown, x, fill)) / whole for shown in (top, ~top))
-        kept.append(inserted.clamp(0, 1) - deleted.clamp(0, 1))
-    return torch.trapezoid(torch.stack(kept), dx=1 / (levels - 1), dim=0)
 
 
 def likeness(A, B):
@@ -137,7 +127,7 @@ def main():
     torch.set_num_threads(1)
     network = imagenet_classifier("efficientnet_lite0")
     images = photographs(args.size, args.photographs, root=args.data_root)
-    fill = images.x.mean((0, 2, 3)).view(1, 3, 1, 1)
+    fill = channel_mean(images.x, network.preprocess)
     collect("guided_repeatability", args, images, lambda x, wide: measure(network, x, args.steps, fill, wide))
 
 

@@ -16,6 +16,8 @@ _FACE = {
     "attribution.methods": ("BlurIG", "IntegratedGradients", "PathMethod"),
     "attribution.guided": ("GuidedIG", "SettledIG"),
     "paths.guided": ("guided_path", "settled_path"),
+    "attribution.manifold": ("EnhancedIG", "ManifoldIG"),
+    "paths.manifold": ("decoded_path", "enhanced_path", "manifold_path"),
     "attribution.manifold_guided": ("ManifoldAlignedGuidedIG", "ManifoldSettledIG"),
     "paths.manifold_guided": ("manifold_guided_path", "manifold_settled_path"),
     "evaluation.faithfulness": ("completeness_residual", "diffid", "infidelity", "max_sensitivity", "probes", "removal"),

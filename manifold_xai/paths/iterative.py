@@ -38,7 +38,7 @@ def two_gradients(pair: Callable, x: Tensor, chunks: Chunks) -> tuple[Tensor, ..
 
     return tuple(torch.cat(part) for part in zip(*chunks(one, x, torch.arange(len(x), device=x.device))))
 
-# %% ../../nbs/34_neighbours.ipynb #ab638007
+# %% ../../nbs/34_neighbours.ipynb #6eeffd80
 def model_of(f: Callable) -> nn.Module | None:
     """The module inside a score, or f itself if it is one; None for any other callable."""
     while isinstance(f, Score):
@@ -55,7 +55,8 @@ def scored_and_represented(f: Callable, represent: Callable) -> Callable:
 
     def both(x, rows):
         heard = []
-        hook = represent.register_forward_hook(lambda module, inputs, out: heard.append(out)) if isinstance(represent, nn.Module) else None
+        hear = lambda module, inputs, out: heard.append(out.clone() if isinstance(out, Tensor) else out)  # a layer in place may follow
+        hook = represent.register_forward_hook(hear) if isinstance(represent, nn.Module) else None
         try:
             value = f(x, rows=rows) if pass_rows else f(x)
         finally:
@@ -66,7 +67,7 @@ def scored_and_represented(f: Callable, represent: Callable) -> Callable:
             got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
             raise ValueError(f"represent must give one representation per row, ({len(x)}, ...), got {got}.")
         r = r.reshape(len(x), -1)
-        return value, r.to(torch.promote_types(r.dtype, torch.float32), copy=True)  # a copy: a layer in place may follow
+        return value, r.to(torch.promote_types(r.dtype, torch.float32))
 
     return both
 

@@ -327,13 +327,14 @@ def jitter(
     maps = torch.stack([torch.stack([cos, u(shear) - sin, u(shift)], 1), torch.stack([sin, cos, u(shift)], 1)], 1)
     return F.grid_sample(x, F.affine_grid(maps.to(x), list(x.shape), align_corners=False), align_corners=False)
 
-# %% ../nbs/11_classifiers.ipynb #3bcbcef8
+# %% ../nbs/11_classifiers.ipynb #77f2046b
 DIGIT_CLASSIFIERS = dict(
     smooth=dict(activation="SiLU", epochs=30, seed=0),
     relu=dict(activation="ReLU", epochs=30, seed=0),
     robust=dict(activation="SiLU", epochs=15, seed=0, radii=[0.5, 1.0, 2.0], iterations=7),
     labeller=dict(activation="SiLU", epochs=12, seed=0, images="reconstructed", vae="tc"),
     generated=dict(activation="SiLU", epochs=12, seed=0, images="generated", vae="tc", d=10, n=10000),
+    reader=dict(activation="SiLU", epochs=30, seed=0, images="reconstructed", vae="wide", augment="jitter"),
 )
 
 # %% ../nbs/11_classifiers.ipynb #28119631
@@ -365,12 +366,13 @@ def _lesson(settings, teachers, part, root):
     x, y, _ = generate(vae.decode, label, n, settings["d"], torch.Generator().manual_seed(seed))
     return Images(x.clamp(0, 1), y, torch.arange(n))
 
-# %% ../nbs/11_classifiers.ipynb #a510f5a3
+# %% ../nbs/11_classifiers.ipynb #27a167d3
 def digit_classifier(name: str = "smooth", root: str | Path | None = None, retrain: str | Path | None = None) -> DigitCNN:
     """A trained classifier of MNIST32, in eval mode, gradients off; shipped, loaded, or trained now (minutes): it prints which.
 
     Parameters: name, "smooth" (SiLU), "relu" (its twin, for attacks and guided backpropagation), "robust" (SiLU, trained on attacked
-    images), "labeller" (trained on reconstructions) or "generated" (on generated digits); root, a data root;
+    images), "labeller" (trained on reconstructions), "generated" (on generated digits) or "reader" (on the wide autoencoder's
+    reconstructions, under random affine maps); root, a data root;
     retrain, a folder: the weights, and those of the networks it learns from, come from there or are trained into it.
     Raises: ValueError for another name, or if the weights found are damaged or foreign.
     """
@@ -392,8 +394,8 @@ def _digit_classifier(name, root, retrain, teachers):
         recipe = {k: settings[k] for k in ("epochs", "radii", "iterations") if k in settings}
         fit = train_robust if "radii" in settings else train_classifier
         generator = torch.Generator().manual_seed(settings["seed"])
-        augment = None if teachers else jitter
         lesson = _lesson(settings, teachers, "train", root)
+        augment = jitter if "augment" in settings or not teachers else None
         loss = fit(model, lesson, generator=generator, augment=augment, checkpoint=checkpoint, **recipe)["loss"]
         checkpoint.unlink()
         model.half().float()  # the weights are kept in half precision: these figures are theirs

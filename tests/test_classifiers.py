@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifold_xai import classifiers, store
+from manifold_xai.autoencoders import digit_vae
 from manifold_xai.classifiers import (
     DIGIT_CLASSIFIERS,
     DigitCNN,
@@ -26,6 +27,7 @@ from manifold_xai.classifiers import (
     jitter,
     make_weights,
     pgd_l2,
+    reconstructed,
     predictions,
     robust_accuracy,
     train_classifier,
@@ -344,6 +346,10 @@ def test_shipped_classifiers_know_unseen_digits(name, test_digits):
     assert found >= 0.97
     card = store.load_tensors(store.SHIPPED / f"digits-{name}.safetensors")[1]
     assert abs(found - card["accuracy"]) <= 0.002  # two digits may lie so near a border that another machine's rounding moves them
+
+
+def test_the_shipped_reader_knows_reconstructions(test_digits):
+    assert accuracy(digit_classifier("reader"), reconstructed(digit_vae("wide"), test_digits)) >= 0.97
 
 
 def test_shipped_robust_one_is_robust(test_digits):

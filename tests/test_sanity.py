@@ -219,6 +219,8 @@ def test_complexity_on_paper():
     assert complexity(torch.tensor([[0.0, 1.0] * 50])).item() == pytest.approx(math.log(2))
     assert complexity(torch.linspace(0, 1, 10000)[None]).item() == pytest.approx(math.log(100), abs=1e-6)
     assert complexity(torch.full((1, 9), 0.3)).item() == 0
+    on_edges = torch.tensor([[0.0, 1, 1, 2, 4]])  # in four bins: 1, 2, 1 and 1 values
+    assert complexity(on_edges, 4).item() == pytest.approx(scipy.stats.entropy([1, 2, 1, 1]))
     A = rand(2, 1, 8, 8)
     torch.testing.assert_close(complexity(1e-30 * A + 0), complexity(A))  # no scale
 

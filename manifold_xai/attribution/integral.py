@@ -15,7 +15,7 @@ from torch import Tensor
 from ..paths.straight import Path, Step
 from ..score import Chunks, Score, check_input, value_and_grad, values
 
-# %% ../../nbs/30_path_integrals.ipynb #8c493474
+# %% ../../nbs/30_path_integrals.ipynb #ad74d80d
 class Attribution(NamedTuple):
     """What `path_attribution` returns."""
 
@@ -27,7 +27,7 @@ class Attribution(NamedTuple):
 RULES = ("left", "trapezoid", "midpoint", "gauss-legendre")
 INTEGRANDS = ("path", "displacement")
 
-# %% ../../nbs/30_path_integrals.ipynb #07ac94b8
+# %% ../../nbs/30_path_integrals.ipynb #48ad21ea
 def path_attribution(
     f: Callable,
     gamma: Tensor | Path | Iterable,
@@ -58,7 +58,7 @@ def path_attribution(
             check_input(end, name)
     return integrate(f, gamma, x0, x, rule, batch, progress, refine, integrand=integrand)
 
-# %% ../../nbs/30_path_integrals.ipynb #2f8e76f6
+# %% ../../nbs/30_path_integrals.ipynb #d274a557
 def integrate(f, gamma, x0=None, x=None, rule="trapezoid", batch=None, progress=False, refine=None, gap=True, integrand="path") -> Attribution:
     """`path_attribution` for callers that have looked at the range of x0 and x themselves.
 
@@ -135,7 +135,7 @@ def _bar(points, gamma, progress):
 
     return tqdm(points, total=len(gamma) if hasattr(gamma, "__len__") else None, desc="path", leave=False)
 
-# %% ../../nbs/30_path_integrals.ipynb #287b1609
+# %% ../../nbs/30_path_integrals.ipynb #60712e2a
 class _Walk:
     """A walk along a path: gathers points into runs that fill a chunk, fills in missing gradients, adds the segments up."""
 

@@ -145,7 +145,7 @@ def main():
     if args.photographs:
         evidence(args)
     else:
-        timing(*(50, 11, 3) if args.quick else (500, 21, 5))
+        timing(*(50, 11, 3) if args.quick else (500, 21, 3))
 
 
 if __name__ == "__main__":

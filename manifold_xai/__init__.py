@@ -14,6 +14,12 @@ _FACE = {
     "attribution.integral": ("Attribution", "path_attribution"),
     "attribution.maps": ("heat_map", "load_map", "save_map"),
     "attribution.methods": ("BlurIG", "IntegratedGradients", "PathMethod"),
+    "attribution.catalogue": ("catalogue",),
+    "attribution.neighbours": (
+        "AGI", "ExpectedGradients", "GuidedBackprop", "IG2", "InputXGradient", "Saliency", "SmoothGrad", "SmoothIG",
+    ),
+    "paths.adversarial": ("adversarial_path",),
+    "paths.iterative": ("iterative_path",),
     "attribution.guided": ("GuidedIG", "SettledIG"),
     "paths.guided": ("guided_path", "settled_path"),
     "attribution.manifold": ("EnhancedIG", "ManifoldIG"),

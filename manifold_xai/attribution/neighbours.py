@@ -247,7 +247,7 @@ class GuidedBackprop(Neighbour):
             )
         return in_chunks(captum.attr.GuidedBackprop(model), f, batch).attribute(x)
 
-# %% ../../nbs/34_neighbours.ipynb #12ac1f70
+# %% ../../nbs/34_neighbours.ipynb #85875336
 class Outward(PathMethod):
     """Base of the path methods that walk from the input and find their own end: the shares change sign."""
 
@@ -280,6 +280,7 @@ class IG2(Outward):
         self.references, self.generator = references, generator
         self.settings = dict(represent=represent if represent is not None else model_of(forward_func), step=step, clip=clip)
 
+    @log_usage()
     def attribute(
         self,
         inputs,
@@ -306,7 +307,7 @@ class IG2(Outward):
         reference = another_class(f, x, self.references, self.generator, batch) if x0 is None else x0
         return iterative_path(f, x, reference, steps, batch=batch, **self.settings)
 
-# %% ../../nbs/34_neighbours.ipynb #e3e73d95
+# %% ../../nbs/34_neighbours.ipynb #150a67e1
 class AGI(Outward):
     """AGI (Pan et al. 2021): the mean over k other classes of the way uphill to an image the network takes for one of them.
 
@@ -330,6 +331,7 @@ class AGI(Outward):
         self.k, self.generator = k, generator
         self.settings = dict(step=step, step_from=step_from, clip=clip)
 
+    @log_usage()
     def attribute(
         self,
         inputs,

@@ -208,10 +208,11 @@ def test_an_ignored_pixel_gets_exactly_nothing(name):
 
 
 def test_fewer_segments_lie_on_the_same_curve():
-    coarse, fine = (manifold_path(GLOBE, *ENDS, 64, segments=segments, ridge=0.0, tol=1e-10) for segments in (16, None))
+    coarse, fine = (manifold_path(GLOBE, *ENDS, 64, segments=segments, ridge=0.0, tol=1e-10) for segments in (16, 64))
     assert len(coarse) == len(fine) and len(coarse.notes["geodesic"].gamma_z) == 17
     assert (coarse.stack() - fine.stack()).abs().max() < 2e-3  # a cubic through 17 points, h⁴
     assert (fine.stack() - enhanced_path(GLOBE, *ENDS, 64).stack()).abs().max() > 0.05  # and not on the latent line
+    assert len(manifold_path(GLOBE, *ENDS, 64).notes["geodesic"].gamma_z) == 51 and len(manifold_path(GLOBE, *ENDS, 20).notes["geodesic"].gamma_z) == 21
 
 
 def test_solver_options_reach_the_solver():

@@ -111,7 +111,7 @@ def enhanced_path(
     gamma_z = latent_line(encoded(autoencoder, x0, batch), encoded(autoencoder, x, batch), steps)
     return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch)
 
-# %% ../../nbs/32_manifold.ipynb #4bb97f63
+# %% ../../nbs/32_manifold.ipynb #65116138
 @torch.no_grad()
 def lay(decode: Decoder, gamma_z: Tensor, steps: int, batch: int | None = None) -> Tensor:
     """The same latent curves with `steps` segments, equally long in the image: (steps + 1, b, ...), ends kept.
@@ -119,7 +119,7 @@ def lay(decode: Decoder, gamma_z: Tensor, steps: int, batch: int | None = None) 
     Parameters: decode, (n, ...) -> (n, ...); gamma_z, latent paths (T+1, b, ...); batch, points decoded together.
     """
     chords = gamma_z.new_ones(len(gamma_z) - 1, gamma_z.shape[1])
-    for _ in range(3):  # first in the path's own timing, then twice by what the chords measure
+    for _ in range(4):  # first in the path's own timing, then by what the chords measure
         gamma_z = resample(gamma_z, chords, steps)
         chords = path_chords(decode, gamma_z, batch)
     return resample(gamma_z, chords, steps)
@@ -139,14 +139,15 @@ def manifold_path(
 ) -> Path:
     """The path of Manifold IG: the geodesic between the codes of x0 and x, decoded.
 
-    Parameters: as in `enhanced_path`; segments, the geodesic is solved for so many, and `steps` points are then laid on it: fewer are
-    cheaper, None means `steps`; options, such as solver, iterations, tol: as in `geodesic`.
+    Parameters: as in `enhanced_path`; segments, the geodesic is solved for so many, and the points of `steps` are then laid on it:
+    fewer are cheaper; None: as many as `steps`, but at most 50; options, such as solver, iterations, tol: as in `geodesic`.
     Returns: a Path; its notes hold the `Geodesic` as it was solved, with E, L and converged for each row.
     Raises: ValueError as `enhanced_path` and `geodesic`. Source: Zaher et al. 2024, §3.2 and App. A, with the sign of eq. 6 corrected.
     """
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
     ends = encoded(autoencoder, x0, batch), encoded(autoencoder, x, batch)
-    found = geodesic(autoencoder.decode, *ends, steps if segments is None else segments, batch=batch, **options)
-    gamma_z = found.gamma_z if segments in (None, steps) else lay(autoencoder.decode, found.gamma_z, steps, batch)
+    segments = min(steps, 50) if segments is None else segments
+    found = geodesic(autoencoder.decode, *ends, segments, batch=batch, **options)
+    gamma_z = found.gamma_z if segments == steps else lay(autoencoder.decode, found.gamma_z, steps, batch)
     return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch, geodesic=found)

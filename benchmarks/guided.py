@@ -32,11 +32,16 @@ from manifold_xai.score import Score, score, value_and_grad
 counted = {"passes": 0, "rows": 0}
 
 
+def row(f: Score, i):
+    """The score of row i alone."""
+    return Score(f.model, f.target if isinstance(f.target, int) else int(f.target[i]), f.output, f.preprocess)
+
+
 def loop(f: Score, x0, x, steps, fraction=0.1):
     """Attributions of the published form, left rule, one image at a time."""
     maps = []
     for i in range(len(x)):
-        own = score(f.model, int(f.target[i]), f.output)
+        own = row(f, i)
         end, position, A = x[i], x0[i], torch.zeros_like(x[i])
         total = (end - position).abs().sum()
         for step in range(1, steps + 1):
@@ -58,7 +63,7 @@ def manifold_loop(f: Score, autoencoder, x0, x, steps, fraction=0.05):
     """MA-GIG of the published form, left rule, one image at a time: decoded and differentiated for the guidance, and once more for the integral."""
     maps = []
     for i in range(len(x)):
-        own = Score(f.model, int(f.target[i]), f.output, f.preprocess)
+        own = row(f, i)
         with torch.no_grad():
             position, end = autoencoder.encode(x0[i : i + 1]), autoencoder.encode(x[i : i + 1])
         total, codes = (end - position).abs().sum(), [position]
@@ -92,7 +97,7 @@ def package(f: Score, x, steps, fraction=0.1, max_dist=1.0):
     np.quantile = lambda a, q, interpolation: quantile(a, q, method=interpolation)  # NumPy ≥ 2.4 took the old keyword away
     try:
         for i in range(len(x)):
-            own = score(f.model, int(f.target[i]), f.output)
+            own = row(f, i)
 
             def gradients(points, call_model_args=None, expected_keys=None):
                 return {INPUT_OUTPUT_GRADIENTS: value_and_grad(own, torch.from_numpy(points).to(x))[1].numpy()}
@@ -203,8 +208,7 @@ def photographs_table(args):
         once()  # warm up, compile
         return race({"": once}, args.rounds, time.perf_counter)[""]
 
-    one, x0 = score(network, int(score(network, preprocess=preprocess).at(x[:1]).target), preprocess=preprocess), torch.zeros_like(x)
-    own = Score(network, torch.tensor([one.target]), preprocess=preprocess)
+    x0, own = torch.zeros_like(x), score(network, preprocess=preprocess).at(x[:1])
     loops = {
         "GIG": timed(lambda: loop(own, x0[:1], x[:1], steps)) if args.loops else float("nan"),
         "MA-GIG": timed(lambda: manifold_loop(own, autoencoder, x0[:1], x[:1], steps)) if args.loops else float("nan"),

@@ -92,6 +92,8 @@ def test_a_ramp_of_weights_has_the_diffid_known_on_paper(n):
     assert torch.allclose(found.inserted[:, 0], 1 - k * (k + 1) / (n * (n + 1)), atol=1e-12)
     assert torch.allclose(found.deleted[:, 0], (n - k) * (n - k + 1) / (n * (n + 1)), atol=1e-12)
     assert abs(found.diffid.item() - (n - 1) / (3 * n)) < 1e-12
+    assert torch.allclose(found.insertion, torch.trapezoid(1 - k * (k + 1) / (n * (n + 1)), dx=1 / n), atol=1e-12)  # ends count half
+    assert found.insertion.item() == pytest.approx(removal(f, w[None], x, 0.0, levels=(k / n).tolist()).insertion.item() * (n + 1) / n - 0.5 / n)
     assert abs(diffid(f, -1 / w[None], x, 0.0, levels=n + 1).item() + (n - 1) / (3 * n)) < 1e-12  # the sign of A does not rank
 
 
@@ -128,6 +130,14 @@ def test_infidelity_of_a_linear_score_is_the_one_on_paper():
     assert abs(infidelity(0 * A, drawn).item() / nothing.item() - 1) < 0.05
     assert infidelity(7 * A, drawn, rescale=True).item() == pytest.approx(infidelity(A, drawn, rescale=True).item())
     assert infidelity(A, drawn, rescale=True) <= infidelity(A, drawn) + 1e-12
+
+
+def test_scaled_infidelity_leaves_out_what_a_map_puts_where_nothing_moved():
+    x = torch.rand(2, 20, generator=seeded(1), dtype=torch.float64)
+    x[:, ::4] = 0
+    drawn, A = probes(lambda v: v.sum(1), x, 0 * x, 0.2, 10, generator=seeded()), randn(2, 20)
+    assert torch.equal(infidelity(A, drawn), infidelity(A * (x != 0), drawn))
+    assert not torch.allclose(infidelity(A, drawn, "raw"), infidelity(A * (x != 0), drawn, "raw"))
 
 
 def test_noise_around_the_input_has_infidelity_zero_for_a_linear_score():

@@ -1,0 +1,119 @@
+"""MA-GIG's path against GIG's on photographs of a data root's ImageNet sample: the measures of chapter 42, by image.
+
+    python benchmarks/plausibility.py --data-root FOLDER [--n 100] [--steps 16] [--size 96] [--quick]
+
+FOLDER holds imagenet-sample and taef2. EfficientNet-Lite0 is explained, and also stands in for LPIPS' network; the photographs that are not explained
+are the real images. Goes on from what an interrupted run has left in the file named by --state, block by block. Without --quick the result becomes
+nbs/results/42_photographs.json, which the chapter shows as stored figures. Numbers only: no photograph is written.
+"""
+import argparse
+import json
+import platform
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from manifold_xai.autoencoders import taef2
+from manifold_xai.classifiers import imagenet_classifier
+from manifold_xai.data import image_set
+from manifold_xai.evaluation.plausibility import along, area, feature_distance, free_energy, gaussian, jump_path, largest_step, prdc, remaining, support, taps
+from manifold_xai.files import write_aside
+from manifold_xai.paths.guided import guided_path
+from manifold_xai.paths.manifold import enhanced_path
+from manifold_xai.paths.manifold_guided import manifold_guided_path
+from manifold_xai.paths.straight import straight_path
+from manifold_xai.score import score, values
+
+STAGES = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"]
+
+
+def paths(f, autoencoder, x0, x, steps):
+    return {
+        "IG": straight_path(x0, x, steps),
+        "GIG": guided_path(f, x0, x, steps),
+        "random order": guided_path(f, x0, x, steps, order="random", generator=torch.Generator().manual_seed(1)),
+        "EIG": enhanced_path(autoencoder, x0, x, steps, anchor="published"),
+        "MA-GIG": manifold_guided_path(f, autoencoder, x0, x, steps, anchor="published"),
+        "jump": jump_path(x0, x, steps),
+    }
+
+
+def block(x, autoencoder, network, preprocess, steps):
+    """What is seen along each path of a few photographs: {path: {measure: (T+1, b, ...)}}."""
+    x0, f, eye = torch.zeros_like(x), score(network, preprocess=preprocess).at(x), taps(network, [*STAGES, "_avg_pooling", "_fc"], preprocess)
+    with torch.no_grad():
+        there = eye(x)[:4]
+
+    def reading(points, rows):
+        *stages, pooled, logits = eye(points)
+        apart = feature_distance(stages, [m[rows] for m in there])
+        logits = logits.float()
+        confidence = logits.softmax(1)[torch.arange(len(rows)), f.target[rows]]
+        return torch.cat([apart[:, None], confidence[:, None], free_energy(logits)[:, None], pooled.flatten(1)], 1)
+
+    seen = {}
+    for name, gamma in paths(f, autoencoder, x0, x, steps).items():
+        gamma = gamma.stack()
+        m = along(gamma, {"left": remaining(x0, x), "reading": reading})
+        perceptual, confidence, energy = m["reading"][..., :3].unbind(-1)
+        seen[name] = dict(left=m["left"], perceptual=perceptual, confidence=confidence, energy=energy, features=m["reading"][..., 3:], step=largest_step(gamma)[None])
+    return seen
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data-root", required=True)
+    p.add_argument("--n", type=int, default=100)
+    p.add_argument("--steps", type=int, default=16)
+    p.add_argument("--size", type=int, default=96)
+    p.add_argument("--state", default="_out/42_photographs.pt")
+    p.add_argument("--quick", action="store_true", help="4 photographs, 4 steps, nothing stored")
+    a = p.parse_args()
+    if a.quick:
+        a.n, a.steps = 4, 4
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="this decoder is not smooth")
+    (network, preprocess), autoencoder = imagenet_classifier("efficientnet_lite0"), taef2(Path(a.data_root) / "taef2")
+    images = image_set("imagenet-sample", "all", a.size, a.data_root)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    photo = lambda rows: torch.stack([images[int(r)][0] for r in rows])
+    settings = dict(steps=a.steps, size=a.size, seed=0)
+    state_file, done, start = Path(a.state), [], time.time()
+    if state_file.exists() and not a.quick:
+        kept = torch.load(state_file, weights_only=True)
+        done = kept["done"] if kept["settings"] == settings else []
+    for i in range(4 * len(done), a.n, 4):
+        done.append(block(photo(order[i : i + 4]), autoencoder, network, preprocess, a.steps))
+        if not a.quick:
+            state_file.parent.mkdir(parents=True, exist_ok=True)
+            with write_aside(state_file) as aside:
+                torch.save(dict(settings=settings, done=done), aside)
+        print(f"{4 * len(done)} photographs, {time.time() - start:.0f} s", flush=True)
+    done = done[: -(-a.n // 4)]
+    seen = {name: {key: torch.cat([d[name][key] for d in done], 1) for key in done[0][name]} for name in done[0]}
+    pooled = taps(network, ["_avg_pooling"], preprocess)
+    real = values(lambda x: pooled(x)[0].flatten(1), photo(order[100:200] if a.quick else order[100:]), batch=25)
+    region, fit = support(real), gaussian(real)
+    result = dict(settings, n=seen["IG"]["left"].shape[1], real=len(real), rows=images.rows[order[: a.n]].tolist(), machine=platform.processor() or platform.machine(), paths={})
+    for name, m in seen.items():
+        overlap = prdc(real, m["features"].flatten(0, 1))
+        by_image = {
+            "perceptual, index": area(m["perceptual"]), "perceptual, left": area(m["perceptual"], m["left"]),
+            "confidence, index": area(m["confidence"]), "confidence, left": area(m["confidence"], m["left"]),
+            "support": region.inside(m["features"]).mean(0), "Mahalanobis": area(fit.distance(m["features"])),
+            "neighbour": area(region.distance(m["features"])), "free energy": area(m["energy"]), "largest step": m["step"][0],
+            "coverage": overlap.coverage, "recall": overlap.recall,
+        }  # fmt: skip
+        result["paths"][name] = {key: [round(v, 5) for v in value.tolist()] for key, value in by_image.items()}
+        print(f"{name}: " + ", ".join(f"{key} {value.mean():.3f}" for key, value in by_image.items()))
+    if not a.quick:
+        file = Path(__file__).parents[1] / "nbs" / "results" / "42_photographs.json"
+        with write_aside(file) as aside:
+            aside.write_text(json.dumps(result), encoding="utf8")
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

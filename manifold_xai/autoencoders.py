@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils.module_tracker import ModuleTracker
 from tqdm.auto import tqdm
 
@@ -370,13 +370,13 @@ KINKED = (
 ).split()
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchFunctionMode):  # a TorchDispatchMode would see more, and load torch's compiler: seconds
     def __init__(self, tracker):
         super().__init__()
         self.tracker, self.seen = tracker, {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if (name := func.overloadpacket.__name__) in KINKED:
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if (name := getattr(func, "__name__", "")) in KINKED:
             where = max(self.tracker.parents - {"Global"}, key=len, default="")
             self.seen[f"{where} ({name})" if where else name] = None
         return func(*args, **(kwargs or {}))

@@ -111,3 +111,9 @@ x = torch.rand(2, 1, 32, 32)
 assert path_attribution(f, straight_path(torch.zeros_like(x), x, 8)).A.shape == x.shape
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")})
+
+
+def test_links_between_chapters_lead_somewhere():
+    for path in [*CHAPTERS, REPOSITORY / "nbs" / "index.ipynb"]:
+        for name in re.findall(r"\]\((\w+\.ipynb)", path.read_text(encoding="utf8")):
+            assert (REPOSITORY / "nbs" / name).exists(), f"{path.name} links to {name}"

@@ -114,6 +114,6 @@ assert path_attribution(f, straight_path(torch.zeros_like(x), x, 8)).A.shape == 
 
 
 def test_links_between_chapters_lead_somewhere():
-    for path in [*CHAPTERS, REPOSITORY / "nbs" / "index.ipynb"]:
+    for path in [*CHAPTERS, ROOT / "nbs" / "index.ipynb"]:
         for name in re.findall(r"\]\((\w+\.ipynb)", path.read_text(encoding="utf8")):
-            assert (REPOSITORY / "nbs" / name).exists(), f"{path.name} links to {name}"
+            assert (ROOT / "nbs" / name).exists(), f"{path.name} links to {name}"

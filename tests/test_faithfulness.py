@@ -1,14 +1,11 @@
 """Faithfulness: equal to the published code and to captum, right where the answer is known on paper, blind to how batches are cut."""
 
 import warnings
-from pathlib import Path as File
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from torch import nn
 
 from manifold_xai.classifiers import digit_classifier
 from manifold_xai.data import digits
@@ -29,8 +26,6 @@ from manifold_xai.paths.straight import straight_path
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.score import score
 
-GOLDEN = File(__file__).parents[2] / "shared" / "golden" / "official.safetensors"
-golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the published codes' answers are not at {GOLDEN}")
 
 
 def seeded(seed=0):
@@ -57,14 +52,9 @@ def world():
 # --- the published code --------------------------------------------------------------------------------------------------------
 
 
-@golden
 @pytest.mark.parametrize("measure, key", [("accuracy", "hard"), ("confidence", "soft")])
-def test_diffid_is_the_published_one(measure, key):
-    answers = load_file(GOLDEN)
-    conv = nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10)
-    model = nn.Sequential(*conv).double().eval().requires_grad_(False)
-    model.load_state_dict({k.removeprefix("classifier."): v for k, v in answers.items() if k.startswith("classifier.")})
-    f = score(model, answers["diffid.labels"])
+def test_diffid_is_the_published_one(answers, published, measure, key):
+    f = score(published[0], answers["diffid.labels"])
     found = published_diffid(f, answers["diffid.attribution"], answers["diffid.images"], measure, batch=37)
     for side in ("insertion", "deletion"):
         assert (getattr(found, side) - answers[f"diffid.{key}.{side}"]).abs().max() < 1e-10

@@ -1,13 +1,11 @@
 """Geodesics: the energy's gradient, descent that never climbs, worlds with closed forms, rows and chunks that change nothing, published code."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from scipy.integrate import solve_bvp
 from torch import nn
 
@@ -16,7 +14,6 @@ from manifold_xai.geometry.geodesic import SOLVERS, energy_gradient, geodesic, p
 from manifold_xai.geometry.metric import christoffel, latent_line, path_chords, path_energy, path_length
 
 OURS = ["sobolev", "gauss-newton", "quasi-newton"]
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "official.safetensors"
 
 
 def bent(latents=3, pixels=12, seed=0):
@@ -214,24 +211,12 @@ def test_l_squared_is_at_most_twice_e():
     torch.testing.assert_close(found.L, path_length(bent(), found.gamma_z))
 
 
-def codec(golden):
-    encoder = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1), nn.SiLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(1024, 24))
-    decoder = nn.Sequential(
-        nn.Linear(24, 1024), nn.ELU(), nn.Unflatten(1, (16, 8, 8)), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ELU(), nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Sigmoid()
-    )
-    for name, net in {"encoder.": encoder, "decoder.": decoder}.items():
-        net.double().requires_grad_(False).load_state_dict({k.removeprefix(name): v for k, v in golden.items() if k.startswith(name)})
-    return encoder, decoder
-
-
-@pytest.mark.skipif(not GOLDEN.exists(), reason="golden values of the published codes are not beside the repository")
-def test_published_sweeps_are_the_published_codes():
-    golden = load_file(GOLDEN)
-    encode, decode = codec(golden)
-    z1, z0 = encode(golden["x"]), encode(torch.zeros_like(golden["x"]))
+def test_published_sweeps_are_the_published_codes(answers, published):
+    _, encode, decode = published
+    z1, z0 = encode(answers["x"]), encode(torch.zeros_like(answers["x"]))
     path = published_sweeps(decode, z0, z1, points=20, iterations=10, lr=1e-3)
     images = decode(path.flatten(0, 1)).unflatten(0, path.shape[:2]).transpose(0, 1)
-    assert (images - golden["mig.path"]).abs().max() < 1e-10
+    assert (images - answers["mig.path"]).abs().max() < 1e-10
 
 
 BAD = {

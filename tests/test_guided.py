@@ -1,14 +1,11 @@
 """Guided paths: equal to the published codes with their options, right and repeatable with ours."""
 
-import importlib.util
 import math
-from pathlib import Path as File
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import nn
 
 from manifold_xai.attribution.guided import GuidedIG, SettledIG
@@ -19,9 +16,6 @@ from manifold_xai.paths.guided import guided_path, guided_point, guided_step, gu
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 
-ROOT = File(__file__).parents[1]
-GOLDEN = ROOT.parent / "shared" / "golden" / "official.safetensors"
-golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the published codes' answers are not at {GOLDEN}")
 
 
 def seeded(seed=0):
@@ -36,47 +30,19 @@ def relative(a, b):
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
-def bench():
-    """benchmarks/guided.py as a module: its loop is the published form that ours is timed against."""
-    spec = importlib.util.spec_from_file_location("bench_guided", ROOT / "benchmarks" / "guided.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # --- the published codes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def answers():
-    return load_file(GOLDEN)
-
-
-@pytest.fixture(scope="module")
-def published(answers):
-    """Classifier, encoder and decoder that the published codes were run on."""
-    conv = nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10)
-    down = nn.Conv2d(1, 8, 4, 2, 1), nn.SiLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(1024, 24)
-    up = nn.Linear(24, 1024), nn.ELU(), nn.Unflatten(1, (16, 8, 8)), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ELU()
-    up += nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Sigmoid()
-    models = [nn.Sequential(*layers).double().eval().requires_grad_(False) for layers in (conv, down, up)]
-    for name, model in zip(("classifier.", "encoder.", "decoder."), models):
-        model.load_state_dict({k.removeprefix(name): v for k, v in answers.items() if k.startswith(name)})
-    return models
-
-
-@golden
 @pytest.mark.parametrize("output, key", [("probability", "gig.prob"), ("logit", "gig.logit")])
-def test_guided_ig_is_the_published_one(answers, published, output, key):
+def test_guided_ig_is_the_published_one(answers, published, bench, output, key):
     x = answers["x"]
     f = score(published[0], answers["target"], output)
     gamma = guided_path(f, torch.zeros_like(x), x, steps=49, schedule="published")
     assert relative(path_attribution(f, gamma, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
     assert relative(gamma.stack()[::7].transpose(0, 1), answers[f"{key}.path"]) < 1e-10
-    assert relative(bench().loop(f, torch.zeros_like(x), x, 49), answers[f"{key}.attribution"]) < 1e-10
+    assert relative(bench.loop(f, torch.zeros_like(x), x, 49), answers[f"{key}.attribution"]) < 1e-10
 
 
-@golden
 @pytest.mark.parametrize("max_dist", [0.02, 1.0])
 def test_the_corridor_is_the_published_one(answers, published, max_dist):
     f = score(published[0], answers["target"])
@@ -85,7 +51,6 @@ def test_the_corridor_is_the_published_one(answers, published, max_dist):
     assert relative(A, answers[f"pair_gig.max_dist_{max_dist}.attribution"]) < 1e-10
 
 
-@golden
 @pytest.mark.parametrize("slerp, key", [(False, "ma_gig"), ("published", "ma_gig_slerp")])
 def test_the_same_step_is_the_published_one_in_latents(answers, published, slerp, key):
     classifier, encode, decode = published

@@ -1,15 +1,12 @@
 """Manifold-guided paths: equal to the published code with its options; one pass for two gradients; right in any batch."""
 
-import importlib.util
 import math
 import warnings
-from pathlib import Path as File
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
@@ -22,9 +19,6 @@ from manifold_xai.paths.manifold_guided import latent_score, manifold_guided_pat
 from manifold_xai.paths.straight import Path, Step
 from manifold_xai.score import Chunks, score, value_and_grad
 
-ROOT = File(__file__).parents[1]
-GOLDEN = ROOT.parent / "shared" / "golden" / "official.safetensors"
-golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"the published codes' answers are not at {GOLDEN}")
 PATHS = dict(greedy=manifold_guided_path, settled=manifold_settled_path)
 
 
@@ -36,55 +30,32 @@ def relative(a, b):
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
-def bench():
-    """benchmarks/guided.py as a module: its loop is the published form that ours is timed against."""
-    spec = importlib.util.spec_from_file_location("bench_guided", ROOT / "benchmarks" / "guided.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # --- the published code --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def answers():
-    return load_file(GOLDEN)
-
-
-@pytest.fixture(scope="module")
-def published(answers):
+def setting(answers, published):
     """Score and autoencoder that the published code was run on."""
-    conv = nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10)
-    down = nn.Conv2d(1, 8, 4, 2, 1), nn.SiLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(1024, 24)
-    up = nn.Linear(24, 1024), nn.ELU(), nn.Unflatten(1, (16, 8, 8)), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ELU()
-    up += nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Sigmoid()
-    models = [nn.Sequential(*layers).double().eval().requires_grad_(False) for layers in (conv, down, up)]
-    for name, model in zip(("classifier.", "encoder.", "decoder."), models):
-        model.load_state_dict({k.removeprefix(name): v for k, v in answers.items() if k.startswith(name)})
-    return score(models[0], answers["target"]), adapt(*models[1:])
+    return score(published[0], answers["target"]), adapt(*published[1:])
 
 
-@golden
 @pytest.mark.parametrize("slerp, key", [(False, "ma_gig"), ("published", "ma_gig_slerp")])
-def test_ma_gig_is_the_published_one(answers, published, slerp, key):
-    (f, autoencoder), x = published, answers["x"]
+def test_ma_gig_is_the_published_one(answers, setting, slerp, key):
+    (f, autoencoder), x = setting, answers["x"]
     gamma = manifold_guided_path(f, autoencoder, torch.zeros_like(x), x, 49, slerp=slerp, anchor="published", schedule="published")
     assert relative(path_attribution(f, gamma, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
     assert relative(gamma.stack()[::7].transpose(0, 1), answers[f"{key}.path"]) < 1e-10
 
 
-@golden
-def test_precise_slerp_is_near_the_published_one_and_not_it(answers, published):
-    (f, autoencoder), x = published, answers["x"]
+def test_precise_slerp_is_near_the_published_one_and_not_it(answers, setting):
+    (f, autoencoder), x = setting, answers["x"]
     gamma = manifold_guided_path(f, autoencoder, torch.zeros_like(x), x, 49, slerp=True, anchor="published", schedule="published")
     assert 1e-10 < relative(path_attribution(f, gamma, rule="left").A, answers["ma_gig_slerp.attribution"]) < 0.02
 
 
-@golden
-def test_the_plain_loop_of_the_benchmark_is_the_published_one(answers, published):
-    (f, autoencoder), x = published, answers["x"]
-    A = bench().manifold_loop(f, autoencoder, torch.zeros_like(x), x, 49)
+def test_the_plain_loop_of_the_benchmark_is_the_published_one(answers, setting, bench):
+    (f, autoencoder), x = setting, answers["x"]
+    A = bench.manifold_loop(f, autoencoder, torch.zeros_like(x), x, 49)
     assert relative(A, answers["ma_gig.attribution"]) < 1e-10
 
 

@@ -4,8 +4,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from manifold_xai.data import Images, digits
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden" / "official.safetensors"  # not part of the repository
@@ -29,6 +32,14 @@ def published(answers) -> list[nn.Module]:
     for name, model in zip(("classifier.", "encoder.", "decoder."), models):
         model.load_state_dict({k.removeprefix(name): v for k, v in answers.items() if k.startswith(name)})
     return models
+
+
+@pytest.fixture(scope="session")
+def held_out() -> Images:
+    """The held-out digits in a random order: as stored they are sorted by class, and the first hundred are zeros."""
+    images = digits("test")
+    order = torch.randperm(len(images.x), generator=torch.Generator().manual_seed(0))
+    return Images(*(part[order] for part in images))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from torch import nn
 from manifold_xai.attribution.guided import GuidedIG, SettledIG
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.classifiers import digit_classifier
-from manifold_xai.data import digits
 from manifold_xai.paths.guided import guided_path, guided_point, guided_step, guided_step_loop, mean_gradient, places, queue, settled_path
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
@@ -165,8 +164,8 @@ def smooth():
 
 
 @pytest.fixture(scope="module")
-def images():
-    return digits("test")
+def images(held_out):
+    return held_out
 
 
 PATHS = dict(greedy=guided_path, settled=settled_path)

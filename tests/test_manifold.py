@@ -14,7 +14,6 @@ from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
 from manifold_xai.autoencoders import ResidualVAE, adapt, digit_vae, from_diffusers
 from manifold_xai.classifiers import digit_classifier
-from manifold_xai.data import digits
 from manifold_xai.geometry import worlds
 from manifold_xai.geometry.geodesic import unevenness
 from manifold_xai.geometry.metric import latent_line, path_chords
@@ -227,8 +226,8 @@ def test_solver_options_reach_the_solver():
 
 
 @pytest.fixture(scope="module")
-def test_digits():
-    return digits("test")
+def test_digits(held_out):
+    return held_out
 
 
 @pytest.mark.parametrize("name, segments", [("enhanced", None), ("manifold", 12)])

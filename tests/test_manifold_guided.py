@@ -13,7 +13,6 @@ from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG, ManifoldSettledIG
 from manifold_xai.autoencoders import ResidualVAE, adapt, digit_vae
 from manifold_xai.classifiers import digit_classifier
-from manifold_xai.data import digits
 from manifold_xai.paths.manifold import anchored, enhanced_path
 from manifold_xai.paths.manifold_guided import latent_score, manifold_guided_path, manifold_settled_path, two_gradients
 from manifold_xai.paths.straight import Path, Step
@@ -95,8 +94,8 @@ def precise():
 
 
 @pytest.fixture(scope="module")
-def images():
-    return digits("test")
+def images(held_out):
+    return held_out
 
 
 @pytest.mark.parametrize("batch", [None, 2, 3])

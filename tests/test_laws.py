@@ -7,7 +7,7 @@ from every import EVERY, LATENT, LINES, NEIGHBOURS, OUTWARD, PATHS, steps_of
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.autoencoders import digit_vae
+from manifold_xai.autoencoders import adapt, digit_vae
 from manifold_xai.classifiers import digit_classifier
 from manifold_xai.data import digits
 from manifold_xai.score import score
@@ -134,6 +134,53 @@ def test_maps_carry_no_graph_and_keep_their_type(name):
     A = attribute(name, score(model.float()), x.float().requires_grad_(), y, references=references.float())
     model.double()
     assert not A.requires_grad and A.dtype == torch.float32 and A.shape == x.shape
+
+
+FAULTS = {  # what is wrong, and what every method says of it
+    "NaN": (lambda x, y: dict(x=x / 0), "`inputs` must be finite"),
+    "integers": (lambda x, y: dict(x=(255 * x).byte()), "`inputs` must be a floating-point tensor, got torch.uint8"),
+    "a class that is none": (lambda x, y: dict(y=10), "target must be in 0…9, got 10"),
+    "classes for other rows": (lambda x, y: dict(y=y[:2]), "one class per row, got 2 for 3 rows"),
+    "train mode": (lambda x, y: dict(f=score(digit_classifier("smooth").double().train())), "must be in eval mode, but these layers are in train mode: 1"),
+    "a score cut off from x": (lambda x, y: dict(f=score(nn.Sequential(world()[0], Cut()))), "depends? on x"),
+}
+
+
+class Cut(nn.Module):
+    def forward(self, h):
+        return h.detach()
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_is_refused_by_every_method(name, fault):
+    model, _, _, x, y = world()
+    change, says = FAULTS[fault]
+    with pytest.raises(ValueError, match=says):
+        attribute(name, **dict(f=score(model), x=x, y=y) | change(x, y))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_no_step_is_refused_by_every_path(name):
+    model, vae, references, x, y = world()
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        PATHS[name](score(model), vae, references).attribute(x, target=y, n_steps=0)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_baselines_are_of_the_inputs_shape_or_refused(name):
+    model, vae, references, x, y = world()
+    takes_none = name in ("BlurIG", "AGI") or name in NEIGHBOURS
+    with pytest.raises(ValueError, match="baselines.* None" if takes_none else r"`baselines` must have the shape of `inputs`, \(3, 1, 32, 32\)"):
+        EVERY[name](score(model), vae, references).attribute(x, x[..., :3], target=y)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_another_range_is_warned_about_by_every_method(name):
+    model, _, _, x, y = world()
+    loose = adapt(lambda x: world()[1].encode(x / 255), lambda z: world()[1].decode(z))  # its drawings may be in [0, 1]
+    with pytest.warns(UserWarning, match=r"`inputs` must hold images in \[0, 1\], but spans .*Stored as 0…255\?"):
+        attribute(name, score(model), 255 * x, y, vae=loose)
 
 
 def test_every_method_is_here():

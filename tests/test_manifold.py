@@ -3,6 +3,7 @@
 import math
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG, ManifoldSettledIG
 from manifold_xai.autoencoders import ResidualVAE, adapt, digit_vae, from_diffusers
 from manifold_xai.classifiers import digit_classifier
 from manifold_xai.geometry import worlds
 from manifold_xai.geometry.geodesic import unevenness
 from manifold_xai.geometry.metric import latent_line, path_chords
 from manifold_xai.paths.manifold import anchored, decoded_path, encoded, enhanced_path, lay, manifold_path
+from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
 from manifold_xai.paths.straight import Path, Step
 from manifold_xai.score import score, value_and_grad, values
 
@@ -427,6 +431,8 @@ def test_somebody_elses_autoencoder(name):
     assert A.shape == x.shape and gap.abs().max() < 1e-3
     again = path_attribution(f, PATHS[name](from_diffusers(theirs), x0, x, 20, **options))
     torch.testing.assert_close(again.A, A, rtol=0, atol=2e-4 if name == "manifold" else 1e-5)  # codes at another scale: other steps down
+    with pytest.raises(ValueError, match="`encode` must return a tensor, got type"):
+        PATHS[name](theirs, x0, x, 20)  # not adapted: a distribution is no code
     with pytest.raises(ValueError, match="must return a tensor"):
         PATHS[name](adapt(theirs.encode, theirs.decode), x0, x, 20)
 
@@ -495,6 +501,28 @@ def test_bad_autoencoders_are_refused(name):
     if name == "manifold":
         with pytest.raises(ValueError, match="carry no gradient"):
             walk(good.encode, lambda z: good.decode(z).detach())
+
+
+FOREIGN = {  # what came in place of an autoencoder, and what is said of it
+    "None": (None, "NoneType has no encode and no decode"),
+    "a module": (nn.Sequential(nn.Flatten()), "Sequential has no encode and no decode"),
+    "a pair": ((curved().encode, curved().decode), "tuple has no encode and no decode"),
+    "half of one": (SimpleNamespace(encode=curved().encode, decode="later"), "SimpleNamespace has no decode"),
+}
+TAKERS = {draw.__name__: lambda a, draw=draw: draw(a, *rand(2, 2, 1, 4, 5), 4) for draw in PATHS.values()}
+TAKERS |= {draw.__name__: lambda a, draw=draw: draw(wavy, a, *rand(2, 2, 1, 4, 5), 4) for draw in (manifold_guided_path, manifold_settled_path)}
+TAKERS |= {make.__name__: lambda a, make=make: make(wavy, a) for make in (EnhancedIG, ManifoldIG, ManifoldAlignedGuidedIG, ManifoldSettledIG)}
+TAKERS["catalogue"] = lambda a: catalogue(score(nn.Identity()), False if a is None else a)  # None: without the methods that need one
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize("received", FOREIGN)
+def test_what_is_no_autoencoder_is_refused_at_once(taker, received):
+    TAKERS[taker](curved())
+    thing, says = FOREIGN[received]
+    says = says.replace("NoneType", "bool") if taker == "catalogue" else says
+    with pytest.raises(ValueError, match=rf"`autoencoder` must have two methods.* but {says}\..*adapt\(encode, decode\)"):
+        TAKERS[taker](thing)
 
 
 def test_a_latent_path_for_other_rows_is_refused():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from .methods import PathMethod
 from ..autoencoders import Autoencoder
-from ..paths.manifold import check_anchor, enhanced_path, manifold_path
+from ..paths.manifold import check_anchor, check_autoencoder, enhanced_path, manifold_path
 
 # %% ../../nbs/32_manifold.ipynb #3653aa7a
 class EnhancedIG(PathMethod):
@@ -23,7 +23,7 @@ class EnhancedIG(PathMethod):
     def __init__(self, forward_func: Callable, autoencoder: Autoencoder, anchor: bool | str = False, jump: int = 10, **options):
         super().__init__(forward_func, **options)
         check_anchor(anchor, jump)
-        self.autoencoder, self.anchor, self.jump = autoencoder, anchor, jump
+        self.autoencoder, self.anchor, self.jump = check_autoencoder(autoencoder), anchor, jump
 
     def path(self, f, x0, x, steps, batch):
         """enhanced_path(autoencoder, x0, x, steps, anchor, jump)"""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .methods import PathMethod
 from ..autoencoders import Autoencoder
+from ..paths.manifold import check_autoencoder
 from ..paths.manifold_guided import manifold_guided_path, manifold_settled_path
 
 # %% ../../nbs/33_manifold_guided.ipynb #16044804
@@ -38,7 +39,7 @@ class ManifoldAlignedGuidedIG(PathMethod):
         **options,
     ):
         super().__init__(forward_func, **options)
-        self.autoencoder = autoencoder
+        self.autoencoder = check_autoencoder(autoencoder)
         self.settings = dict(fraction=fraction, slerp=slerp, anchor=anchor, jump=jump, order=order, schedule=schedule, generator=generator)
 
     def path(self, f, x0, x, steps, batch):
@@ -63,7 +64,7 @@ class ManifoldSettledIG(PathMethod):
         **options,
     ):
         super().__init__(forward_func, **options)
-        self.autoencoder, self.settings = autoencoder, dict(window=window, anchor=anchor, jump=jump, order=order)
+        self.autoencoder, self.settings = check_autoencoder(autoencoder), dict(window=window, anchor=anchor, jump=jump, order=order)
 
     def path(self, f, x0, x, steps, batch):
         """manifold_settled_path(f, autoencoder, x0, x, steps, window, anchor, jump, order)"""

@@ -46,13 +46,11 @@ def adversarial_path(
     own, other = classes_of(f, x, "AGI"), other.to(x.device)
     if other.shape != own.shape or bool((other == own).any()):
         raise ValueError(f"other must name another class for each row, ({len(x)},), got {tuple(other.shape)}: {other.tolist()[:8]} for {own.tolist()[:8]}.")
-    x = x.detach()
+    x, towards = x.detach(), Score(f.model, other, f.output, f.preprocess)
 
     def pair(x, rows):
         outputs = f.outputs(x, rows)
-        if outputs.ndim != 2:
-            raise ValueError(f"AGI needs every class's score, (b, classes), but the model's output is {tuple(outputs.shape)}.")
-        value, guide = (outputs.gather(1, which[rows, None])[:, 0] for which in (own, other))
+        value, guide = (s._pick(outputs, rows) for s in (f, towards))
         return value, guide, outputs.argmax(1) == other[rows]
 
     def draw():

@@ -99,20 +99,23 @@ def arguments(doc, results, **defaults):
     return args
 
 
-def collect(script, args, images, measured):
-    """measured(x, wide) for one batch of photographs after the other, added to the result file, which is gone on with if it is there."""
-    command = " ".join([f"python benchmarks/{script}.py"] + [f"--{k} {getattr(args, k)}" for k in ("photographs", "wide", "steps", "size")])
-    result = dict(command=command, machine=f"1 thread, {platform.machine()}, torch {torch.__version__}", seconds=0.0, rows=[], variants={})
+def collect(script, args, images, measured, options=("photographs", "wide", "steps", "size"), **notes):
+    """measured(slice) of one batch of photographs after the other, added to the result file, which is gone on with if it is there.
+
+    options, those that name the command; notes, kept in the file.
+    """
+    command = " ".join([f"python benchmarks/{script}.py"] + [f"--{k} {getattr(args, k)}" for k in options])
+    result = dict(notes, command=command, machine=f"1 thread, {platform.machine()}, torch {torch.__version__}", seconds=0.0, rows=[], variants={})
     if args.results.exists() and not args.quick:
         result = json.loads(args.results.read_text())
-        if result["command"] != command:
-            raise SystemExit(f"{args.results} was made by\n  {result['command']}\nname another file with --results, or delete it.")
+        if result["command"] != command or any(result.get(k) != v for k, v in notes.items()):
+            raise SystemExit(f"{args.results} was made by\n  {result['command']}\nor with other settings: name another file with --results, or delete it.")
     for i in range(len(result["rows"]), len(images.x), args.batch):
-        start = time.process_time()
-        for name, row in measured(images.x[i : i + args.batch], i < args.wide).items():
+        start, at = time.process_time(), slice(i, i + args.batch)
+        for name, row in measured(at).items():
             for key, q in row.items():
                 result["variants"].setdefault(name, {}).setdefault(key, []).extend(q)
-        result["rows"] += images.rows[i : i + args.batch].tolist()
+        result["rows"] += images.rows[at].tolist()
         result["seconds"] = round(result["seconds"] + time.process_time() - start)
         print(f"{len(result['rows'])} photographs, {result['seconds']} s of one core", flush=True)
         if not args.quick:
@@ -128,7 +131,7 @@ def main():
     network = imagenet_classifier("efficientnet_lite0")
     images = photographs(args.size, args.photographs, root=args.data_root)
     fill = channel_mean(images.x, network.preprocess)
-    collect("guided_repeatability", args, images, lambda x, wide: measure(network, x, args.steps, fill, wide))
+    collect("guided_repeatability", args, images, lambda at: measure(network, images.x[at], args.steps, fill, at.start < args.wide))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main():
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     images = photographs(args.size, args.photographs, root=args.data_root)
     fill = images.x.mean((0, 2, 3)).view(1, 3, 1, 1)
-    collect("manifold_repeatability", args, images, lambda x, wide: measure(network, autoencoder, x, args.steps, fill, wide))
+    collect("manifold_repeatability", args, images, lambda at: measure(network, autoencoder, images.x[at], args.steps, fill, at.start < args.wide))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """What every method must keep, on held-out digits in float64: no row sees another, no chunk size matters, ignored pixels get nothing, …"""
+import gc
 from functools import cache
 
 import pytest
@@ -102,6 +103,31 @@ def test_nothing_to_compare_with_no_attribution():
     assert attribute("BlurIG", score(model), torch.full_like(x, 0.3), y).abs().max() < 1e-12
     assert attribute("Expected Gradients", score(model), x[:1], y[:1], references=x[:1]).eq(0).all()
     assert attribute("Input × Gradient", score(model), 0 * x, y).eq(0).all()
+
+
+def most_held(name, steps):
+    """Bytes of the method's tensors alive, at most, whenever the network is asked; eight rows at a time."""
+    model, vae, references, x, y = world()
+    found = []
+
+    def look(*_):
+        tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor]
+        found.append(sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()))
+
+    hook = model.register_forward_pre_hook(look)
+    gc.freeze()  # what was there before is not looked at
+    try:
+        PATHS[name](score(model), vae, references).attribute(x, target=y, n_steps=steps, internal_batch_size=8)
+    finally:
+        gc.unfreeze()
+        hook.remove()
+    return max(found)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_memory_does_not_grow_with_the_number_of_steps(name):
+    few, many = (most_held(name, steps) for steps in (20, 60))
+    assert many - few <= 40 * 3 * 4 * 80  # of each further step and row at most a few codes of 80 bytes; an image would be 8192
 
 
 class Squares(nn.Module):

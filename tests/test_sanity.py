@@ -13,7 +13,7 @@ from torch import nn
 
 from manifold_xai.classifiers import DigitCNN
 from manifold_xai.evaluation.sanity import (
-    TwoLayer, along, complexity, edges, efficient_mprt, hypercube_corners, max_margin_network, mprt, randomised, rank_correlation
+    TwoLayer, along, complexity, edges, efficient_mprt, hypercube_corners, max_margin_network, mprt, planted, randomised, rank_correlation, share_on
 )
 from manifold_xai.score import score, value_and_grad
 
@@ -240,6 +240,55 @@ def test_bad_maps_have_no_complexity():
 def test_edges_are_slopes():
     x = 2 * torch.arange(7.0).view(1, 1, 7, 1).expand(2, 3, 7, 5)
     assert torch.equal(edges(x)[:, :, 1:-1], torch.full((2, 3, 5, 5), 2.0)) and edges(torch.ones(1, 1, 4, 4)).abs().max() == 0
+
+
+# --- a planted mark ------------------------------------------------------------------------------------------------------------
+
+
+def corner(size=6):
+    mark = torch.zeros(size, size, dtype=torch.bool)
+    mark[:2, :3] = True
+    return mark
+
+
+def test_a_mark_is_painted_on_the_rows_asked_for_and_on_a_copy():
+    x, rows = rand(4, 3, 6, 6), torch.tensor([True, False, False, True])
+    before, marked = x.clone(), planted(x, corner(), rows, value=0.5)
+    assert torch.equal(x, before) and torch.equal(marked[~rows], x[~rows])
+    assert (marked[rows][..., corner()] == 0.5).all() and torch.equal(marked[..., ~corner()], x[..., ~corner()])
+    assert torch.equal(planted(x, corner()), planted(x, corner(), torch.ones(4, dtype=torch.bool)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 3]))
+def test_shares_add_up_ignore_sign_and_scale_and_keep_rows_apart(seed, channels):
+    A = torch.randn(5, channels, 6, 6, generator=seeded(seed), dtype=torch.float64)
+    share = share_on(A, corner())
+    assert torch.allclose(share + share_on(A, ~corner()), torch.ones(5, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(share_on(-1e-30 * A, corner()), share, atol=1e-12) and torch.equal(share_on(A[2:3], corner()), share[2:3])
+    by_hand = sum(abs(A[0, c, i, j].item()) for c in range(channels) for i in range(2) for j in range(3)) / A[0].abs().sum().item()
+    assert share[0].item() == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_a_map_of_zeros_has_no_share_and_each_image_may_have_its_own_pixels():
+    where = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
+    where[1] = True
+    assert share_on(torch.zeros(2, 1, 6, 6), where).tolist() == [0, 0] and share_on(torch.ones(2, 1, 6, 6), where).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("mark", [torch.ones(6, 6), torch.ones(5, 6, dtype=torch.bool), torch.ones(1, 2, 3, 6, 6, dtype=torch.bool)], ids=["no bool", "size", "too many"])
+def test_pixels_that_do_not_fit_are_refused(mark):
+    for use in (planted, share_on):
+        with pytest.raises(ValueError, match=r"must be bool and fit images \(2, 3, 6, 6\)"):
+            use(rand(2, 3, 6, 6), mark)
+
+
+def test_rows_that_do_not_fit_and_maps_with_nan_are_refused():
+    for rows in (torch.ones(3, dtype=torch.bool), torch.ones(2)):
+        with pytest.raises(ValueError, match="a bool for each of the 2 images"):
+            planted(rand(2, 3, 6, 6), corner(), rows)
+    with pytest.raises(ValueError, match="NaN"):
+        share_on(torch.full((1, 1, 6, 6), torch.nan), corner())
 
 
 # --- Theorem 1 -----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""Attacks on IG of photographs, and what the maps of other methods make of the same images: the measures of chapter 43, by photograph.
+
+    python benchmarks/attacks.py --data-root FOLDER     (50 photographs, half an hour on one core)
+    python benchmarks/attacks.py --data-root FOLDER --quick
+
+FOLDER holds `taef2` and, for more than eight photographs, `imagenet-sample`. EfficientNet-Lite0 is explained, from black. Each photograph is attacked
+towards the IG map of the next photograph of another class; its ReLU6s are softplus for the attacker, and the class stays the same for the network itself.
+Photographs that are in the result file already are not done again. Numbers only: no photograph is written.
+"""
+
+from pathlib import Path
+
+import torch
+from captum.attr import NoiseTunnel
+from guided_repeatability import arguments, collect
+
+from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG
+from manifold_xai.attribution.methods import IntegratedGradients
+from manifold_xai.autoencoders import taef2
+from manifold_xai.classifiers import imagenet_classifier
+from manifold_xai.data import photographs
+from manifold_xai.evaluation.attacks import map_ssim, softened, targeted_attack, traced_attribution, unit_mass
+from manifold_xai.paths.blur import blur
+from manifold_xai.paths.straight import straight_path
+from manifold_xai.score import score
+
+RESULTS = Path(__file__).parent / "results" / "attacks.json"
+EPS, POINTS, ITERATIONS, SEGMENTS, DRAWS = 8 / 255, 6, 20, 4, 10
+
+
+def methods(f, autoencoder, steps):
+    """Maps of v by name, all from black, of the class that f names."""
+    plain, every = IntegratedGradients(score(f.model, preprocess=f.preprocess)), score(f.model, preprocess=f.preprocess)
+    redrawn = lambda v: autoencoder.decode(autoencoder.encode(v)).detach()
+    asked = lambda method, v: method.attribute(v, target=f.target, n_steps=steps)
+    line = lambda x0, v: path_attribution(f, straight_path(x0, v, steps)).A
+
+    def smooth(v):  # the same noise for every photograph and its attacked copy
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            return NoiseTunnel(plain).attribute(v, nt_samples=DRAWS, nt_samples_batch_size=1, stdevs=0.15, target=f.target, n_steps=max(1, steps // 4))
+
+    return {
+        "IG": lambda v: asked(plain, v),
+        "Smooth IG": smooth,
+        "IG, image blurred": lambda v: line(torch.zeros_like(v), blur(v, 2.0)),
+        "IG, map blurred": lambda v: blur(asked(plain, v).abs(), 2.0),
+        "IG on the reconstruction": lambda v: line(redrawn(torch.zeros_like(v)), redrawn(v)),
+        "EIG": lambda v: asked(EnhancedIG(every, autoencoder), v),
+        "MIG": lambda v: asked(ManifoldIG(every, autoencoder, geodesic=dict(segments=SEGMENTS, iterations=4)), v),
+        "MA-GIG": lambda v: asked(ManifoldAlignedGuidedIG(every, autoencoder), v),
+    }
+
+
+def ig_explain(f):
+    """IG from black on few points, with a graph, of the network that the attacker sees."""
+    soft, t = score(softened(f.model), f.target, preprocess=f.preprocess), torch.linspace(0, 1, POINTS + 1).view(-1, 1, 1, 1, 1)
+    return lambda v, rows: unit_mass(traced_attribution(soft, t * v, rows))
+
+
+def measure(network, autoencoder, x, other, steps):
+    """One list per quantity over the photographs of x, each attacked towards the map of its row of `other`."""
+    model, preprocess = network
+    f, theirs = (score(model, preprocess=preprocess).at(v) for v in (x, other))
+    explain = methods(f, autoencoder, steps)
+    aim = methods(theirs, autoencoder, steps)["IG"](other)
+    attacked = targeted_attack(ig_explain(f), f, x, unit_mass(aim), EPS, iterations=ITERATIONS)
+    noise = (x + EPS * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(6)) - 1)).clamp(0, 1)
+    found = {}
+    for name, ask in explain.items():
+        clean = ask(x)
+        found[name] = dict(attack=map_ssim(clean, ask(attacked.x)), noise=map_ssim(clean, ask(noise)))
+        if name == "IG":
+            found[name] |= dict(before=map_ssim(clean, aim), after=map_ssim(ask(attacked.x), aim))
+    outputs = model(preprocess(attacked.x)).argmax(1)
+    change = (attacked.x - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+    found["image"] = dict(change=change, same_class=(outputs == f.target).double(), kept=attacked.kept)
+    return {name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()} for name, row in found.items()}
+
+
+def main():
+    args = arguments(__doc__, RESULTS, photographs=50, size=96, steps=12, wide=0, batch=2)
+    torch.set_num_threads(1)
+    network = imagenet_classifier("efficientnet_lite0")
+    autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
+    images = photographs(args.size, args.photographs, root=args.data_root)
+    with torch.no_grad():
+        seen = torch.cat([network.model(network.preprocess(part)).argmax(1) for part in images.x.split(16)])
+    n = len(seen)
+    partner = torch.tensor([next(j for k in range(1, n) if seen[j := (i + k) % n] != seen[i]) for i in range(n)])
+    notes = dict(eps=round(EPS, 4), points=POINTS, iterations=ITERATIONS, segments=SEGMENTS, draws=DRAWS)
+    collect("attacks", args, images, lambda at: measure(network, autoencoder, images.x[at], images.x[partner[at]], args.steps), ("photographs", "steps", "size"), **notes)
+
+
+if __name__ == "__main__":
+    main()

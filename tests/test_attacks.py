@@ -1,0 +1,218 @@
+"""Attacks keep their box and their class, reach what can be reached on paper, and compare maps as others do."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.evaluation.attacks import follow, map_ssim, softened, targeted_attack, topk_attack, traced_attribution, unit_mass
+from manifold_xai.score import score
+
+
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Two(nn.Module):
+    """A score and a class that never wins."""
+
+    def __init__(self, fn, low=-50.0):
+        super().__init__()
+        self.fn, self.low = fn, low
+
+    def forward(self, x):
+        return torch.stack([self.fn(x), torch.full_like(x[:, 0], self.low)], 1)
+
+
+def line(x, steps=4):
+    return torch.linspace(0, 1, steps + 1, dtype=x.dtype).view(-1, *[1] * x.ndim) * x
+
+
+def ig(f, steps=4):
+    return lambda x: traced_attribution(f, line(x, steps))
+
+
+def gradient(f):
+    return lambda x: torch.autograd.grad(f(x).sum(), x, create_graph=True)[0]
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """A small smooth network on images, and images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 3)).double().eval()
+    return net, torch.rand(6, 1, 8, 8, dtype=torch.float64, generator=g(1))
+
+
+def test_traced_map_is_the_integrators(smooth):
+    net, x = smooth
+    f = score(net).at(x)
+    bent = torch.cat([line(x, 3), x[None] * torch.rand(2, *x.shape, dtype=x.dtype, generator=g(2)), x[None]])
+    torch.testing.assert_close(traced_attribution(f, bent).detach(), path_attribution(f, bent.detach(), bent[0].detach(), x).A, rtol=1e-10, atol=1e-12)
+
+
+def test_traced_map_has_the_right_slope(smooth):
+    net, x = smooth
+    f = score(net, 1)
+    assert torch.autograd.gradcheck(lambda v: traced_attribution(f, line(v, 3)), x[:1].clone().requires_grad_())
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.2])
+def test_topk_attack_reaches_the_best_on_a_linear_score(eps):
+    w, x = torch.randn(20, generator=g(1)).double(), torch.rand(6, 20, generator=g(2)).double()
+    f, A = score(Two(lambda v: v @ w), 0, "logit"), (w * x).abs()
+    top = A.topk(5, dim=1).indices
+    best = (w.abs() * (x - eps).clamp(min=0)).gather(1, top).sum(1) / A.gather(1, top).sum(1)
+    torch.testing.assert_close(topk_attack(ig(f), f, x, 5, eps, weight=0.0, iterations=80).loss, best, rtol=0, atol=1e-9)
+
+
+def test_targeted_attack_reaches_the_best_on_a_sphere():
+    x, aim = torch.rand(2, 5, 12, generator=g(3)).double()
+    f = score(Two(lambda v: v.square().sum(1) / 2), 0, "logit")
+    found = targeted_attack(gradient(f), f, x, aim, 0.1, weight=0.0, iterations=200)
+    torch.testing.assert_close(found.x, x + (aim - x).clamp(-0.1, 0.1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.loss, (found.x - aim).square().sum(1) / (x - aim).square().sum(1))
+
+
+def test_box_and_class_are_kept(smooth):
+    net, x = smooth
+    f = score(net)
+    explain = lambda v, rows: unit_mass(traced_attribution(score(net, f.at(x).target), line(v), rows))
+    aim = explain(x.flip(0).clone().requires_grad_(), torch.arange(6)).detach()
+    found = targeted_attack(explain, f, x, aim, 0.3, weight=0.0, iterations=30)
+    assert (found.x - x).abs().max() <= 0.3 + 1e-12 and found.x.min() >= 0 and found.x.max() <= 1
+    assert torch.equal(net(found.x).argmax(1), net(x).argmax(1)) and (found.loss <= 1).all() and found.loss.median() < 0.5
+
+
+def test_an_iterate_of_another_class_does_not_count():
+    # the only way towards the aim crosses the border x₀ = 0.5, where the class changes
+    f = score(Two(lambda v: 40 * (v[:, 0] - 0.5), low=0.0), output="logit")
+    x = torch.tensor([[0.9, 0.5]])
+    found = targeted_attack(lambda v: v * 1, f, x, torch.tensor([[0.0, 0.5]]), 0.8, weight=0.0, iterations=40, lr=0.05)
+    assert 0.5 < found.x[0, 0] < 0.56 and found.kept[0] < 0.5
+
+
+def test_a_row_that_never_keeps_its_class_comes_back_as_it_was():
+    f = score(Two(lambda v: 1e3 * (v[:, 0] - 0.6), low=0.0), output="logit")
+    x = torch.tensor([[0.601, 0.5]])
+    found = targeted_attack(lambda v: v * 1, f, x, torch.tensor([[0.0, 0.5]]), 0.5, weight=0.0, iterations=3, lr=0.1)
+    assert torch.equal(found.x, x) and found.loss == 1 and found.kept == 0
+
+
+def test_the_score_is_held_by_its_weight(smooth):
+    net, x = smooth
+    f, explain = score(net, output="logit").at(x), gradient(score(net, 0, "logit"))
+    aim = torch.randn(x.shape, generator=g(5)).double()
+    moved = [(f(targeted_attack(explain, f, x, aim, 0.3, weight=w, iterations=60, lr=0.01).x) - f(x)).abs().mean() for w in (0.0, 1e3)]
+    assert moved[1] < 0.2 * moved[0]
+
+
+def test_rows_do_not_see_each_other(smooth):
+    net, x = smooth
+    f = score(net).at(x)
+    explain = lambda v, rows: unit_mass(traced_attribution(score(net, f.target), line(v), rows))
+    aim = unit_mass(torch.rand(x.shape, generator=g(6)).double())
+    attack = lambda batch: targeted_attack(explain, f, x, aim, 0.1, iterations=10, batch=batch)
+    for a, b in zip(attack(1), attack(6)):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+    top = [topk_attack(explain, f, x, 5, 0.1, iterations=5, batch=batch).x for batch in (2, 6)]
+    torch.testing.assert_close(*top, rtol=0, atol=1e-9)
+
+
+class Functional(nn.Module):
+    """Every rectifier that is replaced, called in every way."""
+
+    def forward(self, x):
+        F = nn.functional
+        once = torch.relu(x) + F.relu(x) + x.relu() + nn.ReLU(inplace=True)(x * 1) + F.relu(x * 1, inplace=True)
+        return once + F.relu6(9 * x) + nn.ReLU6()(9 * x) + F.hardtanh(x, -0.5, 0.5) + F.hardtanh(x) + nn.LeakyReLU(0.3)(x) + F.leaky_relu(x)
+
+
+def test_softened_approaches_the_network_and_has_curvature():
+    x = torch.linspace(-1, 1, 41).double()
+    apart = [(softened(Functional(), beta)(x) - Functional()(x)).abs().max().item() for beta in (10, 100, 1000)]
+    assert apart[0] / apart[1] == pytest.approx(10, rel=0.3) and apart[1] / apart[2] == pytest.approx(10, rel=0.3)
+
+    def bend(model, x):
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.sum(), x)[0] if slope.requires_grad else torch.zeros_like(x)
+
+    assert bend(Functional(), x + 0.013).abs().max() == 0 and bend(softened(Functional(), 10), x).abs().max() > 1
+
+
+def test_softened_lets_go_afterwards():
+    x = torch.linspace(-1, 1, 5)
+    before = torch.relu(x)
+    softened(nn.ReLU(), 2.0)(x)
+    assert torch.equal(torch.relu(x), before)
+
+
+def test_ssim_is_scikit_images():
+    from skimage.metrics import structural_similarity
+
+    A, B = torch.randn(2, 3, 3, 24, 20, generator=g(7)).double()
+    maps = [(M.abs().sum(1) / M.abs().sum(1).amax((1, 2), keepdim=True)).numpy() for M in (A, B)]
+    how = dict(data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
+    # torchmetrics mirrors the image at its edge, without repeating the edge itself, and takes the mean over all windows
+    theirs = [structural_similarity(*(np.pad(m, 5, "reflect") for m in pair), **how)[1][5:-5, 5:-5].mean() for pair in zip(*maps)]
+    torch.testing.assert_close(map_ssim(A, B), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert map_ssim(A[:1], B[:1]).shape == (1,)
+
+
+def test_follow_moves_the_end_and_keeps_the_shape():
+    gamma_z, z1 = torch.randn(6, 3, 4, generator=g(8)), torch.randn(3, 4, generator=g(9)).requires_grad_()
+    torch.testing.assert_close(follow(gamma_z, gamma_z[-1]), gamma_z)
+    moved = follow(gamma_z, z1)
+    assert torch.equal(moved[0], gamma_z[0])
+    torch.testing.assert_close(moved[-1], z1)
+    share = torch.rand(6, 3, 4, generator=g(10))
+    (slope,) = torch.autograd.grad(follow(gamma_z, z1, share).sum(), z1)
+    torch.testing.assert_close(slope, share.sum(0))
+
+
+def bad(**changes):
+    f = score(Two(lambda v: v.square().sum(1)), output="logit")
+    x = torch.full((2, 12), 0.5)
+    return dict(explain=gradient(f.at(x)), f=f, x=x, aim=torch.zeros(2, 12), eps=0.1) | changes
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(eps=0.0), "`eps` must be above 0"),
+        (dict(iterations=0), "`iterations` at least 1"),
+        (dict(x=torch.full((2, 12), 1.5)), r"`x` must be in \[0, 1\]"),
+        (dict(x=torch.full((2, 12), float("nan"))), "must be finite"),
+        (dict(aim=torch.zeros(2, 11)), "`aim` must hold finite maps"),
+        (dict(aim=torch.full((2, 12), float("inf"))), "`aim` must hold finite maps"),
+        (dict(explain=lambda v: v.detach()), "with a graph back to x"),
+        (dict(explain=lambda v: v.sum()), "one map per row"),
+        (dict(f=lambda v: v.sum(1)), "has to see that the predicted class stays"),
+        (dict(f=score(Two(lambda v: v.sum(1)), lambda out: out[:, 0])), "has to see that the predicted class stays"),
+    ],
+)
+def test_bad_input(changes, says):
+    with pytest.raises(ValueError, match=says):
+        targeted_attack(**bad(**changes))
+
+
+@pytest.mark.parametrize("k", [0, 12])
+def test_bad_k(k):
+    how = bad()
+    how.pop("aim")
+    with pytest.raises(ValueError, match="k must be at least 1 and below the 12"):
+        topk_attack(**how, k=k)
+
+
+def test_other_bad_input():
+    with pytest.raises(ValueError, match="beta must be above 0"):
+        softened(nn.ReLU(), 0)
+    with pytest.raises(ValueError, match="at least 11×11"):
+        map_ssim(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="must be finite"):
+        map_ssim(torch.full((2, 1, 16, 16), float("nan")), torch.rand(2, 1, 16, 16))
+    with pytest.raises(ValueError, match="must be the path's end"):
+        follow(torch.zeros(4, 2, 3), torch.zeros(2, 4))

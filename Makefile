@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/manifold-xai run
 
-.PHONY: course test chapters lint tests outputs weights lock hooks bench clean
+.PHONY: course test chapters lint tests outputs evidence weights lock hooks bench clean
 
 course: .venv/ready           ## every chapter at reading size: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu
@@ -35,6 +35,10 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(BIN)/nbdev-clean
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write
+
+evidence: .venv/ready         ## hours: more images and seeds for the ledger, resumable; its numbers then decide the verdicts
+	$(RUN) --profile evidence --resume
+	cp _out/evidence/ledger.json nbs/results/evidence.json
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
 	$(BIN)/python -c "from manifold_xai import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"

@@ -83,3 +83,18 @@ def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "claims" / "MIG-06.json").write_text(text)
     with pytest.raises(ValueError, match="MIG-06.json is not the record of a claim"):
         results(tmp_path)
+
+
+def test_evidence_decides_where_code_and_data_are_the_same(tmp_path):
+    n = int(claims()["MAGIG-17"]["n_min"])
+    put(tmp_path, "MAGIG-17", a=Estimate(0.2, 0.1, 0.3, n), b=Estimate(0.3, 0.1, 0.5, n))
+    short = results(tmp_path)["MAGIG-17"] | {"key": dict(code="c", data="d", settings="s")}
+    long = short | {"profile": "evidence", "conditions": {"a": Estimate(-0.2, -0.3, -0.1, 9 * n), "b": Estimate(0.3, 0.2, 0.4, 9 * n), "c": Estimate(0.1, 0.05, 0.2, 9 * n)}}
+    judged = lambda evidence: next(r for r in ledger({"MAGIG-17": short}, evidence={"MAGIG-17": evidence}) if r.claim == "MAGIG-17")
+    assert (judged(long).verdict, judged(long).profile, judged(long).n) == ("mixed", "evidence", 9 * n)
+    assert "cpu agrees on 1 of 2 conditions" in judged(long).why
+    for key in (dict(code="c", data="other"), dict(code="other", data="d"), {}):
+        assert (judged(long | {"key": key}).verdict, judged(long | {"key": key}).profile) == ("reproduced", "cpu")
+    assert ledger({"MAGIG-17": {k: v for k, v in short.items() if k != "key"}}, evidence={"MAGIG-17": {k: v for k, v in long.items() if k != "key"}})[
+        list(claims()).index("MAGIG-17")
+    ].profile == "cpu"

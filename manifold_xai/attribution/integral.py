@@ -6,6 +6,7 @@ __all__ = ['RULES', 'INTEGRANDS', 'Attribution', 'path_attribution', 'integrate'
 # %% ../../nbs/30_path_integrals.ipynb #3a04b232
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -160,20 +161,23 @@ class _Walk:
         """Add the segments of the run to A; its last point begins the next run."""
         if len(self.run) < 2:
             return
-        x = torch.stack([point.x for point in self.run])
-        dx = x.to(self.A.dtype).diff(dim=0)
-        self.segments += len(dx)
-        dx = dx if self.integrand == "path" else torch.ones_like(dx)
+        pieces = self.pieces()
+        for piece in pieces if self.refine is None else self.subdivided(torch.stack(list(pieces))):
+            self.A += piece
+        self.segments += len(self.run) - 1
+        self.run = self.run[-1:]
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Gradient times displacement, like A, of one segment of the run after the other: a segment fits the cache where a run may not."""
         if self.rule == "midpoint":
-            pieces = self.measure((x[1:] + x[:-1]) / 2)[1] * dx
+            grads = self.measure(torch.stack([(here.x + there.x) / 2 for here, there in pairwise(self.run)]))[1]
         else:
             self.fill()
-            grad = torch.stack([point.grad for point in self.run]).to(self.A.dtype)
-            pieces = (grad[:-1] if self.rule == "left" else (grad[:-1] + grad[1:]) / 2) * dx
-        if self.refine is not None:
-            self.subdivide(x.to(self.A.dtype), grad, pieces)
-        self.A += pieces.sum(0)
-        self.run = self.run[-1:]
+            grads = [point.grad for point in self.run]
+            grads = grads if self.rule == "left" else ((here.to(self.A.dtype) + there) / 2 for here, there in pairwise(grads))
+        for grad, (here, there) in zip(grads, pairwise(self.run)):
+            grad = grad.to(self.A.dtype)
+            yield grad * (there.x.to(grad.dtype) - here.x) if self.integrand == "path" else grad
 
     def fill(self):
         """Fill in the gradients that the run's points did not bring, and the scores that come with them."""
@@ -194,15 +198,16 @@ class _Walk:
         value = values(self.f, point.x, self.rows, self.chunks) if point.value is None else point.value
         return value.detach().to(self.A.dtype)
 
-    def subdivide(self, x, grad, pieces):
-        """Replace, in `pieces`, each row's segments whose own gap is above `refine` by sums over their halves."""
+    def subdivided(self, pieces: Tensor) -> Tensor:
+        """`pieces` of the run's segments, (k, b, ...), those whose own gap in a row is above `refine` replaced by sums over their halves."""
         self.run = [Step(point.x, point.grad, self.value(point)) for point in self.run]
-        value = torch.stack([point.value for point in self.run])
+        x, grad, value = (torch.stack([point[k] for point in self.run]).to(self.A.dtype) for k in range(3))
         t, b = ((pieces.flatten(2).sum(2) - value.diff(dim=0)).abs() > self.refine).nonzero(as_tuple=True)
         if len(t):
             ends = ([v[t, b] for v in (x, grad, value)], [v[t + 1, b] for v in (x, grad, value)])
             measure = lambda x, rows: value_and_grad(self.f, x.to(self.first.x.dtype), rows, self.chunks)
             pieces[t, b] = _halved(measure, *ends, b, self.refine)
+        return pieces
 
 # %% ../../nbs/30_path_integrals.ipynb #576521db
 def _left_out(walk, point, value, end, place, name, own):

@@ -53,17 +53,22 @@ def guided_step(
     away = b - a
     n = away.shape[1]
     k = int(fraction * (n - 1)) + 1
-    order = grad.flatten(1).abs().masked_fill(away == 0, torch.inf).argsort(dim=1, stable=True)
+    order = _bits(grad.flatten(1).abs().masked_fill(away == 0, torch.inf)).argsort(dim=1, stable=True)
     distance = F.pad(away.abs().gather(1, order), (0, -n % k)).unflatten(1, (-1, k)).sum(2)  # of each group, (b, groups)
     before = distance.cumsum(1) - distance
     share = ((budget.to(dtype)[:, None] - before) / distance).nan_to_num(0.0).clamp(max=1)  # 0/0: a group that has arrived
     share[:, int(bool(slerp)) :].clamp_(min=0)
     share = torch.empty_like(a).scatter_(1, order, share.repeat_interleave(k, 1)[:, :n])
-    moved = torch.where(share == 1, b, a + share * away)
+    moved = torch.lerp(a, b, share)  # exactly b where the share is 1
     if slerp:
         partial = (share != 0) & (share < 1) & (away != 0)
         moved = torch.where(partial, _on_great_circle(a, b, share, partial, k, slerp == "published"), moved)
     return moved.view_as(position).to(position.dtype)
+
+
+def _bits(key):
+    "Numbers ≥ 0 read as integers: the order is the same, and sorting is a quarter faster."
+    return key.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[key.element_size()])
 
 
 def _on_great_circle(a, b, share, partial, k, published):

@@ -21,13 +21,13 @@ from manifold_xai.attribution.methods import IntegratedGradients
 from manifold_xai.autoencoders import taef2
 from manifold_xai.classifiers import imagenet_classifier
 from manifold_xai.data import photographs
-from manifold_xai.evaluation.attacks import map_ssim, softened, targeted_attack, traced_attribution, unit_mass
+from manifold_xai.evaluation.attacks import map_correlation, map_ssim, softened, targeted_attack, traced_attribution, unit_mass
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 
 RESULTS = Path(__file__).parent / "results" / "attacks.json"
-EPS, POINTS, ITERATIONS, SEGMENTS, DRAWS = 8 / 255, 6, 20, 4, 10
+EPS, POINTS, ITERATIONS, SEGMENTS, SWEEPS, DRAWS = 8 / 255, 6, 20, 4, 2, 10
 
 
 def methods(f, autoencoder, steps):
@@ -46,10 +46,9 @@ def methods(f, autoencoder, steps):
         "IG": lambda v: asked(plain, v),
         "Smooth IG": smooth,
         "IG, image blurred": lambda v: line(torch.zeros_like(v), blur(v, 2.0)),
-        "IG, map blurred": lambda v: blur(asked(plain, v).abs(), 2.0),
         "IG on the reconstruction": lambda v: line(redrawn(torch.zeros_like(v)), redrawn(v)),
         "EIG": lambda v: asked(EnhancedIG(every, autoencoder), v),
-        "MIG": lambda v: asked(ManifoldIG(every, autoencoder, geodesic=dict(segments=SEGMENTS, iterations=4)), v),
+        "MIG": lambda v: asked(ManifoldIG(every, autoencoder, geodesic=dict(segments=SEGMENTS, iterations=SWEEPS)), v),
         "MA-GIG": lambda v: asked(ManifoldAlignedGuidedIG(every, autoencoder), v),
     }
 
@@ -58,6 +57,14 @@ def ig_explain(f):
     """IG from black on few points, with a graph, of the network that the attacker sees."""
     soft, t = score(softened(f.model), f.target, preprocess=f.preprocess), torch.linspace(0, 1, POINTS + 1).view(-1, 1, 1, 1, 1)
     return lambda v, rows: unit_mass(traced_attribution(soft, t * v, rows))
+
+
+ALIKE = dict(ssim=map_ssim, correlation=map_correlation)
+
+
+def likeness(clean, attacked, noisy):
+    """How much of a clean map is left after the attack and after noise of the same size, by SSIM and by correlation."""
+    return {f"{what}_{how}": alike(clean, A) for what, A in (("attack", attacked), ("noise", noisy)) for how, alike in ALIKE.items()}
 
 
 def measure(network, autoencoder, x, other, steps):
@@ -70,10 +77,11 @@ def measure(network, autoencoder, x, other, steps):
     noise = (x + EPS * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(6)) - 1)).clamp(0, 1)
     found = {}
     for name, ask in explain.items():
-        clean = ask(x)
-        found[name] = dict(attack=map_ssim(clean, ask(attacked.x)), noise=map_ssim(clean, ask(noise)))
+        maps = [ask(v) for v in (x, attacked.x, noise)]
+        found[name] = likeness(*maps)
         if name == "IG":
-            found[name] |= dict(before=map_ssim(clean, aim), after=map_ssim(ask(attacked.x), aim))
+            found["IG, map blurred"] = likeness(*(blur(A.abs(), 2.0) for A in maps))
+            found["target"] = {f"{when}_{how}": alike(A, aim) for when, A in zip(("before", "after"), maps) for how, alike in ALIKE.items()}
     outputs = model(preprocess(attacked.x)).argmax(1)
     change = (attacked.x - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
     found["image"] = dict(change=change, same_class=(outputs == f.target).double(), kept=attacked.kept)
@@ -90,7 +98,7 @@ def main():
         seen = torch.cat([network.model(network.preprocess(part)).argmax(1) for part in images.x.split(16)])
     n = len(seen)
     partner = torch.tensor([next(j for k in range(1, n) if seen[j := (i + k) % n] != seen[i]) for i in range(n)])
-    notes = dict(eps=round(EPS, 4), points=POINTS, iterations=ITERATIONS, segments=SEGMENTS, draws=DRAWS)
+    notes = dict(eps=round(EPS, 4), points=POINTS, iterations=ITERATIONS, segments=SEGMENTS, sweeps=SWEEPS, draws=DRAWS)
     collect("attacks", args, images, lambda at: measure(network, autoencoder, images.x[at], images.x[partner[at]], args.steps), ("photographs", "steps", "size"), **notes)
 
 

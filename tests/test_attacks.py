@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.evaluation.attacks import follow, map_ssim, softened, targeted_attack, topk_attack, traced_attribution, unit_mass
+from manifold_xai.evaluation.attacks import follow, map_correlation, map_ssim, softened, targeted_attack, topk_attack, traced_attribution, unit_mass
 from manifold_xai.score import score
 
 
@@ -101,12 +101,17 @@ def test_a_row_that_never_keeps_its_class_comes_back_as_it_was():
     assert torch.equal(found.x, x) and found.loss == 1 and found.kept == 0
 
 
-def test_the_score_is_held_by_its_weight(smooth):
+def test_the_lead_is_held_by_its_weight(smooth):
     net, x = smooth
-    f, explain = score(net, output="logit").at(x), gradient(score(net, 0, "logit"))
+    f, explain = score(net, output="logit"), gradient(score(net, 0, "logit"))
     aim = torch.randn(x.shape, generator=g(5)).double()
-    moved = [(f(targeted_attack(explain, f, x, aim, 0.3, weight=w, iterations=60, lr=0.01).x) - f(x)).abs().mean() for w in (0.0, 1e3)]
-    assert moved[1] < 0.2 * moved[0]
+
+    def lead(x):
+        first, second = net(x).topk(2, dim=1).values.T
+        return (first - second).detach()
+
+    lost = [(lead(x) - lead(targeted_attack(explain, f, x, aim, 0.3, weight=w, iterations=60, lr=0.01).x)).clamp(min=0).mean() for w in (0.0, 100.0)]
+    assert lost[1] < 0.2 * lost[0]
 
 
 def test_rows_do_not_see_each_other(smooth):
@@ -162,6 +167,15 @@ def test_ssim_is_scikit_images():
     assert map_ssim(A[:1], B[:1]).shape == (1,)
 
 
+def test_correlation_is_scipys():
+    from scipy.stats import pearsonr
+
+    A, B = torch.randn(2, 3, 3, 8, 8, generator=g(11)).double()
+    maps = [M.abs().sum(1).flatten(1).numpy() for M in (A, B)]
+    torch.testing.assert_close(map_correlation(A, B), torch.tensor([pearsonr(a, b)[0] for a, b in zip(*maps)]), rtol=0, atol=1e-10)
+    assert map_correlation(0 * A, B).abs().max() == 0
+
+
 def test_follow_moves_the_end_and_keeps_the_shape():
     gamma_z, z1 = torch.randn(6, 3, 4, generator=g(8)), torch.randn(3, 4, generator=g(9)).requires_grad_()
     torch.testing.assert_close(follow(gamma_z, gamma_z[-1]), gamma_z)
@@ -214,5 +228,9 @@ def test_other_bad_input():
         map_ssim(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8))
     with pytest.raises(ValueError, match="must be finite"):
         map_ssim(torch.full((2, 1, 16, 16), float("nan")), torch.rand(2, 1, 16, 16))
+    with pytest.raises(ValueError, match="two classes or more"):
+        targeted_attack(**bad(f=score(lambda v: v.sum(1, keepdim=True), output="logit")))
+    with pytest.raises(ValueError, match="must have one shape"):
+        map_correlation(torch.rand(2, 4), torch.rand(2, 5))
     with pytest.raises(ValueError, match="must be the path's end"):
         follow(torch.zeros(4, 2, 3), torch.zeros(2, 4))

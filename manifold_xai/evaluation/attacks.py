@@ -6,7 +6,7 @@
 __all__ = ['traced_attribution', 'unit_mass', 'softened', 'Attacked', 'targeted_attack', 'topk_attack', 'map_ssim',
            'map_correlation', 'follow']
 
-# %% ../../nbs/43_attacks.ipynb #4c682390
+# %% ../../nbs/43_attacks.ipynb #f4596a2d
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..score import Chunks, Score, check_input, takes_rows
 
-# %% ../../nbs/43_attacks.ipynb #67041577
+# %% ../../nbs/43_attacks.ipynb #56a65546
 def traced_attribution(f: Callable, gamma: Tensor, rows: Tensor | None = None) -> Tensor:
     """The map of `path_attribution` (trapezoid) as a function that can be differentiated, down to whatever `gamma` was computed from.
 
@@ -33,7 +33,7 @@ def traced_attribution(f: Callable, gamma: Tensor, rows: Tensor | None = None) -
     grad = grad.unflatten(0, gamma.shape[:2])
     return ((grad[:-1] + grad[1:]) / 2 * gamma.diff(dim=0)).sum(0)
 
-# %% ../../nbs/43_attacks.ipynb #b69ab5b8
+# %% ../../nbs/43_attacks.ipynb #e8b7deb3
 def unit_mass(A: Tensor) -> Tensor:
     """|A|, summed over channels, as shares that add up to 1 in each row: (b, 1, H, W), or (b, d). A map of zeros stays so.
 
@@ -42,7 +42,7 @@ def unit_mass(A: Tensor) -> Tensor:
     A = A.abs().sum(1, keepdim=True) if A.ndim > 2 else A.abs()
     return A / A.flatten(1).sum(1).clamp_min(torch.finfo(A.dtype).tiny).view(-1, *[1] * (A.ndim - 1))
 
-# %% ../../nbs/43_attacks.ipynb #a04ce4a0
+# %% ../../nbs/43_attacks.ipynb #3e8521bd
 class _Softly(TorchFunctionMode):
     """While it is on, rectifiers are softplus with sharpness beta, whether modules or functions call them."""
 
@@ -79,7 +79,7 @@ def softened(model: Callable, beta: float = 30.0) -> Callable:
 
     return soft
 
-# %% ../../nbs/43_attacks.ipynb #bed2df8c
+# %% ../../nbs/43_attacks.ipynb #a1b85429
 class Attacked(NamedTuple):
     """Images after an attack on their explanation."""
 
@@ -137,7 +137,7 @@ def _check_attack(f, x, eps, iterations):
     if not eps > 0 or iterations < 1:
         raise ValueError(f"`eps` must be above 0 and `iterations` at least 1, got {eps} and {iterations}.")
 
-# %% ../../nbs/43_attacks.ipynb #443c1fb0
+# %% ../../nbs/43_attacks.ipynb #10f18a5d
 def targeted_attack(
     explain: Callable,
     f: Score,
@@ -213,7 +213,7 @@ def _mapped(explain, x, rows):
 def _squares(v):
     return v.square().flatten(1).sum(1)
 
-# %% ../../nbs/43_attacks.ipynb #d9bbfe40
+# %% ../../nbs/43_attacks.ipynb #fad2c1cd
 def map_ssim(A: Tensor, B: Tensor) -> Tensor:
     """Structural similarity of two maps, row by row, (b,), at most 1: Σ|A| over channels, over its maximum, in windows of 11×11 (σ = 1.5).
 
@@ -243,7 +243,7 @@ def map_correlation(A: Tensor, B: Tensor) -> Tensor:
     a, b = (M - M.mean(1, keepdim=True) for M in (unit_mass(A).flatten(1), unit_mass(B).flatten(1)))
     return F.cosine_similarity(a, b, eps=1e-30)
 
-# %% ../../nbs/43_attacks.ipynb #527826c3
+# %% ../../nbs/43_attacks.ipynb #ff68487d
 def follow(gamma_z: Tensor, z1: Tensor, share: Tensor | None = None) -> Tensor:
     """A latent path kept in shape while its end moves to z1: each point moves by its share of the way; (T+1, b, ...), with a graph to z1.
 

@@ -252,3 +252,13 @@ def test_one_segment_has_nothing_to_move_and_two_have_one_point(solver, steps):
     found = geodesic(bent(), z0, z1, steps, solver)
     assert found.gamma_z.shape == (steps + 1, 3, 3) and torch.equal(found.gamma_z[0], z0) and torch.equal(found.gamma_z[-1], z1)
     assert (found.E <= path_energy(bent(), latent_line(z0, z1, steps)) * (1 + 1e-12)).all()
+
+
+def test_blocks_between_frames_are_those_of_a_jacobian_that_goes_straight_from_frame_to_frame():
+    from manifold_xai.geometry.geodesic import _Surface
+
+    flat, line = nn.Linear(3, 12).double().requires_grad_(False), latent_line(*ends(), 24)
+    square = lambda z: flat(z) ** 2  # its Jacobian is linear in z, so nothing is lost between frames of a line
+    exact, near = (ask(_Surface(square, torch.zeros(3).double())) for ask in (lambda s: s.blocks(line), lambda s: s.blocks_between(line, most=7)))
+    for theirs, ours in zip(exact, near):
+        torch.testing.assert_close(ours, theirs)

@@ -18,7 +18,7 @@ from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG, Ma
 from manifold_xai.autoencoders import ResidualVAE, adapt, digit_vae, from_diffusers
 from manifold_xai.classifiers import digit_classifier
 from manifold_xai.geometry import worlds
-from manifold_xai.geometry.geodesic import unevenness
+from manifold_xai.geometry.geodesic import geodesic, unevenness
 from manifold_xai.geometry.metric import latent_line, path_chords
 from manifold_xai.paths.manifold import anchored, decoded_path, encoded, enhanced_path, lay, manifold_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
@@ -215,7 +215,22 @@ def test_fewer_segments_lie_on_the_same_curve():
     assert len(coarse) == len(fine) and len(coarse.notes["geodesic"].gamma_z) == 17
     assert (coarse.stack() - fine.stack()).abs().max() < 2e-3  # a cubic through 17 points, h⁴
     assert (fine.stack() - enhanced_path(GLOBE, *ENDS, 64).stack()).abs().max() > 0.05  # and not on the latent line
-    assert len(manifold_path(GLOBE, *ENDS, 64).notes["geodesic"].gamma_z) == 51 and len(manifold_path(GLOBE, *ENDS, 20).notes["geodesic"].gamma_z) == 21
+
+
+def test_twelve_segments_laid_and_settled_are_the_geodesic_at_every_point(held_out):
+    vae, x = digit_vae(), held_out.x[:4]
+    ends, T = (torch.zeros_like(x), x), 100
+    settled, laid, every = (manifold_path(vae, *ends, T, **how) for how in ({}, dict(segments=12), dict(segments=T)))
+    energy = lambda path: T / 2 * path.stack().diff(dim=0).flatten(2).square().sum((0, 2))
+    found = settled.notes["geodesic"]
+    assert found.gamma_z.shape == (T + 1, 4, 10) and len(laid.notes["geodesic"].gamma_z) == 13
+    torch.testing.assert_close(found.E, energy(settled), rtol=1e-4, atol=0)
+    more = geodesic(vae.decode, *map(vae.encode, ends), T, start=found.gamma_z, continuation=False, iterations=10, tol=0.0).E
+    assert (1 - more / found.E).mean() < 1e-3  # at its own limit …
+    assert (energy(settled) / energy(every) - 1).mean() < 1e-3 < 1e-2 < (energy(laid) / energy(every) - 1).mean()  # … which is the others'
+    assert (found.iterations == laid.notes["geodesic"].iterations + 3).all()
+    assert manifold_path(vae, *ends, T, polish=12).notes["geodesic"].converged.float().mean() > 0.5
+    assert len(manifold_path(GLOBE, *ENDS, 10).notes["geodesic"].gamma_z) == 11  # fewer than twelve: solved once, where they are
 
 
 def test_solver_options_reach_the_solver():
@@ -332,6 +347,7 @@ def test_a_geodesic_is_solved_once():
     counted = Counted()
     gamma = manifold_path(counted, x0, x, 20)
     solved = counted.points
+    assert len(gamma.notes["geodesic"].gamma_z) == 21
     for walks in (1, 2):
         path_attribution(wavy, gamma)
         assert counted.points == solved + 1 + walks * 2 * 21  # one row, once, to look for kinks

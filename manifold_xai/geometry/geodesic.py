@@ -146,6 +146,21 @@ def _blocks(self, gamma_z):
     return [torch.cat(blocks, 1) for blocks in zip(*groups)]
 
 
+def _blocks_between(self, gamma_z, most=50):
+    "The same from the Jacobians of at most most + 1 frames, and lines between them: near enough for a guess, and cheap for fine paths."
+    T = len(gamma_z) - 1
+    if T <= most:
+        return self.blocks(gamma_z)
+    at = torch.linspace(0, T, most + 1, device=gamma_z.device).round().long()
+    D, O = self.blocks(torch.cat([gamma_z[:1], gamma_z[at], gamma_z[-1:]]))
+    i = torch.arange(1, T, device=at.device)
+    k = torch.searchsorted(at, i, right=True) - 1
+    share = lambda i, k: ((i - at[k]) / (at[k + 1] - at[k])).to(D)[:, None, None, None]
+    product = lambda k, u, v: torch.lerp(torch.lerp(D[k], O[k], v), torch.lerp(O[k].mT, D[k + 1], v), u)  # J at u, transposed, times J at v
+    u = share(i, k)
+    return product(k, u, u), product(k[:-1], u[:-1], share(i[:-1] + 1, k[:-1]))
+
+
 def _product(self, gamma_z, v, rows=slice(None)):
     "The Gauss–Newton matrix, ridge included, times v (T−1, b, d), without forming it."
     return self.in_tiles(lambda tiles: _tiled_product(self, gamma_z, v, rows, tiles), gamma_z)
@@ -165,7 +180,7 @@ def _held(v):
     return torch.cat([torch.zeros_like(v[:1]), v, torch.zeros_like(v[:1])])  # zero at both ends
 
 
-_Surface.blocks, _Surface.product = _blocks, _product
+_Surface.blocks, _Surface.blocks_between, _Surface.product = _blocks, _blocks_between, _product
 
 # %% ../../nbs/21_geodesics.ipynb #7b5f5ecd
 class _Gradient:
@@ -259,7 +274,7 @@ class _QuasiNewton(_Gradient):
     def __init__(self, surface, gamma_z, at):
         super().__init__(surface, gamma_z, at)
         self.small = gamma_z.shape[2] <= 64
-        self.guess = _tied(*surface.blocks(gamma_z), surface.ridge, 1e-3) if self.small else _Springs((self.stretch + self.scale / 10).T)
+        self.guess = _tied(*surface.blocks_between(gamma_z), surface.ridge, 1e-3) if self.small else _Springs((self.stretch + self.scale / 10).T)
         self.steps = gamma_z.new_zeros(self.pairs, *gamma_z[1:-1].shape)
         self.dgrads = torch.zeros_like(self.steps)
         self.curvature = torch.full_like(self.steps[:, 0, :, 0], math.inf)  # infinite: no pair yet
@@ -277,7 +292,7 @@ class _QuasiNewton(_Gradient):
 
     def accepted(self, rows, gamma_z, step, dgrad, size):
         if self.small and (poor := size < 0.3).any():  # it took two refusals: the guess is of another place
-            self.guess.replace(rows[poor], _tied(*self.surface.blocks(gamma_z[:, poor]), self.surface.ridge[rows[poor]], 1e-3))
+            self.guess.replace(rows[poor], _tied(*self.surface.blocks_between(gamma_z[:, poor]), self.surface.ridge[rows[poor]], 1e-3))
             self.curvature[:, rows[poor]] = math.inf
             rows, step, dgrad = rows[~poor], step[:, ~poor], dgrad[:, ~poor]
         sy = _dot(step, dgrad)

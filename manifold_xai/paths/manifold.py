@@ -127,13 +127,13 @@ def enhanced_path(
 
 # %% ../../nbs/32_manifold.ipynb #65116138
 @torch.no_grad()
-def lay(decode: Decoder, gamma_z: Tensor, steps: int, batch: int | None = None) -> Tensor:
+def lay(decode: Decoder, gamma_z: Tensor, steps: int, batch: int | None = None, rounds: int = 4) -> Tensor:
     """The same latent curves with `steps` segments, equally long in the image: (steps + 1, b, ...), ends kept.
 
-    Parameters: decode, (n, ...) -> (n, ...); gamma_z, latent paths (T+1, b, ...); batch, points decoded together.
+    Parameters: decode, (n, ...) -> (n, ...); gamma_z, latent paths (T+1, b, ...); batch, points decoded together; rounds of measuring.
     """
     chords = gamma_z.new_ones(len(gamma_z) - 1, gamma_z.shape[1])
-    for _ in range(4):  # first in the path's own timing, then by what the chords measure
+    for _ in range(rounds):  # first in the path's own timing, then by what the chords measure
         gamma_z = resample(gamma_z, chords, steps)
         chords = path_chords(decode, gamma_z, batch)
     return resample(gamma_z, chords, steps)
@@ -148,20 +148,28 @@ def manifold_path(
     jump: int = 10,
     *,
     segments: int | None = None,
+    polish: int | None = None,
     batch: int | None = None,
     **options,
 ) -> Path:
     """The path of Manifold IG: the geodesic between the codes of x0 and x, decoded.
 
-    Parameters: as in `enhanced_path`; segments, the geodesic is solved for so many, and the points of `steps` are then laid on it:
-    fewer are cheaper; None: as many as `steps`, but at most 50; options, such as solver, iterations, tol: as in `geodesic`.
-    Returns: a Path; its notes hold the `Geodesic` as it was solved, with E, L and converged for each row.
+    Parameters: as in `enhanced_path`; segments, the geodesic is solved for so many, and the points of `steps` are then laid on it; polish,
+    iterations that all the laid points are given to settle. None, None: 12 segments, or `steps` if that is less, and 3; segments alone: 0.
+    Options, such as solver, iterations, tol: as in `geodesic`, for both.
+    Returns: a Path; its notes hold the `Geodesic` as it was solved last, with E, L and converged for each row (three iterations are
+    too few for that to be told; about eight show it).
     Raises: ValueError as `enhanced_path` and `geodesic`. Source: Zaher et al. 2024, §3.2 and App. A, with the sign of eq. 6 corrected.
     """
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
     ends = encoded(autoencoder, x0, batch), encoded(autoencoder, x, batch)
-    segments = min(steps, 50) if segments is None else segments
-    found = geodesic(autoencoder.decode, *ends, segments, batch=batch, **options)
-    gamma_z = found.gamma_z if segments == steps else lay(autoencoder.decode, found.gamma_z, steps, batch)
-    return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch, geodesic=found)
+    polish = (3 if segments is None else 0) if polish is None else polish
+    decode, segments = autoencoder.decode, min(steps, 12) if segments is None else segments
+    found = geodesic(decode, *ends, segments, batch=batch, **options)
+    gamma_z = found.gamma_z if segments == steps else lay(decode, found.gamma_z, steps, batch, rounds=2 if polish else 4)
+    if polish and segments != steps:
+        few = polish if options.get("iterations") is None else min(polish, options["iterations"])
+        fine = geodesic(decode, *ends, steps, batch=batch, **options | dict(start=gamma_z, continuation=False, iterations=few))
+        found, gamma_z = fine._replace(iterations=found.iterations + fine.iterations), fine.gamma_z
+    return decoded_path(decode, gamma_z, x0, x, anchor, jump, batch=batch, geodesic=found)

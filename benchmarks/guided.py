@@ -130,12 +130,12 @@ def count_passes(model, run):
 
 def digits_table(args):
     """The races on digits: Guided IG and MA-GIG, each against its loop and against its own passes."""
-    batch, steps, rounds = (8, 40, 1) if args.quick else (32, 200, 3)
+    batch, steps, rounds = (8, 40, 1) if args.quick else (32, 200, args.rounds)
     images, model, vae = digits("test"), digit_classifier("smooth"), digit_vae("silu")
     x = images.x[:batch]
     x0, f = torch.zeros_like(x), score(model).at(x)
     print(
-        f"{platform.machine()}, torch {torch.__version__}, {args.threads} thread(s), {'processor' if args.cpu else 'wall-clock'} time; {batch} digits, {steps} steps"
+        f"{platform.machine()}, torch {torch.__version__}, {args.threads} thread(s), {'processor' if args.cpu else 'wall-clock'} time; {batch} digits, {steps} steps, median of {rounds}"
     )
 
     x64, f64, vae64 = x[:2].double(), score(model.double(), f.target[:2]), vae.double()
@@ -146,14 +146,14 @@ def digits_table(args):
     vae.float()
     print(f"largest differences, float64, 20 steps: loop and lockstep {apart:.1e}, package and lockstep {apart_package:.1e}, MA-GIG's two forms {apart_latent:.1e}")
 
-    grad, z = value_and_grad(f, x)[1], vae.encode(x)
+    grad, z, line = value_and_grad(f, x)[1], vae.encode(x), [i / steps * x for i in range(steps)]
     passes, rows = count_passes(model, lambda: lockstep(f, x0, x, steps))
     latent_passes, latent_rows = count_passes(model, lambda: manifold_lockstep(f, vae, x0, x, steps))
     drawings, _ = count_passes(vae.decoder, lambda: manifold_lockstep(f, vae, x0, x, steps))
     found = race(
         {
             "GIG, lockstep": lambda: lockstep(f, x0, x, steps),
-            "GIG, its passes alone": lambda: [value_and_grad(f, x) for _ in range(steps)],
+            "GIG, its passes alone": lambda: [value_and_grad(f, point) for point in line],
             "GIG, its steps alone": lambda: [guided_point(0.3 * x, x0, x, grad, 0.8, 0.1) for _ in range(steps)],
             "GIG, loop, image by image": lambda: loop(f, x0, x, steps),
             "package `saliency`": lambda: package(f, x, steps),

@@ -107,9 +107,9 @@ def main():
     decoded, columns = counted["default"]
     frame, column = times["(decode and differentiate once)"] / frames, times["(Jacobians of some frames)"] / (len(some) * z.shape[1])
     drawn, scored = times["(decode once)"] / frames, times["(score and differentiate once)"] / frames
-    explained, alone, own = decoded * frame + columns * column + 2 * frames * drawn, statistics.median(solving["default"]), frames * (drawn + scored)
+    explained, alone, own = decoded * frame + columns * column + frames * drawn, statistics.median(solving["default"]), frames * (drawn + scored)
     print(
-        f"MIG's geodesics: 12 segments solved, laid and settled: {decoded / frames:.1f} passes and {columns / frames:.1f} Jacobian columns for each of {points} points, and two drawings to lay them;"
+        f"MIG's geodesics: 12 segments solved, laid and settled: {decoded / frames:.1f} passes and {columns / frames:.1f} Jacobian columns for each of {points} points, and one drawing to lay them;"
         f" {alone / n:.3f} s an image, of which passes explain {explained / alone:.0%}"
     )
     print(f"with the map's own passes they explain {(explained + own) / times['MIG']:.0%} of MIG's time; of EIG's {own / times['EIG']:.0%}")

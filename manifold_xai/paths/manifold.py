@@ -167,7 +167,7 @@ def manifold_path(
     polish = (3 if segments is None else 0) if polish is None else polish
     decode, segments = autoencoder.decode, min(steps, 12) if segments is None else segments
     found = geodesic(decode, *ends, segments, batch=batch, **options)
-    gamma_z = found.gamma_z if segments == steps else lay(decode, found.gamma_z, steps, batch, rounds=2 if polish else 4)
+    gamma_z = found.gamma_z if segments == steps else lay(decode, found.gamma_z, steps, batch, rounds=1 if polish else 4)
     if polish and segments != steps:
         few = polish if options.get("iterations") is None else min(polish, options["iterations"])
         fine = geodesic(decode, *ends, steps, batch=batch, **options | dict(start=gamma_z, continuation=False, iterations=few))

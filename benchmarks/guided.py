@@ -25,7 +25,9 @@ from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.autoencoders import adapt, digit_vae, taef2
 from manifold_xai.classifiers import digit_classifier, imagenet_classifier
 from manifold_xai.data import digits, photographs
+from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.paths.guided import guided_path, guided_point, guided_step_loop, places
+from manifold_xai.paths.manifold import manifold_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path, two_gradients
 from manifold_xai.score import Score, score, value_and_grad
 
@@ -142,7 +144,7 @@ def digits_table(args):
     apart = (loop(f64, 0 * x64, x64, 20) - lockstep(f64, 0 * x64, x64, 20)).abs().max()
     apart_package = (package(f64, x64, 20) - lockstep(f64, 0 * x64, x64, 20, schedule="equal")).abs().max()
     apart_latent = (manifold_loop(f64, vae64, 0 * x64, x64, 20) - manifold_lockstep(f64, vae64, 0 * x64, x64, 20)).abs().max()
-    model.float().to(memory_format=torch.channels_last)  # the layout convolutions on a CPU like best; one image at a time gains nothing from it
+    model.float().to(memory_format=torch.channels_last)  # the layout convolutions on a CPU like best, the loop's too
     vae.float()
     print(f"largest differences, float64, 20 steps: loop and lockstep {apart:.1e}, package and lockstep {apart_package:.1e}, MA-GIG's two forms {apart_latent:.1e}")
 
@@ -189,7 +191,10 @@ def network_of(name):
 
 
 def photographs_table(args):
-    """GIG and MA-GIG on photographs: seconds an image for batches, precisions, with and without torch.compile, and the loop's for one image."""
+    """GIG, MA-GIG and, in float32, MIG on photographs: seconds an image for batches, precisions, with and without torch.compile, and the loop's for one image.
+
+    MIG's loop is two sweeps of the published form, point by point, which hardly move the path; ours solves the geodesic.
+    """
     device, steps = torch.device(args.device), args.steps
     network, preprocess = network_of(args.network)
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None).to(device)
@@ -209,9 +214,11 @@ def photographs_table(args):
         return race({"": once}, args.rounds, time.perf_counter)[""]
 
     x0, own = torch.zeros_like(x), score(network, preprocess=preprocess).at(x[:1])
+    codes = [autoencoder.encode(v[:1]) for v in (x0, x)]
     loops = {
         "GIG": timed(lambda: loop(own, x0[:1], x[:1], steps)) if args.loops else float("nan"),
         "MA-GIG": timed(lambda: manifold_loop(own, autoencoder, x0[:1], x[:1], steps)) if args.loops else float("nan"),
+        "MIG": timed(lambda: published_sweeps(autoencoder.decode, *codes, steps + 1, 2, 5e-5)) if args.loops else float("nan"),
     }
     for method, seconds in loops.items():
         print(f"{method:8} loop, image by image      {seconds:9.3f}")
@@ -235,8 +242,10 @@ def photographs_table(args):
                         "GIG": timed(lambda: [value_and_grad(f, ends[1]) for _ in range(steps)]),
                         "MA-GIG": timed(lambda: [two_gradients(f, pair.decode, z) for _ in range(steps)]),
                     }
+                    if precision == "fp32" and not compiled:
+                        seconds["MIG"] = timed(lambda: path_attribution(f, manifold_path(pair, *ends, steps)).A)
                 for method, t in seconds.items():
-                    share, ratio = alone[method] / t, loops[method] * batch / t
+                    share, ratio = alone.get(method, float("nan")) / t, loops[method] * batch / t
                     print(f"{method:8} {batch:5d} {precision:>9} {compiled!s:>8} {t / batch:9.3f} {share:7.0%} {ratio:11.1f}", flush=True)
 
 

@@ -89,7 +89,7 @@ def ledger(recorded: dict[str, dict], where: dict[str, str] | None = None, evide
             continue
         long = (evidence or {}).get(name)
         decides = long if long and holds(entry, long) else entry
-        v = verdict(name, decides["conditions"], decides["paper_value"])
+        v = verdict(name, decides["conditions"], decides["paper_value"], decides.get("later", ()))
         also = "" if decides is entry else "; {} agrees on {} of {} conditions".format(entry["profile"], *agreement(entry, long))
         ours = "; ".join(f"{condition} {e}" for condition, e in v.conditions.items())
         n = min(e.n for e in v.conditions.values())
@@ -101,7 +101,7 @@ def stored(root: Path, name: str = "ledger") -> dict[str, dict]:
     """What a run that was kept with the notebooks recorded, nbs/results/NAME.json, {} if there is none: "ledger" of a `cpu` run, "evidence" of a long one."""
     file = root / "nbs" / "results" / f"{name}.json"
     entries = json.loads(file.read_text(encoding="utf8")) if file.exists() else {}
-    return {name: entry | {"conditions": {c: Estimate(**e) for c, e in entry["conditions"].items()}} for name, entry in entries.items()}
+    return {name: entry | {"conditions": {c: Estimate(**e) for c, e in entry["conditions"].items()}} for name, entry in entries.items() if entry["conditions"]}
 
 # %% ../nbs/52_ledger.ipynb #62f22a3a
 def select(rows: list[Row], paper: str = "", verdict: str = "", words: str = "", by: str = "claim") -> list[Row]:
@@ -138,7 +138,8 @@ def write_ledger(folder: str | Path, root: Path) -> list[Row]:
     rows = ledger(recorded, places(root), stored(root, "evidence"))
     counts = ", ".join(f"{sum(r.verdict == v for r in rows)} {v}" for v in VERDICTS)
     text = f"# Ledger\n\nWritten by `manifold-xai run`, from the numbers that the chapters recorded; how, says `nbs/52_ledger.ipynb`.\n\n{len(rows)} claims: {counts}.\n\n{as_table(rows, 'nbs/')}\n"
-    entries = {name: entry | {"conditions": {c: e._asdict() for c, e in entry["conditions"].items()}} for name, entry in recorded.items()}
+    entries = {r.claim: {"conditions": {}} | recorded.get(r.claim, {}) | {"row": r._asdict()} for r in rows}
+    entries = {name: entry | {"conditions": {c: e._asdict() for c, e in entry["conditions"].items()}} for name, entry in entries.items()}
     for file, body in (("LEDGER.md", text), ("ledger.json", json.dumps(entries, indent=1, ensure_ascii=False))):
         with write_aside(Path(folder) / file) as aside:
             aside.write_text(body, encoding="utf8")

@@ -188,6 +188,7 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
     assert torch.equal(first, torch.rand(2)) and a.generator(2).initial_seed() == 5
     assert a.out.is_dir() and a.data_root == tmp_path and a.retrain == tmp_path / "out" / "weights"
     assert [a._replace(profile=p).pick(1, 2) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 2, 2]
+    assert [a._replace(profile=p).pick(1, 2, 3) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 3, 2]
     assert [a._replace(profile=p).pick(1, 2, 3, 4) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 3, 4]
     course._run = None
 

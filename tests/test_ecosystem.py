@@ -1,4 +1,6 @@
 """Every method among the tools people have: captum's, Quantus, other networks, autocast, progress bars; and a path of one's own."""
+import shutil
+
 import captum.attr
 import captum.metrics
 import numpy as np
@@ -154,6 +156,18 @@ def test_autocast_sums_in_float32(name):
     if name not in ("GIG", "MA-GIG", "AGI"):  # their paths turn on the order, or the sign, of gradients
         assert torch.cosine_similarity(A.flatten(1), half.flatten(1)).min() > 0.95
         assert not torch.equal(A, half)  # so it did run in half precision
+
+
+@pytest.mark.parametrize("how", ["float32", "bfloat16", "compiled"])
+@pytest.mark.parametrize("name", ["IG", "BlurIG", "EIG"])
+def test_paths_without_feedback_are_the_same_in_any_chunk(name, how):
+    if how == "compiled" and not (shutil.which("c++") or shutil.which("g++")):
+        pytest.skip("torch.compile needs a C++ compiler here")
+    net = SMOOTH if how != "compiled" else torch.compile(MODELS["functional"], dynamic=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "bfloat16"):
+        A, *others = (make(name, score(net)).attribute(X, target=Y, n_steps=12, internal_batch_size=batch) for batch in (None, 2, 5))
+    for other in others:
+        assert (A - other).abs().max() <= 1e-5 * A.abs().max()
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -133,6 +133,17 @@ def test_a_settled_path_goes_forward_inside_its_corridor(seed, steps, window):
     torch.testing.assert_close(settled_path(wavy, x0, x, steps, window, order**3).stack(), gamma)  # only the ranking counts
 
 
+@pytest.mark.parametrize("rule, order", [("left", 1), ("trapezoid", 2)])
+def test_the_gap_of_a_settled_path_falls_at_the_order_of_the_rule(rule, order):
+    """Features set out and arrive inside segments: each segment is straight all the same."""
+    x0, x = rand(2, 30, 6, seed=1)
+
+    def gap(T):
+        return path_attribution(wavy, settled_path(wavy, x0, x, T), rule=rule).gap.abs().mean()
+
+    assert abs(math.log2(gap(64) / gap(256)) / 2 - order) < 0.25
+
+
 def test_queue_on_paper():
     x = torch.tensor([[1.0, 2.0, 0.0, 1.0]])
     torch.testing.assert_close(queue(torch.zeros(1, 4), x, torch.tensor([[2.0, 1.0, 1.5, 3.0]]))[:, [0, 1, 3]], torch.tensor([[5 / 8, 1 / 4, 7 / 8]]))

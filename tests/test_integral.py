@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.attribution.integral import RULES, Attribution, path_attribution
+from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.straight import Path, Step, straight_path
 from manifold_xai.score import Score, score, value_and_grad
 
@@ -59,6 +60,16 @@ def test_error_falls_at_the_rules_order(name, rule, order, ends):
 
     # midpoints of chords lie beside the curve, so on the bent path the order of the midpoint rule is reached from further away
     assert order - 0.2 < torch.log2(gap(64) / gap(128)) < order + 0.2
+
+
+@pytest.mark.parametrize(("rule", "order"), [("left", 1), ("trapezoid", 2), ("midpoint", 2)])
+def test_error_falls_at_the_rules_order_while_an_image_comes_into_focus(rule, order):
+    f, x = score(conv_net(), torch.tensor([0, 1, 2]), "logit"), images()[1]
+
+    def gap(T):
+        return path_attribution(f, blur_path(x, T), rule=rule).gap.abs().mean()
+
+    assert order - 0.2 < torch.log2(gap(128) / gap(256)) < order + 0.2
 
 
 @pytest.mark.parametrize("name", PATHS)

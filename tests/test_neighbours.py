@@ -2,6 +2,7 @@
 import warnings
 
 import captum.attr
+import captum.metrics
 import numpy as np
 import pytest
 import torch
@@ -185,6 +186,85 @@ def test_guided_backprop_takes_relu_modules_in_place_and_reused(x, act):
     model = Block(act, act).requires_grad_(False)
     assert unguided(model, model, x[:1])[0] == []
     assert GuidedBackprop(score(model)).attribute(x, target=1).shape == x.shape
+
+
+# and where it is
+
+
+class Blind(nn.Module):
+    """A network that does not look at every second row of pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net(activation=nn.ReLU)
+        self.register_buffer("seen", torch.arange(12)[:, None] % 2)
+
+    def forward(self, x):
+        return self.inner(x * self.seen)
+
+
+@pytest.mark.parametrize("make", [lambda model: model, score])
+def test_guided_backprop_sees_one_row_at_a_time_in_any_chunk(x, make):
+    method = GuidedBackprop(make(net(activation=nn.ReLU)))
+    A = method.attribute(x, target=y)
+    for batch in (1, 2, 3, 9):
+        torch.testing.assert_close(method.attribute(x, target=y, internal_batch_size=batch), A, rtol=0, atol=1e-12)
+    torch.testing.assert_close(method.attribute(x[:1], target=y[:1]), A[:1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(method.attribute(torch.cat([x[:2], 1 - x[2:]]), target=y)[:2], A[:2], rtol=0, atol=1e-12)
+    assert not torch.allclose(A[0], A[3])  # two rows of one class
+
+
+def test_guided_backprop_gives_what_is_not_looked_at_nothing_but_what_cancels_something(x):
+    A = GuidedBackprop(Blind()).attribute(x, target=y)
+    assert A[:, :, ::2].eq(0).all() and A[:, :, 1::2].ne(0).any()
+    twice = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()  # relu(u) − relu(u) + relu(v): no u in it
+    for p, v in zip(twice.parameters(), ([[1, 0], [1, 0], [0, 1]], [0, 0, 0], [[1, -1, 1]], [0])):
+        p.data = torch.tensor(v).double()
+    u = torch.ones(1, 2).double()
+    assert torch.equal(Saliency(twice).attribute(u, target=0), torch.tensor([[0.0, 1.0]]).double())
+    assert torch.equal(GuidedBackprop(twice).attribute(u, target=0), torch.tensor([[1.0, 1.0]]).double())  # the −1 is not let back
+
+
+def test_guided_backprop_goes_on_with_fewer_rows_and_leaves_no_hook(x):
+    class Small(Blind):
+        def forward(self, x):
+            if len(x) > 2 and x.requires_grad:
+                raise torch.OutOfMemoryError("as a device would")
+            return super().forward(x)
+
+    model = Small()
+    with pytest.warns(UserWarning, match="Out of memory"):
+        A = GuidedBackprop(model).attribute(x, target=y)
+    torch.testing.assert_close(A, GuidedBackprop(Blind()).attribute(x, target=y))
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in model.modules())
+
+
+def test_guided_backprop_among_captums_tools(x):
+    model = net(activation=nn.ReLU)
+    method = GuidedBackprop(model)
+    A = method.attribute(x, target=y)
+    torch.manual_seed(0)
+    smooth = captum.attr.NoiseTunnel(method).attribute(x, nt_samples=3, stdevs=1e-4, target=y)
+    assert smooth.ne(A).any() and (smooth - A).abs().max() < 0.3 * A.abs().max()
+    infidelity = captum.metrics.infidelity(model, lambda x: (0.1 * torch.ones_like(x), x - 0.1), x, A, target=y)
+    gain = (model(x) - model(x - 0.1)).gather(1, y[:, None])[:, 0]
+    torch.testing.assert_close(infidelity, (0.1 * A.flatten(1).sum(1) - gain) ** 2)
+    assert captum.metrics.sensitivity_max(method.attribute, x, n_perturb_samples=2, target=y).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")  # Quantus' own
+def test_guided_backprop_as_quantus_explain_func(x):
+    quantus = pytest.importorskip("quantus")
+    model = net(activation=nn.ReLU).float()
+    A = GuidedBackprop(model).attribute(x.float(), target=y).flatten(1).abs().numpy()
+
+    def explain(model, inputs, targets, **_):
+        return GuidedBackprop(model).attribute(torch.as_tensor(inputs), target=torch.as_tensor(targets)).numpy()
+
+    metric = quantus.Sparseness(disable_warnings=True, display_progressbar=False)
+    scores = metric(model=model, x_batch=x.float().numpy(), y_batch=y.numpy(), explain_func=explain, device="cpu")
+    gini = [float(np.abs(np.subtract.outer(a, a)).mean() / (2 * a.mean())) for a in A]
+    np.testing.assert_allclose(scores, gini, rtol=2e-2)  # the sample form, as in test_ecosystem.py
 
 
 # IG2

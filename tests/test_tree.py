@@ -6,10 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import torch
+
+from manifold_xai.files import requirements
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("[!.]*.ipynb"))
@@ -98,6 +102,11 @@ def test_a_wheel_installs_alone_and_imports_light(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", wheel]
     subprocess.run(install, check=True, capture_output=True)
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+    asked_for = {line.split(":")[1].split(";")[0].strip() for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line}
+    assert {re.match(r"[\w-]+", need)[0].lower() for need in asked_for} >= {"torch", "torchvision", "numpy", "captum", "safetensors"}
+    assert asked_for == set(requirements(ROOT)["core"]), "the wheel asks for other packages than settings.ini"
     code = """
 import sys, manifold_xai
 from manifold_xai import path_attribution, score, straight_path
@@ -117,3 +126,43 @@ def test_links_between_chapters_lead_somewhere():
     for path in [*CHAPTERS, ROOT / "nbs" / "index.ipynb"]:
         for name in re.findall(r"\]\((\w+\.ipynb)", path.read_text(encoding="utf8")):
             assert (ROOT / "nbs" / name).exists(), f"{path.name} links to {name}"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapter_was_run_within_its_bars(path):
+    """Three minutes in `cpu`, six for attacks and adversarial training, one in `smoke`, as the runner stamped it."""
+    first = "".join(json.loads(path.read_text(encoding="utf8"))["cells"][0]["source"])
+    cpu, smoke = map(int, re.search(r"(\d+) s to run \(cpu profile, 2 cores; smoke: (\d+) s\)", first).groups())
+    assert cpu <= (360 if path.stem == "43_attacks" else 180) and smoke <= 60
+
+
+def test_what_the_readme_says_runs():
+    """Its code for one's own model and autoencoder, on a small network of ours."""
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    blocks = re.findall(r"```python\n(.*?)```", readme.split("## Explain your own model")[1].split("\n## ")[0], re.S)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 16), torch.nn.SiLU(), torch.nn.Linear(16, 5))
+    pair = torch.nn.Linear(12, 3), torch.nn.Linear(3, 12)
+    known = dict(model=model, normalise=lambda x: x - 0.5, x=torch.rand(2, 3, 2, 2), torch=torch)
+    known |= dict(encode=lambda x: pair[0](x.flatten(1)), decode=lambda z: pair[1](z).sigmoid().view(-1, 3, 2, 2))
+    for block in blocks:
+        exec(block, known)
+    assert known["A"].shape == known["x"].shape and len(blocks) == 2
+
+
+def test_the_readme_names_every_benchmark():
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    missing = [path.name for path in (ROOT / "benchmarks").glob("*.py") if f"| `{path.name}` |" not in readme]
+    assert not missing, missing
+
+
+LAYERS = ["geometry", "paths", "attribution", "evaluation"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_go_one_way(layer):
+    """geometry and score, then paths, then attribution, then evaluation: none imports from a later one."""
+    later = LAYERS[LAYERS.index(layer) + 1 :]
+    for path in [*(ROOT / "manifold_xai" / layer).glob("*.py"), *([ROOT / "manifold_xai/score.py"] if layer == "geometry" else [])]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("manifold_xai")):
+                assert not set(later) & set((node.module or "").split(".")), f"{path.name} imports {node.module}"

@@ -1,0 +1,73 @@
+"""The repeatability benchmarks take hours: what was done before an interruption is not done again, nor mixed with other settings."""
+
+import importlib
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """benchmarks/guided_repeatability.py as a module, whose clock stands still."""
+    pytest.importorskip("captum")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("guided_repeatability")
+    monkeypatch.setattr(module.time, "process_time", lambda: 0.0)
+    return module
+
+
+@pytest.fixture
+def images():
+    return Namespace(x=torch.arange(5.0)[:, None], rows=torch.arange(5) * 10)
+
+
+def settings(results, **changed):
+    return Namespace(**dict(photographs=5, wide=2, steps=4, size=8, batch=2, results=results, quick=False) | changed)
+
+
+def measured(images, calls, fails_at=None):
+    """Each image's number and its square; the first two get one quantity more."""
+
+    def one(at):
+        calls.append(at.start)
+        if at.start == fails_at:
+            raise KeyboardInterrupt
+        q = images.x[at, 0].tolist()
+        return dict(line=dict(number=q) | (dict(square=[v * v for v in q]) if at.start < 2 else {}))
+
+    return one
+
+
+def test_an_interrupted_benchmark_goes_on_where_it_stopped(script, images, tmp_path, capsys):
+    whole, broken, calls = tmp_path / "whole.json", tmp_path / "broken.json", []
+    script.collect("it", settings(whole), images, measured(images, []), note="same")
+    with pytest.raises(KeyboardInterrupt):
+        script.collect("it", settings(broken), images, measured(images, [], fails_at=2), note="same")
+    assert json.loads(broken.read_text())["rows"] == [0, 10]
+    script.collect("it", settings(broken), images, measured(images, calls), note="same")
+    assert calls == [2, 4] and broken.read_bytes() == whole.read_bytes()
+    script.collect("it", settings(broken), images, measured(images, calls), note="same")
+    assert calls == [2, 4] and broken.read_bytes() == whole.read_bytes()  # done is done
+    stored = json.loads(whole.read_text())
+    assert stored["rows"] == images.rows.tolist() and stored["variants"]["line"] == dict(number=[0, 1, 2, 3, 4], square=[0, 1])
+
+
+@pytest.mark.parametrize("script_name, changed, note", [("other", {}, "same"), ("it", dict(steps=5), "same"), ("it", {}, "other")])
+def test_a_file_made_with_other_settings_is_refused(script, images, tmp_path, script_name, changed, note):
+    results, calls = tmp_path / "results.json", []
+    script.collect("it", settings(results), images, measured(images, []), note="same")
+    before = results.read_bytes()
+    with pytest.raises(SystemExit, match="name another file with --results, or delete it"):
+        script.collect(script_name, settings(results, **changed), images, measured(images, calls), note=note)
+    assert calls == [] and results.read_bytes() == before
+
+
+def test_a_quick_run_keeps_nothing(script, images, tmp_path):
+    results = tmp_path / "results.json"
+    script.collect("it", settings(results, quick=True), images, measured(images, []))
+    assert not results.exists()

@@ -1,0 +1,53 @@
+"""The bar for every complete method as it comes out of the box: a hundred held-out digits, 200 steps, probability."""
+
+import pytest
+import torch
+
+from manifold_xai.attribution.guided import GuidedIG
+from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG
+from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
+from manifold_xai.autoencoders import digit_vae
+from manifold_xai.classifiers import digit_classifier
+from manifold_xai.paths.straight import Path, Step
+from manifold_xai.score import score, value_and_grad
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
+
+BARE = {"IG": IntegratedGradients, "GIG": GuidedIG, "BlurIG": BlurIG}
+ANCHORED = {"EIG": EnhancedIG, "MIG": ManifoldIG, "MA-GIG": ManifoldAlignedGuidedIG}
+
+
+@pytest.mark.parametrize("name", BARE | ANCHORED)
+def test_maps_of_a_hundred_held_out_digits_add_up(held_out, name):
+    """Mean |gap| at most 0.01. Where there is an anchor, one drawing serves both: the ten segments of each jump come first and last."""
+    x = held_out.x[:100]
+    f = score(digit_classifier("smooth")).at(x)
+    method = BARE[name](f) if name in BARE else ANCHORED[name](f, digit_vae(), anchor=True)
+    gamma = method.path(f, method.start(x, None), x, 200, None)
+    if name in ANCHORED:
+        steps = [measured(f, point if isinstance(point, Step) else Step(point)) for point in gamma.draw()]
+        assert len(steps) == 221
+        gamma = drawn(steps, gamma.x0, x)
+        free = path_attribution(f, drawn(steps[10:-10], gamma.x0, x))
+        assert free.gap.abs().mean() <= 0.01 and 1e-3 < free.ends.abs().mean()
+    whole = path_attribution(f, gamma)
+    assert whole.gap.abs().mean() <= 0.01 and (whole.ends == 0).all()
+
+
+def measured(f, step):
+    return step if step.grad is not None else Step(step.x, *value_and_grad(f, step.x)[::-1])
+
+
+def drawn(steps, x0, x):
+    return Path(lambda: iter(steps), x0, x, len(steps) - 1)
+
+
+@pytest.mark.parametrize("Method", ANCHORED.values())
+def test_without_its_anchor_a_method_draws_the_same_path(held_out, Method):
+    """So that what is said above of steps[10:-10] is said of anchor=False."""
+    x = held_out.x[:2]
+    f, vae = score(digit_classifier("smooth")).at(x), digit_vae()
+    free, tied = (Method(f, vae, anchor=anchor).path(f, torch.zeros_like(x), x, 20, None).stack() for anchor in (False, True))
+    torch.testing.assert_close(tied[10:-10], free)

@@ -16,6 +16,7 @@ import statistics
 import time
 
 import torch
+from guided import race
 
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.autoencoders import digit_vae
@@ -25,17 +26,6 @@ from manifold_xai.geometry.geodesic import energy_gradient, geodesic, published_
 from manifold_xai.geometry.metric import jacobian, latent_line, path_energy
 from manifold_xai.paths.manifold import decoded_path, enhanced_path, lay, manifold_path
 from manifold_xai.score import score, value_and_grad
-
-
-def race(competitors: dict, rounds: int, clock) -> dict:
-    """Median seconds of each, run in turn."""
-    times = {name: [] for name in competitors}
-    for _ in range(rounds):
-        for name, fn in competitors.items():
-            start = clock()
-            fn()
-            times[name].append(clock() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
 
 
 def main():

@@ -182,11 +182,10 @@ def images(held_out):
 PATHS = dict(greedy=guided_path, settled=settled_path)
 
 
-@pytest.mark.parametrize("name, n", [("greedy", 100), ("settled", 12)])
-def test_maps_of_held_out_digits_add_up(smooth, images, name, n):
-    x = images.x[:n]
+def test_settled_maps_of_held_out_digits_add_up(smooth, images):
+    x = images.x[:12]
     f = score(smooth).at(x)
-    gap = path_attribution(f, PATHS[name](f, torch.zeros_like(x), x, 200)).gap
+    gap = path_attribution(f, settled_path(f, torch.zeros_like(x), x, 200)).gap
     assert gap.abs().mean() <= 0.01  # in probability
 
 

@@ -257,13 +257,13 @@ def test_digits(held_out):
 
 
 @pytest.mark.parametrize("name, segments", [("enhanced", None), ("manifold", 12)])
-def test_maps_of_a_hundred_held_out_digits_add_up(test_digits, name, segments):
-    """Mean |δ| ≤ 0.01 in probability at 200 steps, anchored and not; one draw serves both, since the jumps come first and last."""
+def test_maps_of_held_out_digits_add_up_and_say_what_the_ends_leave_out(test_digits, name, segments):
+    """Anchored and not; one draw serves both, since the jumps come first and last."""
     model, vae = digit_classifier("smooth"), digit_vae()
-    x = test_digits.x[:100]
+    x = test_digits.x[:12]
     x0, f = torch.zeros_like(x), score(model).at(x)
     options = {} if segments is None else dict(segments=segments)
-    rows = torch.arange(100)
+    rows = torch.arange(12)
     steps = [Step(point, *value_and_grad(f, point, rows)[::-1]) for point in PATHS[name](vae, x0, x, 200, anchor=True, **options)]
     tied = path_attribution(f, decoded(steps, x0, x))
     assert tied.gap.abs().mean() <= 0.01 and (tied.ends == 0).all()

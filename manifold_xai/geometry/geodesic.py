@@ -52,10 +52,14 @@ class _Surface:
             n, rows = max(1, min(T, batch - 1)), max(1, batch // (T + 1))
             return [(slice(i, min(i + n, T) + 1), slice(r, r + rows)) for r in range(0, b, rows) for i in range(0, T, n)]
 
+        return self.fitted(lambda batch: fn(tiles(batch)), gamma_z, least=2)
+
+    def fitted(self, fn, gamma_z, least):
+        "fn(batch) with the batch that was asked for, or about a million pixel values; halved, for good, when memory runs out."
         if self.batch is None:
             with torch.no_grad():
                 self.batch = max(8, 2**20 // self.images(gamma_z[:1, :1]).numel())
-        found, self.batch = halving(lambda batch: fn(tiles(batch)), self.batch, least=2)
+        found, self.batch = halving(fn, self.batch, min(least, self.batch))
         return found
 
     def energy(self, gamma_z, rows=slice(None)):
@@ -131,8 +135,13 @@ def _dot(u, v):
 # %% ../../nbs/21_geodesics.ipynb #65b3d85c
 def _blocks(self, gamma_z):
     "JᵢᵀJᵢ (T−1, b, d, d) and JᵢᵀJᵢ₊₁ (T−2, b, d, d) at the inner points, in float64."
+    return self.fitted(lambda batch: _blocks_of(self, gamma_z, max(1, batch // gamma_z.shape[2])), gamma_z, least=gamma_z.shape[2])
+
+
+def _blocks_of(self, gamma_z, n):
+    "The same from the Jacobians of n frames at a time; a column of one weighs as much as a frame."
     z, d = gamma_z[1:-1], gamma_z.shape[2]
-    n, rows, groups = max(1, 1024 // d), max(1, 1024 // d // (len(gamma_z) - 2)), []
+    rows, groups = max(1, n // len(z)), []
     for group in z.split(rows, 1):
         D, O, last = [], [], z.new_zeros(0)
         for part in group.split(n):

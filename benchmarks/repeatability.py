@@ -1,6 +1,6 @@
 """Does any method's map come back? Each method of the catalogue, with noise of 1e-6 on the input, in float64, and with another internal batch.
 
-    python benchmarks/repeatability.py --data-root FOLDER     (16 photographs, an hour on one core)
+    python benchmarks/repeatability.py --data-root FOLDER     (16 photographs, an hour on one core: the stored results)
     python benchmarks/repeatability.py --data-root FOLDER --quick
 
 Cosine of the signed maps and rank correlation of the blurred |A|, as in `guided_repeatability.py`, whose options and result file these are.
@@ -56,7 +56,7 @@ def measure(network, autoencoder, x, references, steps):
 
 
 def main():
-    args = arguments(__doc__, RESULTS, photographs=16, steps=20, batch=4)
+    args = arguments(__doc__, RESULTS, photographs=16, steps=10, batch=4)
     torch.set_num_threads(1)
     network = imagenet_classifier("efficientnet_lite0")
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)

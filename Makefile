@@ -36,7 +36,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write
 
-evidence: .venv/ready         ## hours: more images and seeds for the ledger, resumable; its numbers then decide the verdicts
+evidence: .venv/ready         ## an hour or two: more images and seeds for the ledger, resumable; its numbers then decide the verdicts
 	$(RUN) --profile evidence --resume
 	cp _out/evidence/ledger.json nbs/results/evidence.json
 

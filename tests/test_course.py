@@ -199,3 +199,16 @@ def test_unknown_profile_and_no_clone(tmp_path, monkeypatch):
     monkeypatch.delenv("MANIFOLD_XAI_ROOT", raising=False)
     with pytest.raises(FileNotFoundError, match="--root"):
         repository(tmp_path)
+
+
+def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "12_autoencoders")
+    run.rest_on(torch.tensor([7, 3]))
+    conditions = {"set first": estimate(0.1, 0.2), "added": estimate(-0.2, -0.1)}
+    v = record("MIG-21", conditions, later=["added"])
+    entry = json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8"))
+    assert v.verdict == "mixed" and v.why.endswith("on the conditions set before any result: reproduced, 1 of 2")
+    assert (entry["later"], entry["rows"]) == (["added"], [7, 3])
+    for later in (["unknown"], list(conditions)):
+        with pytest.raises(ValueError, match="some of the conditions and not all"):
+            verdict("MIG-21", conditions, later=later)

@@ -974,6 +974,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'manifold_xai.publish.chapter_table': ('lib/publish.html#chapter_table', 'manifold_xai/publish.py'),
                                       'manifold_xai.publish.colab': ('lib/publish.html#colab', 'manifold_xai/publish.py'),
                                       'manifold_xai.publish.colab_cell': ('lib/publish.html#colab_cell', 'manifold_xai/publish.py'),
+                                      'manifold_xai.publish.light': ('lib/publish.html#light', 'manifold_xai/publish.py'),
                                       'manifold_xai.publish.outputs': ('lib/publish.html#outputs', 'manifold_xai/publish.py'),
                                       'manifold_xai.publish.save': ('lib/publish.html#save', 'manifold_xai/publish.py'),
                                       'manifold_xai.publish.seconds': ('lib/publish.html#seconds', 'manifold_xai/publish.py'),

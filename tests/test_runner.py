@@ -354,3 +354,22 @@ def test_only_what_is_between_the_marks_changes():
     assert publish.between("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", r"new \1") == "a\n<!-- x -->\nnew \\1\n<!-- /x -->\nb"
     with pytest.raises(ValueError, match="<!-- x -->"):
         publish.between("a", "x", "new")
+
+
+def test_large_figures_are_kept_in_fewer_colours():
+    from base64 import b64decode, b64encode
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image
+
+    from manifold_xai.publish import light
+
+    file = BytesIO()
+    picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(file, "PNG")
+    png = b64encode(file.getvalue()).decode()
+    assert light(png, most=len(png)) == png
+    kept = Image.open(BytesIO(b64decode(light(png, most=1000))))
+    assert kept.size == (300, 300) and len(light(png, most=1000)) < 0.5 * len(png)
+    assert np.abs(np.asarray(kept.convert("RGB")).astype(int) - picture).mean() < 25

@@ -186,11 +186,13 @@ def wait_for(condition, seconds=240):
         time.sleep(0.1)
 
 
-def test_interrupt_then_resume(tmp_path):
+def test_interrupt_then_resume(tmp_path, request):
     root = course(tmp_path, **{"01_a": ["1"], "02_b": [SLOW]})
     out = tmp_path / "out"
     words = ["run", "--root", str(root), "--out", str(out), "--profile", "smoke"]
-    runner = subprocess.Popen([sys.executable, "-c", f"import sys; from manifold_xai.runner import main; sys.exit(main({words}))"])
+    terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # what a shell's background jobs ignore
+    runner = subprocess.Popen([sys.executable, "-c", f"{terminal}; import sys; from manifold_xai.runner import main; sys.exit(main({words}))"])
+    request.addfinalizer(runner.kill)
     started = []
 
     def sleeping():

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -184,7 +185,8 @@ def key(run: Run) -> dict[str, str]:
         root, cells = None, []
     own = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code" and "solution" not in cell["metadata"].get("tags", []))
     library = [p for part in MEASURES for p in sorted((files("manifold_xai") / part).rglob("*.py")) or [files("manifold_xai") / f"{part}.py"]]
-    stored = [p for folder in ("nbs/results", "benchmarks/results") for p in sorted((root or Path()).glob(f"{folder}/*.json")) if p.name in own]
+    read_here = set(re.findall(r"[\w.-]+\.json", own))
+    stored = [p for folder in ("nbs/results", "benchmarks/results") for p in sorted((root or Path()).glob(f"{folder}/*.json")) if p.name in read_here]
     assets = sorted((files("manifold_xai") / "assets").rglob("*.safetensors"))
     joined = lambda paths: b"".join(p.read_bytes() for p in paths)
     settings = json.dumps([run.profile, run.seed, run.steps, run.images, run.epochs])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifold_xai import course
-from manifold_xai.course import Estimate, begin, bootstrap, claims, exact, record, verdict
+from manifold_xai.course import Estimate, Run, begin, bootstrap, claims, exact, record, verdict
 from manifold_xai.files import profiles, repository, requirements
 
 ROOT = Path(__file__).parents[1]
@@ -212,3 +212,45 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
     for later in (["unknown"], list(conditions)):
         with pytest.raises(ValueError, match="some of the conditions and not all"):
             verdict("MIG-21", conditions, later=later)
+
+
+@pytest.mark.parametrize("change, parts", [
+    ("chapter", {"code"}), ("solution", set()), ("library", {"code"}), ("stored result it reads", {"data"}), ("stored result of another name", set()), ("steps", {"settings"}),
+])
+def test_a_key_changes_with_what_determines_a_number(tmp_path, monkeypatch, change, parts):
+    code, solution = "rows = open('nbs/results/rows.json')", "1"
+    (tmp_path / "nbs" / "results").mkdir(parents=True)
+    library = tmp_path / "manifold_xai"
+    for name in ("score", "data", "classifiers", "autoencoders"):
+        (tmp_path / "manifold_xai" / f"{name}.py").parent.mkdir(exist_ok=True)
+        (library / f"{name}.py").write_text("a = 1")
+    for name in ("geometry", "paths", "attribution", "evaluation", "assets"):
+        (library / name).mkdir()
+        (library / name / "part.py").write_text("a = 1")
+    monkeypatch.setattr(course, "repository", lambda: tmp_path)
+    monkeypatch.setattr(course, "files", lambda name: tmp_path / name)
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "31_a")
+
+    def write(code, solution):
+        cells = [dict(cell_type="code", metadata={}, source=code, outputs=[]), dict(cell_type="code", metadata={"tags": ["solution"]}, source=solution, outputs=[])]
+        (tmp_path / "nbs" / "31_a.ipynb").write_text(json.dumps({"cells": cells}))
+        for name in ("rows", "more_rows"):
+            (tmp_path / "nbs" / "results" / f"{name}.json").write_text("[]")
+
+    write(code, solution)
+    a = Run("cpu", torch.device("cpu"), 0, tmp_path, tmp_path, None, 200, 100, 12)
+    before = course.key(a)
+    assert set(before) == {"code", "data", "settings"}
+    if change == "chapter":
+        write(code + "\n2", solution)
+    elif change == "solution":
+        write(code, "2")
+    elif change == "library":
+        (library / "paths" / "part.py").write_text("a = 2")
+    elif change == "steps":
+        a = a._replace(steps=50)
+    else:
+        name = "rows" if change == "stored result it reads" else "more_rows"
+        (tmp_path / "nbs" / "results" / f"{name}.json").write_text("[1]")
+    after = course.key(a)
+    assert {part for part in before if before[part] != after[part]} == parts

@@ -1,10 +1,11 @@
 """Attacks on IG of photographs, and what the maps of other methods make of the same images: the measures of chapter 43, by photograph.
 
-    python benchmarks/attacks.py --data-root FOLDER     (50 photographs, half an hour on one core)
+    python benchmarks/attacks.py --data-root FOLDER     (100 photographs, an hour and a half on one core)
     python benchmarks/attacks.py --data-root FOLDER --quick
 
 FOLDER holds `taef2` and, for more than eight photographs, `imagenet-sample`. EfficientNet-Lite0 is explained, from black. Each photograph is attacked
-towards the IG map of the next photograph of another class; its ReLU6s are softplus for the attacker, and the class stays the same for the network itself.
+towards the IG map of the next photograph of another class; its ReLU6s are softplus for the attacker, who draws the points of his path anew at each step,
+and the class stays the same for the network itself. The last two methods explain nothing: maps that do not know the network.
 Photographs that are in the result file already are not done again. Numbers only: no photograph is written.
 """
 
@@ -14,10 +15,13 @@ import torch
 from captum.attr import NoiseTunnel
 from guided_repeatability import arguments, collect
 
+from torch.func import jvp
+
+from manifold_xai.attribution.guided import GuidedIG
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
 from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG
-from manifold_xai.attribution.methods import IntegratedGradients
+from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
 from manifold_xai.autoencoders import taef2
 from manifold_xai.classifiers import imagenet_classifier
 from manifold_xai.data import photographs
@@ -27,7 +31,7 @@ from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 
 RESULTS = Path(__file__).parent / "results" / "attacks.json"
-EPS, POINTS, ITERATIONS, SEGMENTS, SWEEPS, DRAWS = 8 / 255, 6, 20, 4, 2, 10
+EPS, POINTS, ITERATIONS, SEGMENTS, SWEEPS, DRAWS = 8 / 255, 6, 24, 4, 2, 10
 
 
 def methods(f, autoencoder, steps):
@@ -35,6 +39,7 @@ def methods(f, autoencoder, steps):
     plain, every = IntegratedGradients(score(f.model, preprocess=f.preprocess)), score(f.model, preprocess=f.preprocess)
     redrawn = lambda v: autoencoder.decode(autoencoder.encode(v)).detach()
     asked = lambda method, v: method.attribute(v, target=f.target, n_steps=steps)
+    drawn = lambda: torch.Generator().manual_seed(9)  # the same for a photograph and its attacked copy
     line = lambda x0, v: path_attribution(f, straight_path(x0, v, steps)).A
 
     def smooth(v):  # the same noise for every photograph and its attacked copy
@@ -42,21 +47,37 @@ def methods(f, autoencoder, steps):
             torch.manual_seed(7)
             return NoiseTunnel(plain).attribute(v, nt_samples=DRAWS, nt_samples_batch_size=1, stdevs=0.15, target=f.target, n_steps=max(1, steps // 4))
 
+    def tangent(v):  # one latent direction, seen at the code of v
+        z = autoencoder.encode(v)
+        return jvp(autoencoder.decode, (z,), (torch.randn(z.shape, generator=drawn()),))[1].detach()
+
     return {
         "IG": lambda v: asked(plain, v),
         "Smooth IG": smooth,
+        "BlurIG": lambda v: asked(BlurIG(every), v),
         "IG, image blurred": lambda v: line(torch.zeros_like(v), blur(v, 2.0)),
+        "GIG, random order": lambda v: asked(GuidedIG(every, order="random", generator=drawn()), v),
         "IG on the reconstruction": lambda v: line(redrawn(torch.zeros_like(v)), redrawn(v)),
         "EIG": lambda v: asked(EnhancedIG(every, autoencoder), v),
+        "EIG, anchored": lambda v: asked(EnhancedIG(every, autoencoder, anchor=True), v),
         "MIG": lambda v: asked(ManifoldIG(every, autoencoder, geodesic=dict(segments=SEGMENTS, iterations=SWEEPS)), v),
         "MA-GIG": lambda v: asked(ManifoldAlignedGuidedIG(every, autoencoder), v),
+        "MA-GIG, not anchored": lambda v: asked(ManifoldAlignedGuidedIG(every, autoencoder, anchor=False), v),
+        "random tangent": tangent,
+        "intensity": torch.abs,
     }
 
 
 def ig_explain(f):
-    """IG from black on few points, with a graph, of the network that the attacker sees."""
-    soft, t = score(softened(f.model), f.target, preprocess=f.preprocess), torch.linspace(0, 1, POINTS + 1).view(-1, 1, 1, 1, 1)
-    return lambda v, rows: unit_mass(traced_attribution(soft, t * v, rows))
+    """IG from black on few points, each moved by up to half a segment at every call, with a graph, of the network that the attacker sees."""
+    soft, draws = score(softened(f.model), f.target, preprocess=f.preprocess), torch.Generator().manual_seed(8)
+
+    def explain(v, rows):
+        t = torch.linspace(0, 1, POINTS + 1)
+        t[1:-1] += (torch.rand(POINTS - 1, generator=draws) - 0.5) / POINTS
+        return unit_mass(traced_attribution(soft, t.view(-1, 1, 1, 1, 1) * v, rows))
+
+    return explain
 
 
 ALIKE = dict(ssim=map_ssim, correlation=map_correlation)
@@ -89,7 +110,7 @@ def measure(network, autoencoder, x, other, steps):
 
 
 def main():
-    args = arguments(__doc__, RESULTS, photographs=50, size=96, steps=12, wide=0, batch=2)
+    args = arguments(__doc__, RESULTS, photographs=100, size=96, steps=12, wide=0, batch=2)
     torch.set_num_threads(1)
     network = imagenet_classifier("efficientnet_lite0")
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)

@@ -1,6 +1,6 @@
 """Which map of a photograph is faithful? Insertion, Deletion and DiffID of MA-GIG and its rivals through TAEF2, by photograph.
 
-    python benchmarks/photographs.py --data-root FOLDER     (100 photographs, 39 minutes on one core)
+    python benchmarks/photographs.py --data-root FOLDER     (100 photographs, an hour on one core)
     python benchmarks/photographs.py --data-root FOLDER --quick
 
 FOLDER holds `taef2` and `imagenet-sample`; EfficientNet-Lite0 and the class it predicts are explained. Photographs that are in the result file already
@@ -14,6 +14,7 @@ import torch
 from captum.attr import LayerAttribution, LayerGradCam
 from guided_repeatability import arguments, collect
 from manifold_repeatability import JUMP, PUBLISHED, walked_line
+from torch.func import jvp
 
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.neighbours import AGI, IG2, InputXGradient
@@ -23,9 +24,9 @@ from manifold_xai.data import photographs
 from manifold_xai.evaluation.faithfulness import channel_mean, kept_mean, removal
 from manifold_xai.geometry.geodesic import geodesic, resample
 from manifold_xai.geometry.metric import latent_line, path_energy
-from manifold_xai.paths.blur import blur
+from manifold_xai.paths.blur import blur, blur_path
 from manifold_xai.paths.guided import guided_path, settled_path
-from manifold_xai.paths.manifold import anchored, decoded_path
+from manifold_xai.paths.manifold import anchored, decoded_path, enhanced_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
@@ -123,6 +124,25 @@ def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
     yield "AGI", AGI(every).attribute(x, target=f.target), {}
     yield "mask", optimised_mask(f, x, blur(x, BLUR)), {}
     yield "mask, mean colour", optimised_mask(f, x, colour), {}
+    yield from controls(f, autoencoder, x, rows, steps)
+
+
+def controls(f, autoencoder, x, rows, steps):
+    """What a method becomes when one thing is taken from it, by name: its order, its ends, its jumps, its steps; and noise in the tangent space."""
+    x0, latents = torch.zeros_like(x), latent_steps(steps)
+    each = lambda like: torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(row))) for row in rows])
+    with torch.no_grad():
+        z0, z = autoencoder.encode(x0), autoencoder.encode(x)
+        ends = autoencoder.decode(z0), autoencoder.decode(z)
+    yield "random tangent", jvp(autoencoder.decode, (z,), (each(z),))[1].detach(), {}
+    yield "BlurIG", path_attribution(f, blur_path(x, steps)).A, {}
+    yield "IG on the reconstruction", path_attribution(f, straight_path(*ends, steps)).A, {}
+    yield f"IG, {latents} steps", path_attribution(f, straight_path(x0, x, latents)).A, {}
+    yield f"GIG, {latents} steps", path_attribution(f, guided_path(f, x0, x, latents)).A, {}
+    yield "GIG, random order", path_attribution(f, guided_path(f, x0, x, steps, order=each(x).abs())).A, {}
+    yield "EIG, anchored", path_attribution(f, enhanced_path(autoencoder, x0, x, latents, anchor=True, jump=JUMP)).A, {}
+    yield "MA-GIG, not anchored", path_attribution(f, manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False)).A, {}
+    yield "MA-GIG, random order", path_attribution(f, manifold_guided_path(f, autoencoder, x0, x, latents, order=each(z).abs(), jump=JUMP)).A, {}
 
 
 def judged(network, A, x, fill):

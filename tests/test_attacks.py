@@ -1,12 +1,19 @@
 """Attacks keep their box and their class, reach what can be reached on paper, and compare maps as others do."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.classifiers import digit_classifier
+from manifold_xai.course import bootstrap
+from manifold_xai.data import digits
 from manifold_xai.evaluation.attacks import follow, map_correlation, map_ssim, softened, targeted_attack, topk_attack, traced_attribution, unit_mass
+from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 
 
@@ -84,6 +91,39 @@ def test_box_and_class_are_kept(smooth):
     found = targeted_attack(explain, f, x, aim, 0.3, weight=0.0, iterations=30)
     assert (found.x - x).abs().max() <= 0.3 + 1e-12 and found.x.min() >= 0 and found.x.max() <= 1
     assert torch.equal(net(found.x).argmax(1), net(x).argmax(1)) and (found.loss <= 1).all() and found.loss.median() < 0.5
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0], ids=["black", "white"])
+def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
+    net, x, eps = digit_classifier("relu"), digits("test").x[:24], 0.1
+    classes = score(net).at(x).target
+    apart = classes != classes.roll(1)  # each is sent to the map of the digit before it, if that is of another class
+    kept, aim = x[apart], x.roll(1, 0)[apart]
+    explained = lambda v: path_attribution(score(net).at(v), straight_path(torch.full_like(v, start), v, 50)).A
+    f, target, draws = score(net).at(kept), explained(aim), g(2)
+    soft = score(softened(net, 10.0), f.target)
+
+    def seen(v, rows):  # by the attacker: few points, drawn anew at each step, or he learns to fool the sum and not the integral
+        t = torch.linspace(0, 1, 9)
+        t[1:-1] += (torch.rand(7, generator=draws) - 0.5) / 8
+        return unit_mass(traced_attribution(soft, start + t.view(-1, 1, 1, 1, 1) * (v - start), rows))
+
+    found = targeted_attack(seen, f, kept, unit_mass(target), eps, iterations=25, lr=eps / 5)
+    noisy = (kept + eps * (2 * torch.rand(kept.shape, generator=g(3)) - 1)).clamp(0, 1)
+    before, after, noise = (map_correlation(explained(v), target) for v in (kept, found.x, noisy))
+    assert bootstrap(after - before, g(4)).low > 0.05 and bootstrap(after - noise, g(4)).low > 0.05
+    assert torch.equal(net(found.x).argmax(1), f.target) and (found.x - kept).abs().max() <= eps + 1e-6
+
+
+@pytest.mark.parametrize("how", ["correlation", "ssim"])
+def test_the_stored_attacks_on_photographs_reach_their_target(how):
+    stored = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "attacks.json").read_text(encoding="utf8"))
+    found, n = stored["variants"], len(stored["rows"])
+    assert n >= 100 and len(set(stored["rows"])) == n and all(len(v) == n for row in found.values() for v in row.values())
+    assert set(found["image"]["same_class"]) == {1.0} and max(found["image"]["change"]) < 0.2
+    before, after = (torch.tensor(found["target"][f"{when}_{how}"]) for when in ("before", "after"))
+    assert bootstrap(after - before, g(5)).low > 0
+    assert {"IG on the reconstruction", "EIG", "EIG, anchored", "BlurIG", "GIG, random order", "random tangent", "intensity"} <= set(found)
 
 
 def test_an_iterate_of_another_class_does_not_count():

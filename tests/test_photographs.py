@@ -31,6 +31,7 @@ def test_the_stored_photographs_are_whole(stored, script):
     n = len(stored["rows"])
     assert n >= 100 and len(set(stored["rows"])) == n == len(stored["labels"]) == len(stored["predicted"])
     assert {"IG", "GIG", "Settled IG", "EIG", "MIG", "MA-GIG", "Settled MA-GIG", "IG2", "AGI", "Grad-CAM", "mask", "random", "intensity"} <= set(stored["variants"])
+    assert {"random tangent", "BlurIG", "IG on the reconstruction", "IG, 20 steps", "GIG, random order", "EIG, anchored", "MA-GIG, random order"} <= set(stored["variants"])
     for name, row in stored["variants"].items():
         found = {key: torch.tensor(values, dtype=torch.float64) for key, values in row.items()}
         assert all(len(v) == n and v.isfinite().all() for v in found.values()), name

@@ -467,7 +467,7 @@ def geodesic(
     and Armijo backtracking; "encoder", MIG's eq. 5 in its place, which needs `encode` and need not descend;
     start, latent paths (n+1, b, ...) to begin from (default: latent lines); iterations, most steps a level; tol, relative decrease of the energy, two steps running, at which a path stops
     ("gradient": relative change of Σ‖∂E/∂z_i‖², once, as in MIG App. A); 0 never stops early;
-    ridge, adds ridge × the latent line's mean squared stretch to the metric's diagonal: without it, paths cross flat ground in leaps that no frame sees;
+    ridge, adds ridge × the latent line's mean squared stretch to the metric's diagonal, positive definite then where the decoder is flat; leaps between frames it does not prevent;
     continuation, solve with few segments first, and lay points evenly between levels and at the end; batch, frames decoded together; watch, called after each pass.
     None takes the solver's own from SOLVERS; "gradient" and "encoder": no ridge, no continuation.
     Returns: Geodesic(gamma_z, E, L, iterations, converged).

@@ -223,7 +223,8 @@ def settled_path(
     Parameters: f, a `score` or any callable (b, ...) -> (b,), row by row; x0, x, (b, ...), pixels or latents; steps, segments T;
     window, in (0, 1]; order, like x, smallest first: None for the mean |∂f/∂x| over the straight line, T + 1 further gradients;
     batch, rows evaluated at once, None for a size that suits x.
-    Returns: a Path. Unlike `guided_path` it depends continuously on the order and on x, and there is no feedback from path to order.
+    Returns: a Path. Unlike in `guided_path` there is no feedback from path to order. Two features that change places in the order each jump
+    in the queue, by no more than the other's share of the distance: little, where features are many.
     Raises: ValueError for ends of different shape, NaN, steps < 1, a window outside (0, 1].
     Source: ours, after Kapishnikov et al. 2021.
     """

@@ -1,6 +1,6 @@
 """Which map of a photograph is faithful? Insertion, Deletion and DiffID of MA-GIG and its rivals through TAEF2, by photograph.
 
-    python benchmarks/photographs.py --data-root FOLDER     (100 photographs, an hour on one core)
+    python benchmarks/photographs.py --data-root FOLDER     (100 photographs, 53 minutes on one core)
     python benchmarks/photographs.py --data-root FOLDER --quick
 
 FOLDER holds `taef2` and `imagenet-sample`; EfficientNet-Lite0 and the class it predicts are explained. Photographs that are in the result file already

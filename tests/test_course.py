@@ -221,8 +221,8 @@ def test_a_key_changes_with_what_determines_a_number(tmp_path, monkeypatch, chan
     code, solution = "rows = open('nbs/results/rows.json')", "1"
     (tmp_path / "nbs" / "results").mkdir(parents=True)
     library = tmp_path / "manifold_xai"
+    library.mkdir()
     for name in ("score", "data", "classifiers", "autoencoders"):
-        (tmp_path / "manifold_xai" / f"{name}.py").parent.mkdir(exist_ok=True)
         (library / f"{name}.py").write_text("a = 1")
     for name in ("geometry", "paths", "attribution", "evaluation", "assets"):
         (library / name).mkdir()

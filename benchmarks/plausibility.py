@@ -1,10 +1,11 @@
-"""MA-GIG's path against GIG's on photographs of a data root's ImageNet sample: the measures of chapter 42, by image.
+"""MA-GIG's path against GIG's, and every control's, on photographs of a data root's ImageNet sample: the measures of chapter 42, by image.
 
     python benchmarks/plausibility.py --data-root FOLDER [--n 100] [--steps 16] [--size 96] [--quick]
 
 FOLDER holds imagenet-sample and taef2. EfficientNet-Lite0 is explained, and also stands in for LPIPS' network; the photographs that are not explained
 are the real images. Goes on from what an interrupted run has left in the file named by --state, block by block. Without --quick the result becomes
-nbs/results/42_photographs.json, which the chapter shows as stored figures. Numbers only: no photograph is written.
+nbs/results/42_photographs.json, which the chapter shows as stored figures; paths that it holds already, of the same photographs, are not walked again.
+Numbers only: no photograph is written.
 """
 import argparse
 import json
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import torch
 
-from manifold_xai.autoencoders import taef2
+from manifold_xai.autoencoders import reconstruct, taef2
 from manifold_xai.classifiers import imagenet_classifier
 from manifold_xai.data import image_set
 from manifold_xai.evaluation.plausibility import along, area, feature_distance, free_energy, gaussian, jump_path, largest_step, prdc, remaining, support, taps
 from manifold_xai.files import write_aside
+from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.guided import guided_path
-from manifold_xai.paths.manifold import enhanced_path
+from manifold_xai.paths.manifold import decoded_path, encoded, enhanced_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score, values
@@ -29,19 +31,41 @@ from manifold_xai.score import score, values
 STAGES = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"]
 
 
+def noisy(x0, x, steps, size, generator):
+    """The straight line with noise on it, most in the middle, (T+1, b, ...)."""
+    t = torch.linspace(0, 1, steps + 1).view(-1, *[1] * x.ndim)
+    return x0 + t * (x - x0) + size * (4 * t * (1 - t)) * torch.randn((steps + 1, *x.shape), generator=generator)
+
+
+def random_walk(z0, z, steps, generator):
+    """A random walk of codes that ends at z: the latent line with a Brownian bridge on it, (T+1, b, ...)."""
+    t = torch.linspace(0, 1, steps + 1).view(-1, *[1] * z.ndim)
+    w = torch.randn((steps + 1, *z.shape), generator=generator).cumsum(0) / steps**0.5
+    return z0 + w - w[0] + t * (z - z0 - (w[-1] - w[0]))
+
+
 def paths(f, autoencoder, x0, x, steps):
+    """How each path is drawn: {name: () -> its points}."""
+    drawn, ends = lambda: torch.Generator().manual_seed(1), lambda: (encoded(autoencoder, end) for end in (x0, x))
     return {
-        "IG": straight_path(x0, x, steps),
-        "GIG": guided_path(f, x0, x, steps),
-        "random order": guided_path(f, x0, x, steps, order="random", generator=torch.Generator().manual_seed(1)),
-        "EIG": enhanced_path(autoencoder, x0, x, steps, anchor="published"),
-        "MA-GIG": manifold_guided_path(f, autoencoder, x0, x, steps, anchor="published"),
-        "jump": jump_path(x0, x, steps),
+        "IG": lambda: straight_path(x0, x, steps),
+        "IG of the reconstruction": lambda: straight_path(reconstruct(autoencoder, x0), reconstruct(autoencoder, x), steps),
+        "BlurIG": lambda: blur_path(x, steps),
+        "GIG": lambda: guided_path(f, x0, x, steps),
+        "random order": lambda: guided_path(f, x0, x, steps, order="random", generator=drawn()),
+        "intensity": lambda: guided_path(f, x0, x, steps, order=x),
+        "EIG": lambda: enhanced_path(autoencoder, x0, x, steps, anchor="published"),
+        "EIG of the reconstruction": lambda: enhanced_path(autoencoder, x0, x, steps),
+        "MA-GIG": lambda: manifold_guided_path(f, autoencoder, x0, x, steps, anchor="published"),
+        "MA-GIG, random order": lambda: manifold_guided_path(f, autoencoder, x0, x, steps, anchor="published", order="random", generator=drawn()),
+        "random tangent": lambda: decoded_path(autoencoder.decode, random_walk(*ends(), steps, drawn()), x0, x, anchor="published"),
+        "noise": lambda: noisy(x0, x, steps, 0.5, drawn()),
+        "jump": lambda: jump_path(x0, x, steps),
     }
 
 
-def block(x, autoencoder, network, preprocess, steps):
-    """What is seen along each path of a few photographs: {path: {measure: (T+1, b, ...)}}."""
+def block(x, autoencoder, network, preprocess, steps, have):
+    """What is seen along each path of a few photographs that the stored file does not have: {path: {measure: (T+1, b, ...)}}."""
     x0, f, eye = torch.zeros_like(x), score(network, preprocess=preprocess).at(x), taps(network, [*STAGES, "_avg_pooling", "_fc"], preprocess)
     with torch.no_grad():
         there = eye(x)[:4]
@@ -54,8 +78,10 @@ def block(x, autoencoder, network, preprocess, steps):
         return torch.cat([apart[:, None], confidence[:, None], free_energy(logits)[:, None], pooled.flatten(1)], 1)
 
     seen = {}
-    for name, gamma in paths(f, autoencoder, x0, x, steps).items():
-        gamma = gamma.stack()
+    for name, draw in paths(f, autoencoder, x0, x, steps).items():
+        if name in have:
+            continue
+        gamma = torch.stack([*draw()])
         m = along(gamma, {"left": remaining(x0, x), "reading": reading})
         perceptual, confidence, energy = m["reading"][..., :3].unbind(-1)
         seen[name] = dict(left=m["left"], perceptual=perceptual, confidence=confidence, energy=energy, features=m["reading"][..., 3:], step=largest_step(gamma)[None])
@@ -79,13 +105,17 @@ def main():
     images = image_set("imagenet-sample", "all", a.size, a.data_root)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     photo = lambda rows: torch.stack([images[int(r)][0] for r in rows])
-    settings = dict(steps=a.steps, size=a.size, seed=0)
+    settings, rows = dict(steps=a.steps, size=a.size, seed=0), images.rows[order[: a.n]].tolist()
+    about, file = dict(settings, n=min(a.n, len(order)), rows=rows), Path(__file__).parents[1] / "nbs" / "results" / "42_photographs.json"
+    have = json.loads(file.read_text(encoding="utf8")) if file.exists() and not a.quick else {}
+    have = have["paths"] if about.items() <= have.items() else {}
+    settings["have"] = sorted(have)
     state_file, done, start = Path(a.state), [], time.time()
     if state_file.exists() and not a.quick:
         kept = torch.load(state_file, weights_only=True)
         done = kept["done"] if kept["settings"] == settings else []
     for i in range(4 * len(done), a.n, 4):
-        done.append(block(photo(order[i : i + 4]), autoencoder, network, preprocess, a.steps))
+        done.append(block(photo(order[i : i + 4]), autoencoder, network, preprocess, a.steps, have))
         if not a.quick:
             state_file.parent.mkdir(parents=True, exist_ok=True)
             with write_aside(state_file) as aside:
@@ -96,7 +126,7 @@ def main():
     pooled = taps(network, ["_avg_pooling"], preprocess)
     real = values(lambda x: pooled(x)[0].flatten(1), photo(order[100:200] if a.quick else order[100:]), batch=25)
     region, fit = support(real), gaussian(real)
-    result = dict(settings, n=seen["IG"]["left"].shape[1], real=len(real), rows=images.rows[order[: a.n]].tolist(), machine=platform.processor() or platform.machine(), paths={})
+    by_path = {}
     for name, m in seen.items():
         overlap = prdc(real, m["features"].flatten(0, 1))
         by_image = {
@@ -106,10 +136,14 @@ def main():
             "neighbour": area(region.distance(m["features"])), "free energy": area(m["energy"]), "largest step": m["step"][0],
             "coverage": overlap.coverage, "recall": overlap.recall,
         }  # fmt: skip
-        result["paths"][name] = {key: [round(v, 5) for v in value.tolist()] for key, value in by_image.items()}
+        if name == "noise":  # it first moves away from x: no reading over what is left
+            by_image = {key: value for key, value in by_image.items() if not key.endswith(", left")}
+        by_path[name] = {key: [round(v, 5) for v in value.tolist()] for key, value in by_image.items()}
         print(f"{name}: " + ", ".join(f"{key} {value.mean():.3f}" for key, value in by_image.items()))
     if not a.quick:
-        file = Path(__file__).parents[1] / "nbs" / "results" / "42_photographs.json"
+        by_path |= have
+        names = [*paths(*[None] * 5)]  # in their order
+        result = dict(about, real=len(real), machine=platform.processor() or platform.machine(), paths={name: by_path[name] for name in names})
         with write_aside(file) as aside:
             aside.write_text(json.dumps(result), encoding="utf8")
         print(file)

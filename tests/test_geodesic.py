@@ -68,6 +68,21 @@ def test_chunks_change_no_geodesic(solver):
     torch.testing.assert_close(small.gamma_z, large.gamma_z, rtol=0, atol=1e-7)  # rounding, grown over the steps
 
 
+def test_paths_take_turns_where_they_are_many():
+    """2502 paths of 24 segments in 3 latents have more numbers in a stack of blocks than are held at once; each comes out as it does among three."""
+    decode, (z0, z1) = bent(), ends()
+    few, many = geodesic(decode, z0, z1, 24), geodesic(decode, z0.repeat(834, 1), z1.repeat(834, 1), 24)
+    torch.testing.assert_close(many.gamma_z.unflatten(1, (834, 3)), few.gamma_z[:, None].expand(-1, 834, -1, -1), rtol=1e-7, atol=1e-7)
+    assert (many.iterations.view(834, 3) == few.iterations).all() and many.converged.all() and few.converged.all()
+
+
+def test_nan_images_are_named_by_row_whichever_turn_it_is():
+    decode, (z0, z1) = bent(), (end.repeat(834, 1) for end in ends())
+    z0[2500, 0] = 9.0
+    with pytest.raises(ValueError, match=r"rows \[2500\]"):
+        geodesic(lambda z: decode(z) * torch.where(z[:, :1] == 9, math.nan, 1.0), z0, z1, 24, continuation=False, ridge=0.0)
+
+
 @pytest.mark.parametrize("solver", ["gradient", *OURS])
 def test_energy_never_rises_within_a_level(solver):
     decode, seen = bent(), []

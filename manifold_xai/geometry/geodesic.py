@@ -93,15 +93,15 @@ def energy_gradient(decode: Decoder, gamma_z: Tensor, batch: int | None = None) 
 
 # %% ../../nbs/21_geodesics.ipynb #88e8f2f7
 class _Springs:
-    "T × the Laplacian of inner points tied by springs of strengths (b, T), factored; the same for every latent."
+    "T × the Laplacian of inner points tied by springs of strengths (T, b); the same for every latent."
 
     def __init__(self, strengths):
-        w = strengths.double()
-        A = torch.diag_embed(w[:, 1:] + w[:, :-1]) - torch.diag_embed(w[:, 1:-1], 1) - torch.diag_embed(w[:, 1:-1], -1)
-        self.L = torch.linalg.cholesky(w.shape[1] * A)
+        self.give = 1 / (len(strengths) * strengths.double())[..., None]  # how far a unit of tension stretches each
 
     def solve(self, v, rows=slice(None)):
-        return torch.cholesky_solve(v.transpose(0, 1).double(), self.L[rows]).transpose(0, 1).to(v)
+        give, pull = self.give[:, rows], _held(v).double()[:-1].cumsum(0)
+        tension = (give * pull).sum(0) / give.sum(0) - pull
+        return (give * tension).cumsum(0)[:-1].to(v)
 
 
 class _Blocks:
@@ -127,6 +127,10 @@ class _Blocks:
         for i in range(len(y) - 2, -1, -1):
             y[i] = y[i] - self.W[i][rows] @ y[i + 1]
         return torch.stack(y)[..., 0].to(v)
+
+
+def _held(v):
+    return torch.cat([torch.zeros_like(v[:1]), v, torch.zeros_like(v[:1])])  # zero at both ends
 
 
 def _dot(u, v):
@@ -185,10 +189,6 @@ def _tiled_product(self, gamma_z, v, rows, tiles):
     return out[1:-1] - T * self.ridge[rows][:, None] * v.diff(n=2, dim=0)
 
 
-def _held(v):
-    return torch.cat([torch.zeros_like(v[:1]), v, torch.zeros_like(v[:1])])  # zero at both ends
-
-
 _Surface.blocks, _Surface.blocks_between, _Surface.product = _blocks, _blocks_between, _product
 
 # %% ../../nbs/21_geodesics.ipynb #7b5f5ecd
@@ -213,7 +213,7 @@ class _Gradient:
 class _Sobolev(_Gradient):
     def __init__(self, surface, gamma_z, at):
         super().__init__(surface, gamma_z, at)
-        self.springs = _Springs(self.scale[:, None].expand(-1, self.T))
+        self.springs = _Springs(self.scale.expand(self.T, -1))
 
     def direction(self, grad, size, rows):
         return -size[:, None] * self.springs.solve(grad, rows)
@@ -246,7 +246,7 @@ def _tied(D, O, ridge, damping):
 class _MatrixFree(_GaussNewton):
     def __init__(self, surface, gamma_z, at):
         _Gradient.__init__(self, surface, gamma_z, at)
-        self.gamma_z, self.springs = gamma_z.clone(), _Springs((self.stretch + self.scale / 10).T)
+        self.gamma_z, self.springs = gamma_z.clone(), _Springs(self.stretch + self.scale / 10)
 
     def direction(self, grad, size, rows):
         gamma_z, damping = self.gamma_z[:, rows], (self.T * self.scale[rows] / size)[:, None]
@@ -273,8 +273,16 @@ def _conjugate_gradients(product, v, solve, iterations=10, tol=0.1):
     return x
 
 
+def _small(gamma_z):
+    return gamma_z.shape[2] <= 64 and _numbers(gamma_z) <= 2**20
+
+
+def _numbers(gamma_z):
+    return (len(gamma_z) - 1) * gamma_z.shape[2] ** 2  # in a stack of a path's d × d blocks
+
+
 def _gauss_newton(surface, gamma_z, at):
-    return (_GaussNewton if gamma_z.shape[2] <= 64 else _MatrixFree)(surface, gamma_z, at)
+    return (_GaussNewton if _small(gamma_z) else _MatrixFree)(surface, gamma_z, at)
 
 # %% ../../nbs/21_geodesics.ipynb #d7772fd7
 class _QuasiNewton(_Gradient):
@@ -282,8 +290,8 @@ class _QuasiNewton(_Gradient):
 
     def __init__(self, surface, gamma_z, at):
         super().__init__(surface, gamma_z, at)
-        self.small = gamma_z.shape[2] <= 64
-        self.guess = _tied(*surface.blocks_between(gamma_z), surface.ridge, 1e-3) if self.small else _Springs((self.stretch + self.scale / 10).T)
+        self.small = _small(gamma_z)
+        self.guess = _tied(*surface.blocks_between(gamma_z), surface.ridge, 1e-3) if self.small else _Springs(self.stretch + self.scale / 10)
         self.steps = gamma_z.new_zeros(self.pairs, *gamma_z[1:-1].shape)
         self.dgrads = torch.zeros_like(self.steps)
         self.curvature = torch.full_like(self.steps[:, 0, :, 0], math.inf)  # infinite: no pair yet
@@ -319,26 +327,38 @@ class _Encoder(_Gradient):
     def __init__(self, surface, gamma_z, at, encode):
         super().__init__(surface, gamma_z, at)
         self.encode, self.eta = encode, torch.zeros_like(gamma_z[1:-1])
-        self.accepted(torch.arange(gamma_z.shape[1]), gamma_z, None, None, None)
+        self.accepted(torch.arange(gamma_z.shape[1], device=gamma_z.device), gamma_z, None, None, None)
 
     def direction(self, grad, size, rows):
         return -(size / (4 * self.T))[:, None] * self.eta[:, rows]
 
     def accepted(self, rows, gamma_z, step, dgrad, size):
-        for k, path in zip(rows, gamma_z.unbind(1)):
-            x = self.surface.decode(path)
-            self.eta[:, k] = jvp(self.encode, (x[1:-1],), (-self.T * x.diff(n=2, dim=0),))[1].flatten(1)
-            self.surface.frames += len(x)
+        for some in torch.arange(len(rows), device=rows.device).split(max(1, self.surface.batch // (self.T + 1))):
+            x = self.surface.decode(gamma_z[:, some].flatten(0, 1)).unflatten(0, (self.T + 1, -1))
+            eta = jvp(self.encode, (x[1:-1].flatten(0, 1),), (-self.T * x.diff(n=2, dim=0).flatten(0, 1),))[1]
+            self.eta[:, rows[some]] = eta.flatten(1).unflatten(0, (self.T - 1, -1))
+            self.surface.frames += x.shape[0] * x.shape[1]
 
 # %% ../../nbs/21_geodesics.ipynb #aeb511f6
 _CALM = 1e-4  # two such relative decreases running: ten more would lower the energy by less than 0.1 %
 
 
-def _descend(surface, gamma_z, build, iterations, tol, rule, watch):
-    "One level: (gamma_z, chords, steps taken (b,), calm (b,))."
+def _in_turns(blocks, surface, gamma_z, *how):
+    "`_descend`, where blocks are kept for as many paths at a time as hold a stack of them to 4 MB, however many paths there are and however fine."
+    ridge, found = surface.ridge, []
+    together = max(1, 2**19 // _numbers(gamma_z)) if blocks and _small(gamma_z) else max(1, len(ridge))
+    for rows in torch.arange(len(ridge), device=ridge.device).split(together):
+        surface.ridge = ridge[rows]
+        found.append(_descend(surface, gamma_z[:, rows], rows, *how))
+    surface.ridge = ridge
+    return [torch.cat(parts, min(1, parts[0].ndim - 1)) for parts in zip(*found)]
+
+
+def _descend(surface, gamma_z, names, build, iterations, tol, rule, watch):
+    "Paths of one level, together: (gamma_z, chords, steps taken (b,), calm (b,))."
     gamma_z, (E, grad, chords) = gamma_z.clone(), surface.energy(gamma_z)
     if not E.isfinite().all():
-        raise ValueError(f"`decode` gave NaN or infinite images along the starting path, in rows {(~E.isfinite()).nonzero()[:, 0].tolist()}.")
+        raise ValueError(f"`decode` gave NaN or infinite images along the starting path, in rows {names[~E.isfinite()].tolist()}.")
     taken, calm, quiet, failed = (torch.zeros_like(E, dtype=torch.long) for _ in range(4))
     moves = (E > 0) & bool(len(grad)) & (iterations > 0)
     calm[(E == 0) | (len(grad) == 0)] = 2
@@ -419,7 +439,7 @@ class Geodesic(NamedTuple):
 class Progress(NamedTuple):
     """What `geodesic` shows while it works, after each pass."""
 
-    gamma_z: Tensor  # (n+1, b, ...), with n segments at this level
+    gamma_z: Tensor  # (n+1, b, ...), those that are solved together, with n segments at this level
     frames: int  # decoded and differentiated so far, all paths together
     columns: int  # Jacobian columns, and products, at single frames so far
 
@@ -433,14 +453,15 @@ class Solver(NamedTuple):
     rule: str
     ridge: float
     continuation: bool
+    blocks: bool = False  # keeps d × d blocks, while there are few enough
 
 
 SOLVERS = {
     "gradient": Solver(_Gradient, 300, 1e-3, "gradient", 0.0, False),
     "encoder": Solver(_Encoder, 300, 1e-4, "energy", 0.0, False),
     "sobolev": Solver(_Sobolev, 300, 1e-4, "energy", 1e-4, True),
-    "gauss-newton": Solver(_gauss_newton, 100, 1e-4, "energy", 1e-4, True),
-    "quasi-newton": Solver(_QuasiNewton, 100, 1e-4, "energy", 1e-4, True),
+    "gauss-newton": Solver(_gauss_newton, 100, 1e-4, "energy", 1e-4, True, True),
+    "quasi-newton": Solver(_QuasiNewton, 100, 1e-4, "energy", 1e-4, True, True),
 }
 
 
@@ -463,14 +484,15 @@ def geodesic(
     """Discrete geodesics of the decoder's surface: latent paths of locally least energy between z0 and z1, each solved on its own.
 
     Parameters: decode, (n, ...) -> (n, ...), row by row, smooth; z0, z1, latents (b, d) or (b, c, h, w); steps, segments T ≥ 1;
-    solver, "quasi-newton"; "gauss-newton" (Levenberg damping, matrix-free above 64 latents); "sobolev"; "gradient", MIG's Algorithm 1 with its sign corrected
+    solver, "quasi-newton"; "gauss-newton" (Levenberg damping, matrix-free above 64 latents or 2²⁰ numbers T·d²); "sobolev"; "gradient", MIG's Algorithm 1 with its sign corrected
     and Armijo backtracking; "encoder", MIG's eq. 5 in its place, which needs `encode` and need not descend;
     start, latent paths (n+1, b, ...) to begin from (default: latent lines); iterations, most steps a level; tol, relative decrease of the energy, two steps running, at which a path stops
     ("gradient": relative change of Σ‖∂E/∂z_i‖², once, as in MIG App. A); 0 never stops early;
     ridge, adds ridge × the latent line's mean squared stretch to the metric's diagonal, positive definite then where the decoder is flat; leaps between frames it does not prevent;
-    continuation, solve with few segments first, and lay points evenly between levels and at the end; batch, frames decoded together; watch, called after each pass.
+    continuation, solve with few segments first, and lay points evenly between levels and at the end; batch, frames decoded together; watch, called after each pass over the paths that are solved together.
     None takes the solver's own from SOLVERS; "gradient" and "encoder": no ridge, no continuation.
-    Returns: Geodesic(gamma_z, E, L, iterations, converged).
+    Returns: Geodesic(gamma_z, E, L, iterations, converged). Memory grows with T·d, the codes, and with nothing else of T: images are drawn in chunks, and
+    where d × d blocks are kept, paths take turns.
     Raises: ValueError for steps < 1, shapes that differ, NaN, an unknown solver, or a decoder that mixes rows or carries no gradient.
     Source: Shao et al. 2018, Algorithm 1; MIG App. A; Liu and Nocedal 1989 for the memory.
     """
@@ -486,7 +508,7 @@ def geodesic(
         chords = surface.energy(path := resample(path, chords, levels[0])).chords
     for level in levels:
         path = resample(path, chords, level) if own.continuation or len(path) != level + 1 else path
-        path, chords, more, calm = _descend(surface, path, own.build, own.iterations, own.tol * (1 if level == steps else 10), own.rule, show)
+        path, chords, more, calm = _in_turns(own.blocks, surface, path, own.build, own.iterations, own.tol * (1 if level == steps else 10), own.rule, show)
         taken = taken + more
     path, chords = _evened(flat, path, batch, rounds=3 if own.continuation else 0)
     E, converged = steps / 2 * chords.square().sum(0), (calm >= 2) & (unevenness(chords) <= 0.02)

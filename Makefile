@@ -44,7 +44,7 @@ weights: .venv/ready          ## remake the trained weights that ship with the p
 	$(BIN)/python -c "from manifold_xai import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"
 
 bench: .venv/ready            ## the ratios that the README quotes
-	for name in tangent_bases geodesics integrated_gradients guided manifold faithfulness; do $(BIN)/python benchmarks/$$name.py; done
+	for name in tangent_bases geodesics integrated_gradients guided manifold passes faithfulness; do $(BIN)/python benchmarks/$$name.py; done
 
 lock: .venv/ready             ## pin what CI tests, with hashes for teachers
 	$(BIN)/python -m pip install --quiet uv

@@ -1,17 +1,21 @@
 """Fixtures of several test files: what the published codes answered, digits, the benchmarks."""
 
 import importlib.util
+import os
 from types import ModuleType
 
+# before torch loads: threads that spin while they wait starve each other
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
-from helpers import BENCHMARKS, REPOSITORY, SHARED, published_networks
+from helpers import BENCHMARKS, ROOT, SHARED, published_networks
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from manifold_xai.data import Images, digits
+from manifold_xai.subjects.data import Images, digits
 
 GOLDEN = {  # where the answers are, and what follows the convolutions of the classifier
-    "shipped": (REPOSITORY / "tests" / "golden.safetensors", nn.SiLU),
+    "shipped": (ROOT / "tests" / "golden.safetensors", nn.SiLU),
     "whole": (SHARED / "golden" / "official.safetensors", nn.ReLU),
 }
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-REPOSITORY = Path(__file__).parents[1]
-BENCHMARKS = REPOSITORY / "benchmarks"
-SHARED = REPOSITORY.parent / "shared"  # not part of the repository; tests of what is in it may skip
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SHARED = ROOT.parent / "shared"  # not part of the repository; tests of what is in it may skip
 
 
 def seeded(seed: int = 0) -> torch.Generator:

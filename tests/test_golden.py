@@ -10,9 +10,10 @@ from conftest import GOLDEN
 from helpers import relative
 from safetensors import safe_open
 
+from manifold_xai.attribution.captum import InputXGradient
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.neighbours import AGI, IG2, InputXGradient
-from manifold_xai.autoencoders import adapt
+from manifold_xai.attribution.methods import AGI, IG2
+from manifold_xai.autoencoder import adapt
 from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.paths.manifold import decoded_path, enhanced_path
 from manifold_xai.paths.straight import straight_path

@@ -10,8 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifold_xai import course
-from manifold_xai.course import Estimate, begin, bootstrap, claims, exact, record, verdict
+from manifold_xai.course import chapter as course
+from manifold_xai.course.chapter import (
+    Estimate,
+    begin,
+    bootstrap,
+    claims,
+    exact,
+    record,
+    verdict,
+)
 from manifold_xai.files import profiles, repository, requirements
 
 ROOT = Path(__file__).parents[1]
@@ -221,7 +229,7 @@ def test_a_key_is_of_the_running_chapter_wherever_it_lies_and_of_its_settings(ru
     assert set(here) == {"code", "data", "settings"}
     more = course.key(run._replace(steps=run.steps + 1))
     assert {part for part in here if here[part] != more[part]} == {"settings"}
-    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "lib/course")
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "library/course/chapter")
     assert course.key(run)["code"] != here["code"]
     monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "no_such_chapter")
     assert set(course.key(run)) == {"settings"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from manifold_xai.notebooks import chapters
-from manifold_xai.provenance import key, rests_on
-from manifold_xai.structure import Reader, _library, _sources, reached
+from manifold_xai.course.notebooks import chapters
+from manifold_xai.course.provenance import key, rests_on
+from manifold_xai.course.structure import Reader, _library, _sources, reached
 
 ROOT = Path(__file__).parents[1]
 
@@ -250,7 +250,7 @@ def test_a_script_reaches_its_neighbours(clone):
 # The data
 
 def test_weights_and_stored_results_count_where_they_are_named(clone):
-    torch, store = pytest.importorskip("torch"), pytest.importorskip("manifold_xai.store")
+    torch, store = pytest.importorskip("torch"), pytest.importorskip("manifold_xai.subjects.store")
     weights, results = clone / "manifold_xai" / "assets" / "weights", clone / "nbs" / "results"
     for name in ("vae-silu", "vae-relu", "digits-relu"):
         store.save_tensors(weights / f"{name}.safetensors", {"w": torch.zeros(3)}, {"note": 1})

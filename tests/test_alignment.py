@@ -5,12 +5,11 @@ import math
 
 import pytest
 import torch
+from helpers import randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.subjects.autoencoders import digit_vae
-from manifold_xai.subjects.data import Images
 from manifold_xai.evaluation.alignment import (
     digit_mask,
     project_matrix_free,
@@ -22,14 +21,8 @@ from manifold_xai.evaluation.alignment import (
     tangent_noise,
 )  # fmt: skip
 from manifold_xai.geometry.metric import project, random_fraction, tangent_basis
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.data import Images
 
 
 def orthonormal(b, D, k, seed=0):

@@ -1,22 +1,17 @@
 """The repeatability benchmarks take hours: what was done before an interruption is not done again, nor mixed with other settings."""
 
-import importlib
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from helpers import benchmark
 
 
 @pytest.fixture
 def script(monkeypatch):
     """benchmarks/guided_repeatability.py as a module, whose clock stands still."""
-    pytest.importorskip("captum")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    module = importlib.import_module("guided_repeatability")
+    module = benchmark("guided_repeatability", monkeypatch)
     monkeypatch.setattr(module.time, "process_time", lambda: 0.0)
     return module
 

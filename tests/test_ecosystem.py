@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from every import EVERY, NEIGHBOURS, PATHS, seeded, steps_of
+from every import EVERY, NEIGHBOURS, PATHS, steps_of
+from helpers import seeded
 from torch import nn
 
 from manifold_xai.attribution.base import PathMethod

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_bvp
@@ -40,20 +41,20 @@ def bent(latents=3, pixels=12, seed=0):
 
 
 def ends(b=3, latents=3, seed=1):
-    return torch.randn(2, b, latents, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return randn(2, b, latents, seed=seed)
 
 
 def pairs(name, b=6):
     "b pairs of latents; on the paraboloid on a common meridian, where its closed form holds."
-    z0, z1 = worlds.draw(worlds.WORLDS[name], 2 * b, torch.Generator().manual_seed(2)).split(b)
+    z0, z1 = worlds.draw(worlds.WORLDS[name], 2 * b, seeded(2)).split(b)
     return z0, z0 * torch.linspace(-1.2, 0.5, b, dtype=z0.dtype)[:, None] if name == "paraboloid" else z1
 
 
 @settings(max_examples=15, deadline=None)
 @given(steps=st.integers(2, 7), seed=st.integers(0, 1000))
 def test_energy_gradient_is_the_slope_of_the_energy(steps, seed):
-    decode, gamma_z = bent(seed=seed), torch.randn(steps + 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    v, h = torch.randn(steps - 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1)), 1e-5
+    decode, gamma_z = bent(seed=seed), randn(steps + 1, 2, 3, seed=seed)
+    v, h = randn(steps - 1, 2, 3, seed=seed + 1), 1e-5
     bump = torch.zeros_like(gamma_z)
     bump[1:-1] = v
     slope = (path_energy(decode, gamma_z + h * bump) - path_energy(decode, gamma_z - h * bump)) / (2 * h)
@@ -218,7 +219,7 @@ def test_stop_rules():
 
 def test_encoder_in_the_decoders_place_descends_only_where_it_can():
     "With e(x) = W⁺x and g(z) = Wz + small bends, ∂e/∂x is nearly G⁻¹Jᵀ: the natural gradient, which arrives."
-    W = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    W = randn(10, 3, seed=4)
     inverse, (z0, z1) = torch.linalg.pinv(W), ends()
     decode, encode = (lambda z: z @ W.T + 0.3 * (z @ W.T).sin()), (lambda x: x @ inverse.T)
     line, found = path_energy(decode, latent_line(z0, z1, 12)), geodesic(decode, z0, z1, 12, "encoder", encode=encode)

@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
+from helpers import rand, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.attribution.integral import Attribution, RULES, path_attribution
+from manifold_xai.attribution.integral import RULES, Attribution, path_attribution
+from manifold_xai.chunks import value_and_grad
 from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.paths.straight import straight_path
-from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import Score, score
 
 POINTWISE = ("left", "trapezoid", "midpoint")
@@ -34,7 +35,7 @@ PATHS = dict(straight=straight_path, bent=bent_path)
 
 @pytest.fixture
 def ends():
-    x = torch.rand(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x = rand(2, 4, 3, seed=3)
     return x[0], x[1]
 
 
@@ -47,7 +48,7 @@ def conv_net(seed=0, classes=3):
 
 
 def images(b=3, seed=5):
-    x = torch.rand(2, b, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = rand(2, b, 1, 6, 6, seed=seed)
     return x[0], x[1]
 
 
@@ -92,7 +93,7 @@ def test_each_features_share_on_a_quarter_circle():
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), steps=st.integers(1, 9), b=st.integers(1, 4), rule=st.sampled_from(["trapezoid", "midpoint"]))
 def test_a_quadratic_score_is_integrated_exactly_on_any_polygon(seed, steps, b, rule):
-    g = torch.Generator().manual_seed(seed)
+    g = seeded(seed)
     Q, gamma = torch.randn(4, 4, dtype=torch.float64, generator=g), torch.randn(steps + 1, b, 4, dtype=torch.float64, generator=g)
     gap = path_attribution(lambda x: ((x @ Q) * x).sum(1), gamma, rule=rule).gap
     assert gap.abs().max() < 1e-11  # its gradient is linear between neighbouring points

@@ -1,8 +1,8 @@
 """The ledger: verdicts are computed from the numbers that a run recorded, and from nothing else."""
 import json
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from manifold_xai.course.chapter import Estimate, claims
 from manifold_xai.course.ledger import (
@@ -15,8 +15,6 @@ from manifold_xai.course.ledger import (
     stored,
     write_ledger,
 )
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 def put(folder, claim, **conditions):
@@ -50,13 +48,13 @@ def test_every_claim_has_a_row_and_the_untested_say_why(tmp_path):
 
 
 def test_each_claim_is_recorded_once_and_found():
-    where, sources = places(REPOSITORY), [p.read_text(encoding="utf8") for p in (REPOSITORY / "nbs").glob("[0-9][0-9]_*.ipynb")]
+    where, sources = places(ROOT), [p.read_text(encoding="utf8") for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")]
     assert set(where) <= set(claims()) and where["MIG-04"].startswith("20_metric.ipynb#")
     for claim, place in where.items():
         calls = sum(source.count(f'record(\\"{claim}\\"') for source in sources)
         assert calls == 1, f"{claim} is recorded {calls} times"
         name, heading = place.split("#", 1)
-        assert heading and heading.replace("-", " ").split()[0] in (REPOSITORY / "nbs" / name).read_text(encoding="utf8")
+        assert heading and heading.replace("-", " ").split()[0] in (ROOT / "nbs" / name).read_text(encoding="utf8")
 
 
 def test_select_narrows_and_orders(tmp_path):
@@ -77,7 +75,7 @@ def test_the_written_ledger_reads_back(tmp_path):
     text = (tmp_path / "LEDGER.md").read_text(encoding="utf8")
     assert text.count("\n| ") == len(claims()) + 2 and all(f"{sum(r.verdict == v for r in rows)} {v}" in text for v in VERDICTS)
     (tmp_path / "ledger.json").rename(tmp_path / "nbs" / "results" / "ledger.json")
-    assert ledger(stored(tmp_path)) == rows and stored(REPOSITORY.parent) == {}
+    assert ledger(stored(tmp_path)) == rows and stored(ROOT.parent) == {}
 
 
 def test_a_bar_in_a_text_does_not_break_the_table(tmp_path):

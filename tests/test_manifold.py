@@ -7,17 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldAlignedGuidedIG, ManifoldIG, ManifoldSettledIG
 from manifold_xai.autoencoder import adapt
-from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae, from_diffusers
-from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.chunks import value_and_grad, values
 from manifold_xai.geometry import worlds
 from manifold_xai.geometry.geodesic import geodesic, unevenness
 from manifold_xai.geometry.metric import latent_line, path_chords
@@ -31,24 +30,17 @@ from manifold_xai.paths.manifold import (
 )
 from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
 from manifold_xai.paths.path import Path, Step
-from manifold_xai.chunks import value_and_grad, values
 from manifold_xai.score import score
+from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae, from_diffusers
+from manifold_xai.subjects.classifiers import digit_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def curved(d=3, shape=(1, 4, 5), seed=0):
     """A small smooth autoencoder whose decoder does not undo its encoder."""
     n = math.prod(shape)
-    W, V = (torch.randn(*s, generator=seeded(seed), dtype=torch.float64) for s in ((n, d), (d, n)))
+    W, V = (randn(*s, seed=seed) for s in ((n, d), (d, n)))
     return adapt(lambda x: (x.flatten(1) @ W / n**0.5).tanh(), lambda z: ((2 * z) @ V / d**0.5).sigmoid().unflatten(1, shape))
 
 

@@ -3,36 +3,34 @@ import subprocess
 import sys
 import warnings
 from configparser import ConfigParser
-from pathlib import Path
 
 import captum.attr
 import captum.metrics
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, rand, seeded, small_net
 from torch import nn
 
 import manifold_xai
-from manifold_xai.subjects import store
+from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.integral import Attribution, path_attribution
 from manifold_xai.attribution.maps import heat_map, load_map, save_map
-from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
 from manifold_xai.paths.baseline import baseline
 from manifold_xai.paths.blur import blur, blur_path, gaussian_rows
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
+from manifold_xai.subjects import store
 
 
-def net(seed=0):
-    torch.manual_seed(seed)
-    layers = nn.Conv2d(1, 4, 3, 2, 1), nn.SiLU(), nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(54, 5)
-    return nn.Sequential(*layers).double().eval().requires_grad_(False)
+def net():
+    return small_net(bends=(nn.SiLU(), nn.ReLU(inplace=True)))
 
 
 @pytest.fixture
 def x():
-    return torch.rand(4, 1, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return rand(4, 1, 12, 12, seed=2)
 
 
 METHODS = dict(ig=IntegratedGradients, blur=BlurIG)
@@ -237,9 +235,9 @@ def test_blur_ig_against_its_authors_code(x):
 
 @pytest.mark.parametrize("kind", ["black", "white", "mean", "blur", "noise"])
 def test_baselines(x, kind):
-    x0 = baseline(x, kind, torch.Generator().manual_seed(0))
+    x0 = baseline(x, kind, seeded(0))
     assert x0.shape == x.shape and x0.dtype == x.dtype and 0 <= x0.min() and x0.max() <= 1
-    assert torch.equal(x0, baseline(x, kind, torch.Generator().manual_seed(0)))
+    assert torch.equal(x0, baseline(x, kind, seeded(0)))
     torch.testing.assert_close(baseline(x, "mean")[1, 0], x[1, 0].mean().expand(12, 12))
     with pytest.raises(ValueError, match="needs a generator"):
         baseline(x, "noise")
@@ -304,5 +302,5 @@ def test_every_name_at_the_front_door_opens():
 
 def test_the_version_is_that_of_settings():
     settings = ConfigParser(interpolation=None)
-    settings.read(Path(__file__).parents[1] / "settings.ini", encoding="utf8")
+    settings.read(ROOT / "settings.ini", encoding="utf8")
     assert manifold_xai.__version__ == settings["DEFAULT"]["version"]

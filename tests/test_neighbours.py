@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from every import EVERY, NEIGHBOURS, seeded
+from every import EVERY, NEIGHBOURS
+from helpers import rand, randn, seeded, small_net
 from torch import nn
 
-from manifold_xai.attribution.catalogue import catalogue
-from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.captum import (
     ExpectedGradients,
     GuidedBackprop,
@@ -23,6 +22,8 @@ from manifold_xai.attribution.captum import (
     SmoothIG,
     unguided,
 )
+from manifold_xai.attribution.catalogue import catalogue
+from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.methods import AGI, IG2
 from manifold_xai.autoencoder import adapt
 from manifold_xai.paths.agi import adversarial_path, copies, other_classes
@@ -30,19 +31,13 @@ from manifold_xai.paths.ig2 import another_class, iterative_path, model_of, scor
 from manifold_xai.score import score
 
 
-def net(seed=0, activation=nn.SiLU):
-    torch.manual_seed(seed)
-    layers = nn.Conv2d(1, 4, 3, 2, 1), activation(), nn.Conv2d(4, 6, 3, 2, 1), activation(), nn.Flatten(), nn.Linear(54, 5)
-    return nn.Sequential(*layers).double().eval().requires_grad_(False)
-
-
-def rand(*shape, seed=2):
-    return torch.rand(*shape, dtype=torch.float64, generator=seeded(seed))
+def net(bend=nn.SiLU):
+    return small_net(bends=(bend(), bend()))
 
 
 @pytest.fixture
 def x():
-    return rand(4, 1, 12, 12)
+    return rand(4, 1, 12, 12, seed=2)
 
 
 y = torch.tensor([3, 0, 4, 3])
@@ -62,7 +57,7 @@ class Times(nn.Module):
 
 
 def test_wrapped_maps_are_captums(x):
-    model = net(activation=nn.ReLU)
+    model = net(nn.ReLU)
     own = {"Saliency": Saliency, "InputXGradient": InputXGradient, "GuidedBackprop": GuidedBackprop}
     for name, method in own.items():
         how = dict(abs=False) if name == "Saliency" else {}
@@ -195,7 +190,7 @@ class Blind(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = net(activation=nn.ReLU)
+        self.inner = net(nn.ReLU)
         self.register_buffer("seen", torch.arange(12)[:, None] % 2)
 
     def forward(self, x):
@@ -204,7 +199,7 @@ class Blind(nn.Module):
 
 @pytest.mark.parametrize("make", [lambda model: model, score])
 def test_guided_backprop_sees_one_row_at_a_time_in_any_chunk(x, make):
-    method = GuidedBackprop(make(net(activation=nn.ReLU)))
+    method = GuidedBackprop(make(net(nn.ReLU)))
     A = method.attribute(x, target=y)
     for batch in (1, 2, 3, 9):
         torch.testing.assert_close(method.attribute(x, target=y, internal_batch_size=batch), A, rtol=0, atol=1e-12)
@@ -239,7 +234,7 @@ def test_guided_backprop_goes_on_with_fewer_rows_and_leaves_no_hook(x):
 
 
 def test_guided_backprop_among_captums_tools(x):
-    model = net(activation=nn.ReLU)
+    model = net(nn.ReLU)
     method = GuidedBackprop(model)
     A = method.attribute(x, target=y)
     torch.manual_seed(0)
@@ -254,7 +249,7 @@ def test_guided_backprop_among_captums_tools(x):
 @pytest.mark.filterwarnings("ignore")  # Quantus' own
 def test_guided_backprop_as_quantus_explain_func(x):
     quantus = pytest.importorskip("quantus")
-    model = net(activation=nn.ReLU).float()
+    model = net(nn.ReLU).float()
     A = GuidedBackprop(model).attribute(x.float(), target=y).flatten(1).abs().numpy()
 
     def explain(model, inputs, targets, **_):
@@ -321,14 +316,14 @@ def test_ig2_listens_to_a_layer_or_calls_what_it_is_given(x):
 def test_a_layer_changed_in_place_afterwards_is_heard_before():
     layer = nn.Linear(3, 3).double().requires_grad_(False)
     model = nn.Sequential(layer, nn.ReLU(inplace=True), nn.Linear(3, 1).double())
-    u = rand(5, 3) - 0.5
+    u = rand(5, 3, seed=2) - 0.5
     value, r = scored_and_represented(lambda x: model(x)[:, 0], layer)(u, None)
     torch.testing.assert_close(r, layer(u))
     assert value.shape == (5,) and (r < 0).any()
 
 
 def test_references_are_of_another_class_and_drawn_row_by_row(x):
-    W = torch.randn(144, 5, dtype=torch.float64, generator=seeded(6))
+    W = randn(144, 5, seed=6)
     classes = lambda x: (x.flatten(1) - 0.5) @ W  # every class occurs
     f, references = score(classes).at(x), rand(40, 1, 12, 12, seed=3)
     assert all((classes(references).argmax(1) == c).any() for c in range(5)) and len(f.target.unique()) > 1
@@ -342,7 +337,7 @@ def test_references_are_of_another_class_and_drawn_row_by_row(x):
 
 
 def test_points_stay_in_range_unless_x_is_outside():
-    model, x = net(), 1.4 * rand(2, 1, 12, 12) - 0.2
+    model, x = net(), 1.4 * rand(2, 1, 12, 12, seed=2) - 0.2
     for gamma in (
         iterative_path(score(model, 1), x, rand(2, 1, 12, 12, seed=5), 6, 2.0),
         adversarial_path(score(model, 1), x, torch.tensor([0, 2]), 6, 0.3),
@@ -360,7 +355,7 @@ def test_points_stay_in_range_unless_x_is_outside():
 def test_agi_of_a_linear_score_is_the_size_of_its_weights():
     W = torch.tensor([[2.0, -1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]).double()
     f = score(lambda x: x @ W.T, 0)
-    A, gap, _ = path_attribution(f, adversarial_path(f, 3 * rand(5, 4), torch.ones(5).long(), steps=400, step=0.02))
+    A, gap, _ = path_attribution(f, adversarial_path(f, 3 * rand(5, 4, seed=2), torch.ones(5).long(), steps=400, step=0.02))
     share = -A / -A.sum(1, keepdim=True)
     torch.testing.assert_close(share, (W[0].abs() / 4).expand(5, 4))
     assert gap.abs().max() < 1e-4
@@ -458,7 +453,7 @@ def test_nothing_happens_before_the_walk_and_no_graph_is_left(x):
 
 
 def test_catalogue_has_every_method_that_can_be_had(x):
-    relu, smooth = net(activation=nn.ReLU), net()
+    relu, smooth = net(nn.ReLU), net()
     vae = adapt(lambda x: x.flatten(1)[:, :4], lambda z: z.repeat(1, 36).view(-1, 1, 12, 12))
     assert set(catalogue(score(relu), vae, references=x)) == {*EVERY, "Guided Backprop"}
     assert set(catalogue(score(smooth), vae, references=x)) == set(EVERY)

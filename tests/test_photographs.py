@@ -1,25 +1,21 @@
 """The stored judgement of photographs: whole, made with the script's own settings, and what the verdicts really rest on."""
 
-import importlib
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import BENCHMARKS, benchmark, seeded
 
 from manifold_xai.course.chapter import bootstrap, verdict
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 OURS = ("diffid", "insertion", "deletion")
 
 
 @pytest.fixture
 def script(monkeypatch):
     """benchmarks/photographs.py as a module; it imports its neighbours."""
-    pytest.importorskip("captum")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("photographs")
+    return benchmark("photographs", monkeypatch)
 
 
 @pytest.fixture
@@ -50,7 +46,7 @@ def test_the_settings_are_the_scripts(stored, script):
 def test_a_changed_photograph_changes_the_verdict(stored):
     def says(row):
         gap = torch.tensor(row, dtype=torch.float64) - torch.tensor(stored["variants"]["MA-GIG"]["insertion"], dtype=torch.float64)
-        return verdict("MAGIG-35", {"Grad-CAM": bootstrap(gap, torch.Generator().manual_seed(43))})
+        return verdict("MAGIG-35", {"Grad-CAM": bootstrap(gap, seeded(43))})
 
     row = stored["variants"]["Grad-CAM"]["insertion"]
     before, raised, lowered = says(row), says([1.0] * len(row)), says([0.0] * len(row))

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.evaluation.plausibility import (
     along,
     area,
@@ -31,10 +31,7 @@ from manifold_xai.geometry import worlds
 from manifold_xai.paths.guided import guided_path
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.paths.straight import straight_path
-
-
-def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from manifold_xai.subjects.classifiers import digit_classifier
 
 
 def ends(b=3, d=5):
@@ -79,7 +76,7 @@ def test_every_form_of_a_path_is_walked_once_and_says_the_same():
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
 def test_the_batch_does_not_matter(batch):
-    x0, x = torch.zeros(3, 1, 32, 32), torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    x0, x = torch.zeros(3, 1, 32, 32), torch.rand(3, 1, 32, 32, generator=seeded(0))
     model = digit_classifier("smooth").double()
     line = straight_path(x0.double(), x.double(), 6)
     eye = taps(model, ["3", "11"])
@@ -107,7 +104,7 @@ def test_out_of_memory_halves_the_batch_and_says_so():
 @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(-5, 5))
 @settings(deadline=None, max_examples=40)
 def test_laws_of_the_area(seed, T, height):
-    curve, left = randn(T + 1, 4, seed=seed), torch.rand(T + 1, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    curve, left = randn(T + 1, 4, seed=seed), rand(T + 1, 4, seed=seed)
     left[0], left[-1] = 1.0, 0.0
     flat = torch.full_like(curve, height)
     close(area(flat), height, 1e-9), close(area(flat, left), height, 1e-8)  # the mean height of a constant
@@ -218,7 +215,7 @@ def test_it_is_lpips_on_lpips_own_layers():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = lpips._LPIPS(net="alex", pnet_rand=True)  # its fitted weights; the network's own would be a download
-    a, b = (torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    a, b = (torch.rand(3, 3, 64, 64, generator=seeded(s)) for s in (0, 1))
     layers, weights = lambda x: list(theirs.net(theirs.scaling_layer(2 * x - 1))), [lin.model[-1].weight.flatten() for lin in theirs.lins]
     with torch.no_grad():
         want = theirs(a, b, normalize=True).flatten()

@@ -16,14 +16,14 @@ import nbformat
 import psutil
 import pytest
 import torch
+from helpers import ROOT
 
 from manifold_xai.course import doctor, publish
-from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.cli import main
+from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.session import Session, slots
 from manifold_xai.subjects.store import save_tensors
 
-REPOSITORY = Path(__file__).parents[1]
 PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
@@ -45,7 +45,7 @@ def course(root: Path, **cells: list[str]) -> Path:
     """A clone in miniature: settings and one notebook for each keyword."""
     (root / "nbs").mkdir(parents=True, exist_ok=True)
     for file in ("settings.ini", "pyproject.toml"):
-        shutil.copy(REPOSITORY / file, root)
+        shutil.copy(ROOT / file, root)
     for name, sources in cells.items():
         text = f"# Title of {name}\n> What {name} shows.\n\n*About 5 minutes to read · not yet timed to run*"
         nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
@@ -384,12 +384,12 @@ def test_streams_are_joined_and_widgets_and_places_left_out():
 # The doctor
 
 def test_doctor_reports_this_machine():
-    code, said = call("doctor", "--root", REPOSITORY)
+    code, said = call("doctor", "--root", ROOT)
     assert code == 0 and "FAIL" not in said and f"torch {torch.__version__.split('+')[0]}" in said
 
 
 def test_doctor_fails_for_essentials_and_notes_the_rest(tmp_path):
-    settings = (REPOSITORY / "settings.ini").read_text()
+    settings = (ROOT / "settings.ini").read_text()
     (tmp_path / "nbs").mkdir()
     for name, changed, code, line in [
         ("core", settings.replace("torch>=2.6", "torch>=99"), 1, "FAIL  torch "),
@@ -407,17 +407,17 @@ def test_doctor_finds_damaged_weights_and_a_locked_data_root(tmp_path):
     (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
     assert [(f.state, "b.safetensors" in f.text) for f in doctor.shipped(tmp_path)] == [("ok", False), ("FAIL", True)]
     (tmp_path / "file").write_text("")
-    findings = list(doctor.machine(REPOSITORY, str(tmp_path / "file" / "data")))
+    findings = list(doctor.machine(ROOT, str(tmp_path / "file" / "data")))
     assert any(f.state == "FAIL" and "MANIFOLD_XAI_DATA" in f.advice for f in findings)
 
 
 # The README
 
 def test_readme_shows_the_colab_cell_and_every_chapter():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf8")
-    assert f"<!-- colab -->\n```python\n{publish.colab_cell(REPOSITORY)}\n```\n<!-- /colab -->" in readme
-    assert not any(word in publish.colab_cell(REPOSITORY) for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab'))
-    assert all(f"({path.relative_to(REPOSITORY)})" in readme for path in chapters(REPOSITORY) if path.stem != "index")
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    assert f"<!-- colab -->\n```python\n{publish.colab_cell(ROOT)}\n```\n<!-- /colab -->" in readme
+    assert not any(word in publish.colab_cell(ROOT) for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab'))
+    assert all(f"({path.relative_to(ROOT)})" in readme for path in chapters(ROOT) if path.stem != "index")
 
 
 def test_only_what_is_between_the_marks_changes():

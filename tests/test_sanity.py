@@ -7,11 +7,12 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.subjects.classifiers import DigitCNN
+from manifold_xai.chunks import value_and_grad
 from manifold_xai.evaluation.sanity import (
     TwoLayer,
     along,
@@ -26,16 +27,8 @@ from manifold_xai.evaluation.sanity import (
     rank_correlation,
     share_on,
 )
-from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import score
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=seeded(seed), dtype=torch.float64)
+from manifold_xai.subjects.classifiers import DigitCNN
 
 
 def cnn(seed=0):
@@ -274,7 +267,7 @@ def test_a_mark_is_painted_on_the_rows_asked_for_and_on_a_copy():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 3]))
 def test_shares_add_up_ignore_sign_and_scale_and_keep_rows_apart(seed, channels):
-    A = torch.randn(5, channels, 6, 6, generator=seeded(seed), dtype=torch.float64)
+    A = randn(5, channels, 6, 6, seed=seed)
     share = share_on(A, corner())
     assert torch.allclose(share + share_on(A, ~corner()), torch.ones(5, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(share_on(-1e-30 * A, corner()), share, atol=1e-12) and torch.equal(share_on(A[2:3], corner()), share[2:3])
@@ -355,7 +348,7 @@ def test_the_best_network_has_the_margin_that_no_network_exceeds(d, eps):
     x = x[x[:, 0].abs() >= eps]
     margins = x[:, 0].sign() * network(x)
     assert margins.min() >= margin * (1 - 1e-9) and margins.min() < margin * 1.05
-    theta = F.normalize(torch.randn(200_000, d + 2, generator=seeded(), dtype=torch.float64), dim=1)
+    theta = F.normalize(randn(200_000, d + 2), dim=1)
     best = torch.cat([theta, F.normalize(neurons[:1] + 0.01 * theta, dim=1), neurons])
     opponent = torch.zeros(2, d, dtype=torch.float64)
     opponent[:, 0] = torch.tensor([eps, -eps], dtype=torch.float64)

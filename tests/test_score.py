@@ -4,6 +4,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import rand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,7 +20,7 @@ def linear(classes=4, features=6, seed=0):
 
 @pytest.fixture
 def x():
-    return torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return rand(5, 6, seed=1)
 
 
 @pytest.mark.parametrize("target", [2, torch.tensor(2), torch.full((5,), 2), [2] * 5, lambda out: out.softmax(1)[:, 2]])
@@ -115,7 +116,7 @@ def test_layers_in_train_mode_are_named_and_only_those_that_matter(x):
 @settings(max_examples=25, deadline=None)
 @given(batch=st.integers(1, 12), b=st.integers(1, 9))
 def test_the_chunk_size_changes_nothing(batch, b):
-    x = torch.rand(b, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(b))
+    x = rand(b, 6, seed=b)
     model = linear()
     f = score(model, torch.arange(b) % 4)
     value, grad = value_and_grad(f, x, batch=batch)

@@ -91,11 +91,14 @@ def test_targeted_attack_reaches_the_best_on_a_sphere():
 def test_box_and_class_are_kept(smooth):
     net, x = smooth
     f = score(net)
-    explain = lambda v, rows: unit_mass(traced_attribution(score(net, f.at(x).target), line(v), rows))
+    def explain(v, rows):
+        return unit_mass(traced_attribution(score(net, f.at(x).target), line(v), rows))
     aim = explain(x.flip(0).clone().requires_grad_(), torch.arange(6)).detach()
     found = targeted_attack(explain, f, x, aim, 0.3, weight=0.0, iterations=30)
     assert (found.x - x).abs().max() <= 0.3 + 1e-12 and found.x.min() >= 0 and found.x.max() <= 1
-    assert torch.equal(net(found.x).argmax(1), net(x).argmax(1)) and (found.loss <= 1).all() and found.loss.median() < 0.5
+    assert torch.equal(net(found.x).argmax(1), net(x).argmax(1))
+    assert (found.loss <= 1).all()
+    assert found.loss.median() < 0.5
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0], ids=["black", "white"])
@@ -104,7 +107,8 @@ def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
     classes = score(net).at(x).target
     apart = classes != classes.roll(1)  # each is sent to the map of the digit before it, if that is of another class
     kept, aim = x[apart], x.roll(1, 0)[apart]
-    explained = lambda v: path_attribution(score(net).at(v), straight_path(torch.full_like(v, start), v, 50)).A
+    def explained(v):
+        return path_attribution(score(net).at(v), straight_path(torch.full_like(v, start), v, 50)).A
     f, target, draws = score(net).at(kept), explained(aim), seeded(2)
     soft = score(softened(net, 10.0), f.target)
 
@@ -116,15 +120,19 @@ def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
     found = targeted_attack(seen, f, kept, unit_mass(target), eps, iterations=25, lr=eps / 5)
     noisy = (kept + eps * (2 * torch.rand(kept.shape, generator=seeded(3)) - 1)).clamp(0, 1)
     before, after, noise = (map_correlation(explained(v), target) for v in (kept, found.x, noisy))
-    assert bootstrap(after - before, seeded(4)).low > 0.05 and bootstrap(after - noise, seeded(4)).low > 0.05
-    assert torch.equal(net(found.x).argmax(1), f.target) and (found.x - kept).abs().max() <= eps + 1e-6
+    assert bootstrap(after - before, seeded(4)).low > 0.05
+    assert bootstrap(after - noise, seeded(4)).low > 0.05
+    assert torch.equal(net(found.x).argmax(1), f.target)
+    assert (found.x - kept).abs().max() <= eps + 1e-6
 
 
 @pytest.mark.parametrize("how", ["correlation", "ssim"])
 def test_the_stored_attacks_on_photographs_reach_their_target(how):
     stored = json.loads((BENCHMARKS / "results" / "attacks.json").read_text(encoding="utf8"))
     found, n = stored["variants"], len(stored["rows"])
-    assert n >= 100 and len(set(stored["rows"])) == n and all(len(v) == n for row in found.values() for v in row.values())
+    assert n >= 100
+    assert len(set(stored["rows"])) == n
+    assert all(len(v) == n for row in found.values() for v in row.values())
     assert set(found["image"]["same_class"]) == {1.0} and max(found["image"]["change"]) < 0.2
     before, after = (torch.tensor(found["target"][f"{when}_{how}"]) for when in ("before", "after"))
     assert bootstrap(after - before, seeded(5)).low > 0
@@ -162,9 +170,11 @@ def test_the_lead_is_held_by_its_weight(smooth):
 def test_rows_do_not_see_each_other(smooth):
     net, x = smooth
     f = score(net).at(x)
-    explain = lambda v, rows: unit_mass(traced_attribution(score(net, f.target), line(v), rows))
+    def explain(v, rows):
+        return unit_mass(traced_attribution(score(net, f.target), line(v), rows))
     aim = unit_mass(torch.rand(x.shape, generator=seeded(6)).double())
-    attack = lambda batch: targeted_attack(explain, f, x, aim, 0.1, iterations=10, batch=batch)
+    def attack(batch):
+        return targeted_attack(explain, f, x, aim, 0.1, iterations=10, batch=batch)
     for a, b in zip(attack(1), attack(6)):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
     top = [topk_attack(explain, f, x, 5, 0.1, iterations=5, batch=batch).x for batch in (2, 6)]
@@ -183,14 +193,16 @@ class Functional(nn.Module):
 def test_softened_approaches_the_network_and_has_curvature():
     x = torch.linspace(-1, 1, 41).double()
     apart = [(softened(Functional(), beta)(x) - Functional()(x)).abs().max().item() for beta in (10, 100, 1000)]
-    assert apart[0] / apart[1] == pytest.approx(10, rel=0.3) and apart[1] / apart[2] == pytest.approx(10, rel=0.3)
+    assert apart[0] / apart[1] == pytest.approx(10, rel=0.3)
+    assert apart[1] / apart[2] == pytest.approx(10, rel=0.3)
 
     def bend(model, x):
         x = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
         return torch.autograd.grad(slope.sum(), x)[0] if slope.requires_grad else torch.zeros_like(x)
 
-    assert bend(Functional(), x + 0.013).abs().max() == 0 and bend(softened(Functional(), 10), x).abs().max() > 1
+    assert bend(Functional(), x + 0.013).abs().max() == 0
+    assert bend(softened(Functional(), 10), x).abs().max() > 1
 
 
 def test_softened_lets_go_afterwards():

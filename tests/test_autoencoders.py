@@ -70,7 +70,8 @@ def test_parts_sum_to_the_log_ratio(b, more, d, seed):
 def test_parts_of_a_whole_data_set_are_those_of_its_mixture():
     q = posterior()
     z = as_torch(q).sample()
-    mix = lambda base: MixtureSameFamily(Categorical(torch.ones(6).double()), base)
+    def mix(base):
+        return MixtureSameFamily(Categorical(torch.ones(6).double()), base)
     joint = mix(as_torch(q)).log_prob(z)
     each = sum(mix(Normal(q.mean[:, j], (q.logvar[:, j] / 2).exp())).log_prob(z[:, j]) for j in range(4))
     parts = A.kl_parts(z, q, n=6)
@@ -119,9 +120,11 @@ def test_kl_parts_need_company():
 
 
 def test_perceptual_sums_over_features_and_leaves_the_target_alone():
-    features = lambda x: [x[:, :1], 2 * x[:, 1:]]
+    def features(x):
+        return [x[:, :1], 2 * x[:, 1:]]
     xhat, x = torch.rand(2, 3, 2, 4, 4, generator=seeded())
-    x.requires_grad_(), xhat.requires_grad_()
+    x.requires_grad_()
+    xhat.requires_grad_()
     cost = A.perceptual(features, 0.5, A.squared_error)(xhat, x)
     d2 = (xhat - x).square()
     torch.testing.assert_close(cost, 0.5 * d2.sum((1, 2, 3)) + 0.25 * (d2[:, 0] + 4 * d2[:, 1]).sum((1, 2)))
@@ -136,7 +139,8 @@ def test_perceptual_sums_over_features_and_leaves_the_target_alone():
 
 def test_plain_images_pass_through_the_transform():
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    normalise = lambda image: (to_tensor(image, 8) - mean) / deviation
+    def normalise(image):
+        return (to_tensor(image, 8) - mean) / deviation
     x = torch.randn(2, 3, 8, 8)
     out = A.add_plain(x, 3, plain_images(normalise))
     assert len(out) == 8
@@ -188,7 +192,8 @@ def short(vae, x, **how):
 
 @pytest.mark.parametrize("how", [{}, {"weights": (1.0, 6.0, 1.0), "augment": A.nudge}, {"error": A.squared_error}], ids=["elbo", "tc", "gauss"])
 def test_training_falls_and_repeats(x, how):
-    make = lambda: A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
+    def make():
+        return A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
     one, two = make(), make()
     figures = short(one, x, batch=17, **how)  # 120 = 7 · 17 + 1: the last image of an epoch is left out
     assert figures["loss"][1] < figures["loss"][0] and not one.training
@@ -211,7 +216,8 @@ def test_every_step_is_clipped(x, monkeypatch):
 
 
 def test_training_resumes(x, tmp_path):
-    make = lambda: A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
+    def make():
+        return A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
     straight, interrupted, calls = make(), make(), []
 
     def power_cut(x, generator):
@@ -253,9 +259,12 @@ def test_shipped_weights(shipped, x):
     z = vae.encode(x)
     J = jacfwd(lambda z: vae.decode(z[None]).flatten())(z[0])
     d = z.shape[1]
-    assert d == (20 if name == "wide" else 10) and J.shape == (1024, d) and torch.linalg.matrix_rank(J) == d
+    assert d == (20 if name == "wide" else 10)
+    assert J.shape == (1024, d)
+    assert torch.linalg.matrix_rank(J) == d
     card = store.load_tensors(store.SHIPPED / f"vae-{name}.safetensors")[1]
-    assert card["settings"]["activation"] == A.DIGIT_VAES[name].get("activation", "SiLU") and card["loss"][-1] < card["loss"][0]
+    assert card["settings"]["activation"] == A.DIGIT_VAES[name].get("activation", "SiLU")
+    assert card["loss"][-1] < card["loss"][0]
 
 
 def test_generator_has_less_correlation():
@@ -463,7 +472,8 @@ def diffusers():
 
 def tiny_kl(diffusers, **more):
     torch.manual_seed(0)
-    two = lambda name: (name,) * 2
+    def two(name):
+        return (name,) * 2
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 8), norm_num_groups=4, down_block_types=two("DownEncoderBlock2D"), up_block_types=two("UpDecoderBlock2D"), **more
     ).eval()
@@ -520,7 +530,8 @@ def test_diffusers_vq(diffusers, kind):
     torch.testing.assert_close(smooth.decode(smooth.encode(x)), model.decode(codes, force_not_quantize=True).sample / 2 + 0.5, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rounded.decode(rounded.encode(x)), model.decode(codes).sample / 2 + 0.5, rtol=1e-4, atol=1e-5)
     z = smooth.encode(x).detach()
-    moved = lambda pair: (pair.decode(1.001 * z) - pair.decode(z)).abs().max()
+    def moved(pair):
+        return (pair.decode(1.001 * z) - pair.decode(z)).abs().max()
     assert moved(rounded) < 1e-5 < moved(smooth) / 10  # piecewise constant, up to rounding, against smooth
 
 
@@ -557,15 +568,18 @@ def in_ldm_words(key):
 
 def test_mar_kl16_from_a_checkpoint_with_its_names(diffusers, tmp_path, monkeypatch):
     real = diffusers.AutoencoderKL
-    thin = lambda **kw: real(**{**kw, "block_out_channels": (4, 4, 8, 8, 8), "norm_num_groups": 4})
+    def thin(**kw):
+        return real(**{**kw, "block_out_channels": (4, 4, 8, 8, 8), "norm_num_groups": 4})
     monkeypatch.setattr(diffusers, "AutoencoderKL", thin)
     torch.manual_seed(0)
     model = thin(
         layers_per_block=2, latent_channels=16, down_block_types=("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",) * 5,
-    ).eval()  # fmt: skip
+    ).eval()
     state = {in_ldm_words(k): v for k, v in model.state_dict().items()}
-    assert "encoder.down.4.attn.1.q.weight" in state and "decoder.up.0.block.2.conv2.bias" in state and "encoder.mid.attn_1.proj_out.bias" in state
+    assert "encoder.down.4.attn.1.q.weight" in state
+    assert "decoder.up.0.block.2.conv2.bias" in state
+    assert "encoder.mid.attn_1.proj_out.bias" in state
     state = {k: v[:, :, None, None] if v.ndim == 2 else v for k, v in state.items()}  # its attention is made of 1×1 convolutions
     torch.save({"model": state}, tmp_path / "kl16.ckpt")
     pair = A.from_diffusers(A.mar_kl16(tmp_path / "kl16.ckpt"))
@@ -604,7 +618,9 @@ def test_taef2_from_its_files(tmp_path):
     for part in ("encoder", "decoder"):
         save_file({k: v.half() for k, v in getattr(model, part).state_dict().items()}, tmp_path / f"taef2_{part}.safetensors")
     loaded = A.taef2(tmp_path)
-    assert loaded.encode(x).shape == (2, 32, 2, 3) and loaded.encode(x).dtype == torch.float32 and not loaded.training
+    assert loaded.encode(x).shape == (2, 32, 2, 3)
+    assert loaded.encode(x).dtype == torch.float32
+    assert not loaded.training
     torch.testing.assert_close(loaded.decode(loaded.encode(x)), model.decode(model.encode(x)), rtol=0.05, atol=0.01)  # half precision
 
 

@@ -49,7 +49,8 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(script, images, tmp_p
     script.collect("it", settings(broken), images, measured(images, calls), note="same")
     assert calls == [2, 4] and broken.read_bytes() == whole.read_bytes()  # done is done
     stored = json.loads(whole.read_text())
-    assert stored["rows"] == images.rows.tolist() and stored["variants"]["line"] == dict(number=[0, 1, 2, 3, 4], square=[0, 1])
+    assert stored["rows"] == images.rows.tolist()
+    assert stored["variants"]["line"] == dict(number=[0, 1, 2, 3, 4], square=[0, 1])
 
 
 @pytest.mark.parametrize("script_name, changed, note", [("other", {}, "same"), ("it", dict(steps=5), "same"), ("it", {}, "other")])

@@ -39,7 +39,8 @@ def run(tmp_path):
 def test_every_claim_says_what_is_measured_and_when_it_holds():
     assert len(claims()) == 91
     for claim in claims().values():
-        assert claim["direction"] in ("above", "below", "equal") and re.fullmatch(r"all|each|share 0\.\d+", claim["aggregate"])
+        assert claim["direction"] in ("above", "below", "equal")
+        assert re.fullmatch(r"all|each|share 0\.\d+", claim["aggregate"])
         assert claim["quantity"] and claim["paper_value"] and int(claim["n_min"]) >= 1
         float(claim["threshold"])
         assert (float(claim["tolerance"]) >= 0) if claim["direction"] == "equal" else not claim["tolerance"]
@@ -149,7 +150,8 @@ def test_bootstrap_agrees_with_scipy():
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx(x.mean().item(), abs=1e-12) and ours.n == 60
     # an end of a percentile interval of 4000 draws has a standard error of about 2 % of the width; two of them, three times
-    assert ours.low == pytest.approx(theirs.low, abs=0.09 * width) and ours.high == pytest.approx(theirs.high, abs=0.09 * width)
+    assert ours.low == pytest.approx(theirs.low, abs=0.09 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.09 * width)
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -185,7 +187,8 @@ def test_bootstrap_refuses_what_has_no_interval(values):
 
 def test_profiles_and_requirements_come_from_settings():
     assert set(profiles(ROOT)) == {"smoke", "cpu", "gpu", "evidence"}
-    assert any(need.startswith("torch>=") for need in requirements(ROOT)["core"]) and "course" in requirements(ROOT)
+    assert any(need.startswith("torch>=") for need in requirements(ROOT)["core"])
+    assert "course" in requirements(ROOT)
 
 
 def test_begin_seeds_and_finds_its_places(tmp_path):
@@ -214,7 +217,8 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
     conditions = {"set first": estimate(0.1, 0.2), "added": estimate(-0.2, -0.1)}
     v = record("MIG-21", conditions, later=["added"])
     entry = json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8"))
-    assert v.verdict == "mixed" and v.why.endswith("on the conditions set before any result: reproduced, 1 of 2")
+    assert v.verdict == "mixed"
+    assert v.why.endswith("on the conditions set before any result: reproduced, 1 of 2")
     assert (entry["later"], entry["rows"]) == (["added"], [7, 3])
     for later in (["unknown"], list(conditions)):
         with pytest.raises(ValueError, match="some of the conditions and not all"):

@@ -78,7 +78,8 @@ def test_diffid_with_their_small_number_in_the_fill_is_theirs(
 
 
 def test_the_soft_published_form_clips_the_mean_and_ours_each_image():
-    f = lambda x: x.flatten(1).sum(1)  # the second image gains where the first loses
+    def f(x):
+        return x.flatten(1).sum(1)  # the second image gains where the first loses
     x = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
     A = torch.tensor([[2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
     whole = removal(f, A, x, torch.tensor([2.0, 2.0], dtype=torch.float64), [0.5], measure="ratio").inserted
@@ -181,7 +182,8 @@ def test_infidelity_is_captums(world, product, rescale):
             return slope, inputs - xi
 
         rows = torch.arange(len(x)).repeat_interleave(samples)
-        forward = lambda v: f(v, rows=rows if len(v) > len(x) else None)
+        def forward(v):
+            return f(v, rows=rows if len(v) > len(x) else None)
         theirs = captum_metrics.infidelity(forward, perturb, x, A, n_perturb_samples=samples, normalize=rescale)
         assert (infidelity(A, drawn, product, rescale) / theirs - 1).abs().max() < 1e-6
     finally:
@@ -203,7 +205,8 @@ def test_max_sensitivity_is_captums():
     x, attribute = rand(4, 1, 6, 6), lambda v: v.sin() * v
     draw, radius = seeded(3), 0.1
     deltas = [radius * (2 * torch.rand(x.shape, generator=draw, dtype=x.dtype) - 1) for _ in range(5)]
-    first = lambda v: (attribute(v[0]),) if isinstance(v, tuple) else attribute(v)  # as captum's own methods answer
+    def first(v):
+        return (attribute(v[0]),) if isinstance(v, tuple) else attribute(v)  # as captum's own methods answer
     theirs = metrics.sensitivity_max(first, x, lambda v: v + torch.stack(deltas, 1).flatten(0, 1), n_perturb_samples=5)
     ours = max_sensitivity(attribute, x, radius, 5, generator=seeded(3))
     assert torch.allclose(ours.relative, theirs, rtol=1e-9)
@@ -255,7 +258,8 @@ def test_masks_and_fill_live_in_the_preprocessed_space():
     A = torch.tensor([[[[4.0, 0.0]], [[0.0, 3.0]], [[0.0, 3.0]]]])
     per_pixel = removal(f, A, x, 0.0, [0.5])
     per_channel = removal(f, A, x, 0.0, [1 / 6], per="channel")
-    assert per_pixel.deleted.item() == pytest.approx(7 / 14) and per_channel.deleted.item() == pytest.approx(9 / 14)
+    assert per_pixel.deleted.item() == pytest.approx(7 / 14)
+    assert per_channel.deleted.item() == pytest.approx(9 / 14)
     assert removal(f, A, x, torch.tensor([1.0, 1.0, 1.0]), [0.5]).deleted.item() == pytest.approx(1.0)
 
 
@@ -277,9 +281,11 @@ def test_fills():
     x = torch.rand(5, 3, 4, 4, generator=seeded())
     assert torch.allclose(channel_mean(x, lambda v: 2 * v), 2 * x.mean((0, 2, 3)))
     shown = torch.zeros(5, 1, 4, 4, dtype=torch.bool)
-    assert kept_mean(x, shown).abs().max() == 0 and torch.allclose(kept_mean(x, ~shown).flatten(), x.mean((1, 2, 3)))
+    assert kept_mean(x, shown).abs().max() == 0
+    assert torch.allclose(kept_mean(x, ~shown).flatten(), x.mean((1, 2, 3)))
     mixed = shuffled(x, seeded())
-    assert not torch.equal(mixed, x) and torch.allclose(mixed.flatten(2).sort(dim=2).values, x.flatten(2).sort(dim=2).values)
+    assert not torch.equal(mixed, x)
+    assert torch.allclose(mixed.flatten(2).sort(dim=2).values, x.flatten(2).sort(dim=2).values)
     assert torch.allclose(mixed.sum(1).flatten(1).sort(dim=1).values, x.sum(1).flatten(1).sort(dim=1).values)  # pixels stay whole
 
 

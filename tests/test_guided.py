@@ -203,7 +203,8 @@ def test_networks_that_compute_the_same_get_the_same_map(held_out, name):
     layers[0].weight.data, layers[0].bias.data = layers[0].weight.data[shuffle], layers[0].bias.data[shuffle]
     layers[4].weight.data = layers[4].weight.data[:, shuffle]
     twin = nn.Sequential(*layers).eval()
-    assert (twin(x) - model(x)).abs().max() < 1e-10 and not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
+    assert (twin(x) - model(x)).abs().max() < 1e-10
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
     A, B = (path_attribution(f, PATHS[name](f, torch.zeros_like(x), x, 20)).A for f in (score(m).at(x) for m in (model, twin)))
     assert (A - B).abs().max() < 1e-10
 
@@ -211,7 +212,8 @@ def test_networks_that_compute_the_same_get_the_same_map(held_out, name):
 @pytest.mark.parametrize("name", PATHS)
 def test_an_ignored_feature_gets_exactly_nothing(name):
     x0, x = rand(2, 4, 12, seed=1)
-    f = lambda x: wavy(x[:, :-1])  # noqa: E731
+    def f(x):
+        return wavy(x[:, :-1])
     A = path_attribution(f, PATHS[name](f, x0, x, 15)).A
     assert (A[:, -1] == 0).all() and (A[:, :-1] != 0).all()
 

@@ -43,7 +43,8 @@ def conv_net(seed=0, classes=3):
     torch.manual_seed(seed)
     layers = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, classes)
     net = nn.Sequential(*layers).double()
-    net[1].running_mean.uniform_(-1, 1), net[1].running_var.uniform_(0.5, 2)
+    net[1].running_mean.uniform_(-1, 1)
+    net[1].running_var.uniform_(0.5, 2)
     return net.eval().requires_grad_(False)
 
 
@@ -124,7 +125,8 @@ def test_an_ignored_feature_gets_exactly_nothing(name, rule, ends):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_attributions_are_linear_in_the_score(name, ends):
-    f = lambda x: x.sin().prod(1)
+    def f(x):
+        return x.sin().prod(1)
     A = [path_attribution(h, PATHS[name](*ends, steps=6)).A for h in (cubic, f, lambda x: 2 * cubic(x) - 3 * f(x))]
     torch.testing.assert_close(A[2], 2 * A[0] - 3 * A[1])
 
@@ -145,7 +147,8 @@ def test_networks_that_compute_the_same_get_the_same_map():
     with torch.no_grad():  # batch norm folded into the convolution, channels permuted
         conv.weight.copy_((net[0].weight * scale[:, None, None, None])[order])
         conv.bias.copy_(((net[0].bias - norm.running_mean) * scale + norm.bias)[order])
-        last.weight.copy_(net[3].weight[:, order]), last.bias.copy_(net[3].bias)
+        last.weight.copy_(net[3].weight[:, order])
+        last.bias.copy_(net[3].bias)
     twin = nn.Sequential(conv, nn.SiLU(), last, *net[4:]).requires_grad_(False)
     wiggle = torch.sin(torch.linspace(0, math.pi, 11, dtype=x.dtype))[:, None, None, None, None] * torch.rand(1, 6, 6, dtype=x.dtype)
     for gamma in (straight_path(x0, x, 10), straight_path(x0, x, 10).stack() + wiggle):

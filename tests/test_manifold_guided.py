@@ -155,7 +155,8 @@ def test_latents_keep_the_schedule_and_only_go_forward(seed, steps, fraction, sc
     encode, decode = (lambda x: x @ torch.linalg.pinv(W)), (lambda z: z @ W)
     x0, x = rand(2, 3, 9, seed=seed + 1)
     z0, z = encode(x0), encode(x)
-    f = lambda x: (3 * x).sin().sum(1)  # noqa: E731
+    def f(x):
+        return (3 * x).sin().sum(1)
     gamma = manifold_guided_path(f, adapt(encode, decode), x0, x, steps, fraction, anchor=False, schedule=schedule).stack()
     gamma_z = torch.stack([encode(point) for point in gamma])  # exact: W has full rank
     share = (gamma_z - z0) / (z - z0)
@@ -266,7 +267,8 @@ def test_an_ignored_pixel_gets_exactly_nothing(smooth, vae, held_out, name):
     seen = torch.ones_like(x[:1])
     seen[..., 14:18, 14:18] = 0
     own = score(smooth, held_out.y[:3])
-    f = lambda x, rows=None: own(x * seen, rows)  # noqa: E731
+    def f(x, rows=None):
+        return own(x * seen, rows)
     A = path_attribution(f, PATHS[name](f, vae, torch.zeros_like(x), x, 8)).A
     assert (A[seen.expand_as(A) == 0] == 0).all() and (A != 0).any()
 
@@ -278,7 +280,9 @@ def test_no_way_no_attribution(smooth, vae, held_out, name, anchor):
     x0[1] = x[1]
     f = score(smooth, held_out.y[:2])
     A, gap, _ = path_attribution(f, PATHS[name](f, vae, x0, x, 8, anchor=anchor))
-    assert A[1].abs().max() < 1e-6 * A[0].abs().max() and gap[1].abs() < 1e-6  # there and back: rounding of the two jumps
+    # there and back: rounding of the two jumps
+    assert A[1].abs().max() < 1e-6 * A[0].abs().max()
+    assert gap[1].abs() < 1e-6
     if anchor is False:
         assert (A[1] == 0).all()
 
@@ -286,7 +290,8 @@ def test_no_way_no_attribution(smooth, vae, held_out, name, anchor):
 @pytest.mark.parametrize("rule, order", [("left", 1), ("trapezoid", 2)])
 def test_the_gap_falls_at_the_order_of_the_rule(rule, order):
     W = rand(3, 8) - 0.5
-    f = lambda x: (3 * x @ W).sin().sum(1)  # noqa: E731
+    def f(x):
+        return (3 * x @ W).sin().sum(1)
     x0, x = (cylinder(2 * rand(30, 2, seed=s) - 1) for s in (1, 2))
 
     def gap(T):
@@ -297,9 +302,10 @@ def test_the_gap_falls_at_the_order_of_the_rule(rule, order):
 
 def test_settled_path_repeats_where_greedy_does_not():
     """A score whose latent gradients tie almost everywhere: 1e-9 of noise turns the greedy order over, and not the settled one."""
-    encode = decode = lambda x: x  # noqa: E731
+    encode = decode = lambda x: x
     weight = 1 + 1e-12 * rand(1, 200, seed=7)
-    f = lambda x: ((x * weight).sum(1) / 20) ** 2 + 0.05 * (40 * x * x.roll(1, 1)).sin().sum(1)  # noqa: E731
+    def f(x):
+        return ((x * weight).sum(1) / 20) ** 2 + 0.05 * (40 * x * x.roll(1, 1)).sin().sum(1)
     x0, x = torch.zeros(1, 200, dtype=torch.float64), 0.5 + rand(1, 200)
     noisy = x + 1e-9 * rand(1, 200, seed=9)
     likeness = {}
@@ -393,7 +399,9 @@ def test_out_of_memory_in_the_score_halves_drawing_and_scoring_together():
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         seen = two_gradients(f, f.decode, z, batch=chunks)
-    assert chunks.batch == 2 and [str(w.message)[:29] for w in said] == ["Out of memory: going on with " for _ in range(2)]  # 8 → 4 → 2
+    # 8 → 4 → 2
+    assert chunks.batch == 2
+    assert [str(w.message)[:29] for w in said] == ["Out of memory: going on with " for _ in range(2)]
     torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, z).grad_z)
 
 
@@ -452,14 +460,17 @@ def test_autocast_sums_in_float32(smooth, vae, held_out):
     with torch.autocast("cpu", torch.bfloat16):
         steps = list(manifold_guided_path(f, vae, torch.zeros_like(x), x, 10).draw())
         A = path_attribution(f, steps).A
-    assert all(s.x.dtype == torch.float32 for s in steps) and A.dtype == torch.float32 and A.isfinite().all()
+    assert all(s.x.dtype == torch.float32 for s in steps)
+    assert A.dtype == torch.float32
+    assert A.isfinite().all()
 
 
 def test_codes_may_be_small_images(held_out):
     encode = nn.Conv2d(1, 2, 4, 4).double().requires_grad_(False)
     decode = nn.Sequential(nn.ConvTranspose2d(2, 1, 4, 4), nn.Sigmoid()).double().requires_grad_(False)
     x = held_out.x[:2].double()
-    f = lambda x: (x**2).flatten(1).mean(1)  # noqa: E731
+    def f(x):
+        return (x**2).flatten(1).mean(1)
     for draw in PATHS.values():
         r = path_attribution(f, draw(f, adapt(encode, decode), torch.zeros_like(x), x, 30))
         torch.testing.assert_close(r.A.flatten(1).sum(1), f(x), rtol=0, atol=1e-6)  # the trapezoid rule is exact for a square
@@ -540,4 +551,5 @@ def test_a_decoder_without_gradients_is_named(smooth, vae, held_out):
 
 def test_steps_carry_what_was_computed():
     steps = list(manifold_guided_path(sheet, WORLD, P, Q, 5, anchor=False).draw())
-    assert all(isinstance(s, Step) and s.grad is not None for s in steps[:-1]) and steps[-1].grad is None
+    assert all(isinstance(s, Step) and s.grad is not None for s in steps[:-1])
+    assert steps[-1].grad is None

@@ -80,7 +80,8 @@ def test_inside_captums_tools(x, name):
     A = method.attribute(x, target=y, n_steps=5)
     assert (smooth - A).abs().max() < 0.2 * A.abs().max() and smooth.ne(A).any()
     sensitivity = captum.metrics.sensitivity_max(method.attribute, x, perturb_radius=0.01, n_perturb_samples=2, target=y, n_steps=5)
-    noise = lambda inputs: (0.1 * torch.rand_like(inputs), inputs - 0.1 * torch.rand_like(inputs))
+    def noise(inputs):
+        return (0.1 * torch.rand_like(inputs), inputs - 0.1 * torch.rand_like(inputs))
     infidelity = captum.metrics.infidelity(net(), noise, x, A, target=y, n_perturb_samples=2)
     assert sensitivity.shape == infidelity.shape == (4,) and sensitivity.min() > 0
 
@@ -192,8 +193,11 @@ def test_blur_matrices(edge):
     K = gaussian_rows(101, 3.0, edge, torch.zeros(1).double())
     middle = K[50]
     i = torch.arange(101).double() - 50
-    assert (middle.sum() - 1).abs() < 1e-12 and ((middle * i**2).sum() - 9).abs() < 1e-6  # the variance is σ²
-    assert (K.sum(1) <= 1 + 1e-12).all() and ((K.sum(1) - 1).abs().max() < 1e-12) == (edge == "renormalise")
+    # the variance is σ²
+    assert (middle.sum() - 1).abs() < 1e-12
+    assert ((middle * i**2).sum() - 9).abs() < 1e-6
+    assert (K.sum(1) <= 1 + 1e-12).all()
+    assert ((K.sum(1) - 1).abs().max() < 1e-12) == (edge == "renormalise")
     with pytest.raises(ValueError, match="edge must be 'renormalise' or 'black'"):
         gaussian_rows(9, 1, "wrap")
 
@@ -263,7 +267,8 @@ def test_maps_are_kept_with_their_settings(tmp_path, x):
     result, file = path_attribution(score(net(), y), straight_path(0 * x, x, 3)), tmp_path / "map.safetensors"
     save_map(file, result, method="ig", steps=3)
     (A, gap, ends), about = load_map(file)
-    assert about == {"method": "ig", "steps": 3} and all(torch.equal(a, b) for a, b in zip(result, (A, gap, ends)))
+    assert about == {"method": "ig", "steps": 3}
+    assert all(torch.equal(a, b) for a, b in zip(result, (A, gap, ends)))
     save_map(file, result.A)
     assert load_map(file)[0][1:] == (None, None) and isinstance(load_map(file)[0], Attribution)
     file.write_bytes(file.read_bytes()[:-8])

@@ -43,7 +43,7 @@ def close(a, b, rtol=1e-9, atol=1e-10):
 def images():
     "A smooth image decoder (b, 4) -> (b, 2, 8, 8)."
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 12), nn.SiLU(), nn.Unflatten(1, (3, 2, 2)), nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(4, 2, 4, 2, 1), nn.Sigmoid())  # fmt: skip
+    net = nn.Sequential(nn.Linear(4, 12), nn.SiLU(), nn.Unflatten(1, (3, 2, 2)), nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(4, 2, 4, 2, 1), nn.Sigmoid())
     for p in net.parameters():
         p.data.mul_(2)
     return net.double().eval().requires_grad_(False)
@@ -167,7 +167,7 @@ def flat(z):
     ("name", "symbols"),
     [("sphere", sphere_symbols), ("pseudosphere", pseudosphere_symbols), ("swiss_roll", roll_symbols), ("paraboloid", paraboloid_symbols),
      ("plane", flat), ("cylinder", flat), ("swiss_roll_arc", flat)],
-)  # fmt: skip
+)
 def test_christoffel_symbols_are_the_closed_forms(name, symbols):
     z = draw(WORLDS[name], 10, seeded())
     want = torch.zeros(10, 2, 2, 2, dtype=z.dtype)
@@ -543,7 +543,8 @@ class Cramped:
 
 @pytest.mark.parametrize("measure", [path_length, path_curvature, lambda decode, z: geodesic(decode, z[0], z[-1], 12).L])
 def test_out_of_memory_halves_the_batch_and_says_so(measure):
-    decode = lambda z: torch.cat([z.sin(), z.cos(), z * z.flip(1)], 1)
+    def decode(z):
+        return torch.cat([z.sin(), z.cos(), z * z.flip(1)], 1)
     gamma_z = latent_line(torch.zeros(3, 2).double(), torch.rand(3, 2, generator=seeded(0)).double() + 1, 40)
     cramped = Cramped(decode, limit=9)
     with pytest.warns(UserWarning, match="Out of memory: going on with"):

@@ -85,7 +85,7 @@ def end_with_runner() -> None:
 
 # %% ../nbs/lib/execute.ipynb #53939499
 def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: float | None) -> int:
-    """Run a notebook, printing "cell 3 of 25", "why …" if it stopped, and "peak 512", in MB.
+    """Run a notebook, printing "cell 3 of 25", "why …" or "disk …" if it stopped, and "peak 512", in MB.
 
     Parameters:
         source: the notebook
@@ -107,6 +107,9 @@ def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: floa
     try:
         nb = execute_notebook(source, target, values, execution_timeout=cell_seconds, **run)
         return int(not all_ran(nb))  # for papermill, sys.exit() is a way to succeed
+    except OSError as error:
+        print("disk", json.dumps([error.errno, error.strerror, error.filename or target]), file=report)
+        return 1
     except Exception as error:
         print("why", json.dumps(reason(error, cell_seconds)), file=report)
         return 1

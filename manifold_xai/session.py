@@ -146,8 +146,11 @@ class Session:
         try:
             code, peak, why = self.attempt(name, source, slot)
             error = why if code else self.keep(name)
-        except (OSError, ValueError) as problem:  # the disk is full, the notebook is damaged
-            error, peak = trouble(problem) if isinstance(problem, OSError) else str(problem), 0
+        except OSError as problem:
+            error, peak = trouble(problem), 0
+            (products.stage(self.out, name) / "notebook.ipynb").unlink(missing_ok=True)  # room for the others
+        except ValueError as problem:  # the notebook is none
+            error, peak = str(problem), 0
         finally:
             self.slots.put(slot)
         record = {"seconds": round(time.perf_counter() - start, 1), "peak_mb": peak}
@@ -231,8 +234,12 @@ class Session:
             timer.cancel()
 
     def follow(self, name: str, lines) -> tuple[int, str]:
-        """Show what `execute` reports; peak memory in MB, and why it stopped."""
-        peak, why = 0, ""
+        """Show what `execute` reports.
+
+        Returns: peak memory in MB, and why it stopped
+        Raises: OSError if the disk did not take the notebook
+        """
+        peak, why, disk = 0, "", None
         for line in lines:
             if at := re.fullmatch(r"cell (\d+) of (\d+)\n", line):
                 self.show(name, *map(int, at.groups()))
@@ -240,6 +247,10 @@ class Session:
                 peak = int(line.split()[1])
             elif line.startswith("why "):
                 why = json.loads(line.removeprefix("why "))
+            elif line.startswith("disk "):
+                disk = OSError(*json.loads(line.removeprefix("disk ")))
+        if disk:
+            raise disk
         if name in self.late:
             self.late.remove(name)
             limit = f"{self.chapter_seconds:g} s"

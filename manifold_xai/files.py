@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'NOT_YOURS', 'repository', 'settings', 'profiles', 'requirements', 'data_root', 'user_cache', 'write_aside',
-           'remove_leftovers', 'alive', 'trouble', 'writable', 'output', 'read_json']
+           'remove_leftovers', 'alive', 'trouble', 'explained', 'writable', 'output', 'read_json']
 
 # %% ../nbs/lib/files.ipynb #4a78d5ae
 import errno
@@ -78,20 +78,22 @@ def write_aside(path: str | Path):
 
     The file gets the permissions of any new file there, whoever wrote it. What killed writers
     left in the folder is removed.
+    Raises: OSError saying what to do where the disk is full or the folder somebody else's
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
     writer = f"{platform.node()}.{os.getpid()}.{threading.get_ident()}"
     aside = path.with_name(f".{path.name}.{writer}.part")
-    try:
-        aside.touch()
-        mode = stat.S_IMODE(aside.stat().st_mode)
-        yield aside
-        aside.chmod(mode)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        try:
+            aside.touch()
+            mode = stat.S_IMODE(aside.stat().st_mode)
+            yield aside
+            aside.chmod(mode)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, rest: float = 60) -> None:
@@ -135,8 +137,21 @@ def trouble(error: OSError) -> str:
     if error.errno in NO_ROOM:
         return f"{place} could not be written whole: no room is left there. Free some, or {elsewhere}."
     if error.errno in NOT_YOURS:
-        return f"{place} is not yours to write ({error.strerror}). Ask its owner, or {elsewhere}."
+        why = os.strerror(error.errno)
+        return f"{place} is not yours to write ({why}). Ask its owner, or {elsewhere}."
     return str(error)
+
+
+@contextmanager
+def explained(path: Path):
+    """Context in which a full disk, or a folder that is not ours, is explained, and named as `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM | NOT_YOURS:
+            raise
+        error.filename = str(path)
+        raise type(error)(error.errno, trouble(error), str(path)) from None
 
 
 def writable(folder: Path) -> bool:

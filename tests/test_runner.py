@@ -378,7 +378,7 @@ def test_doctor_finds_damaged_weights_and_a_locked_data_root(tmp_path):
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(3)})
     (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
     save_tensors(tmp_path / "c.safetensors", {"w": torch.full((3,), float("nan"))})
-    found = [(f.state, re.findall(r"(\w).safetensors", f.text)) for f in doctor.shipped(tmp_path)]
+    found = [(f.state, re.findall(r"/(\w).safetensors", f.text)) for f in doctor.shipped(tmp_path)]
     assert found == [("ok", []), ("FAIL", ["b"]), ("FAIL", ["c"])]
     (tmp_path / "file").write_text("")
     findings = list(doctor.machine(REPOSITORY, str(tmp_path / "file" / "data")))

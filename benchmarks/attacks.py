@@ -17,15 +17,22 @@ from guided_repeatability import arguments, collect
 
 from torch.func import jvp
 
-from manifold_xai.attribution.guided import GuidedIG
+from manifold_xai.attribution.methods import GuidedIG
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG
 from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
-from manifold_xai.autoencoders import taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import photographs
-from manifold_xai.evaluation.attacks import map_correlation, map_ssim, softened, targeted_attack, traced_attribution, unit_mass
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.sources import photographs
+from manifold_xai.evaluation.attacks import (
+    map_correlation,
+    map_ssim,
+    softened,
+    targeted_attack,
+    traced_attribution,
+    unit_mass,
+)
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
@@ -37,10 +44,14 @@ EPS, POINTS, ITERATIONS, SEGMENTS, SWEEPS, DRAWS = 8 / 255, 6, 24, 4, 2, 10
 def methods(f, autoencoder, steps):
     """Maps of v by name, all from black, of the class that f names."""
     plain, every = IntegratedGradients(score(f.model, preprocess=f.preprocess)), score(f.model, preprocess=f.preprocess)
-    redrawn = lambda v: autoencoder.decode(autoencoder.encode(v)).detach()
-    asked = lambda method, v: method.attribute(v, target=f.target, n_steps=steps)
-    drawn = lambda: torch.Generator().manual_seed(9)  # the same for a photograph and its attacked copy
-    line = lambda x0, v: path_attribution(f, straight_path(x0, v, steps)).A
+    def redrawn(v):
+        return autoencoder.decode(autoencoder.encode(v)).detach()
+    def asked(method, v):
+        return method.attribute(v, target=f.target, n_steps=steps)
+    def drawn():
+        return torch.Generator().manual_seed(9)  # the same for a photograph and its attacked copy
+    def line(x0, v):
+        return path_attribution(f, straight_path(x0, v, steps)).A
 
     def smooth(v):  # the same noise for every photograph and its attacked copy
         with torch.random.fork_rng():

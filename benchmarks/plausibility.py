@@ -16,17 +16,31 @@ from pathlib import Path
 
 import torch
 
-from manifold_xai.autoencoders import reconstruct, taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import image_set
-from manifold_xai.evaluation.plausibility import along, area, feature_distance, free_energy, gaussian, jump_path, largest_step, prdc, remaining, support, taps
+from manifold_xai.autoencoder import reconstruct
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.sources import image_set
+from manifold_xai.evaluation.plausibility import (
+    along,
+    area,
+    feature_distance,
+    free_energy,
+    gaussian,
+    jump_path,
+    largest_step,
+    prdc,
+    remaining,
+    support,
+    taps,
+)
 from manifold_xai.files import write_aside
 from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.guided import guided_path
 from manifold_xai.paths.manifold import decoded_path, encoded, enhanced_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path
 from manifold_xai.paths.straight import straight_path
-from manifold_xai.score import score, values
+from manifold_xai.chunks import values
+from manifold_xai.score import score
 
 STAGES = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"]
 
@@ -104,7 +118,8 @@ def main():
     (network, preprocess), autoencoder = imagenet_classifier("efficientnet_lite0"), taef2(Path(a.data_root) / "taef2")
     images = image_set("imagenet-sample", "all", a.size, a.data_root)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    photo = lambda rows: torch.stack([images[int(r)][0] for r in rows])
+    def photo(rows):
+        return torch.stack([images[int(r)][0] for r in rows])
     settings, rows = dict(steps=a.steps, size=a.size, seed=0), images.rows[order[: a.n]].tolist()
     about, file = dict(settings, n=min(a.n, len(order)), rows=rows), Path(__file__).parents[1] / "nbs" / "results" / "42_photographs.json"
     have = json.loads(file.read_text(encoding="utf8")) if file.exists() and not a.quick else {}
@@ -135,7 +150,7 @@ def main():
             "support": region.inside(m["features"]).mean(0), "Mahalanobis": area(fit.distance(m["features"])),
             "neighbour": area(region.distance(m["features"])), "free energy": area(m["energy"]), "largest step": m["step"][0],
             "coverage": overlap.coverage, "recall": overlap.recall,
-        }  # fmt: skip
+        }
         if name == "noise":  # it first moves away from x: no reading over what is left
             by_image = {key: value for key, value in by_image.items() if not key.endswith(", left")}
         by_path[name] = {key: [round(v, 5) for v in value.tolist()] for key, value in by_image.items()}

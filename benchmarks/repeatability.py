@@ -15,13 +15,14 @@ from guided_repeatability import arguments, collect, likeness
 from torch.func import jvp
 
 from manifold_xai.attribution.catalogue import catalogue
-from manifold_xai.attribution.guided import GuidedIG
-from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.methods import GuidedIG
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
 from manifold_xai.attribution.methods import IntegratedGradients
-from manifold_xai.attribution.neighbours import AGI
-from manifold_xai.autoencoders import taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import Images, photographs
+from manifold_xai.attribution.methods import AGI
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.data import Images
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.score import score
 
 RESULTS = Path(__file__).parent / "results" / "repeatability.json"
@@ -39,7 +40,8 @@ def methods(f, autoencoder, references, steps, batch):
 
 def controls(f, autoencoder, how):
     """The autoencoder without the path, the groups without the guidance, and three maps that know no network; each a function (x, target)."""
-    redrawn = lambda x: autoencoder.decode(autoencoder.encode(x)).detach()
+    def redrawn(x):
+        return autoencoder.decode(autoencoder.encode(x)).detach()
     tangent = torch.Generator().manual_seed(3)  # one direction of the latents for all images
     shuffled = GuidedIG(f, order="random", generator=torch.Generator().manual_seed(4))
 
@@ -71,9 +73,11 @@ def measure(network, autoencoder, x, references, steps, wide):
     first = maps(x)
     again = {"noise": maps(x + noise), "batch": maps(x, batch=3)}
     if wide:
-        model.double(), autoencoder.double()
+        model.double()
+        autoencoder.double()
         again["float64"] = maps(x.double())
-        model.float(), autoencoder.float()
+        model.float()
+        autoencoder.float()
     for name, A in first.items():
         each = {change: likeness(A, others[name]) for change, others in again.items()}
         found[name] = {change + end: q for change, pair in each.items() for end, q in zip(("", "_rank"), pair)}
@@ -87,7 +91,8 @@ def main():
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     images = photographs(args.size, args.photographs + REFERENCES, root=args.data_root)
     references, images = images.x[-REFERENCES:], Images(*(part[:-REFERENCES] for part in images))
-    measured = lambda at: measure(network, autoencoder, images.x[at], references, args.steps, at.start < args.wide)
+    def measured(at):
+        return measure(network, autoencoder, images.x[at], references, args.steps, at.start < args.wide)
     collect("repeatability", args, images, measured, options=("photographs", "wide", "steps", "size"))
 
 

@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 
-from manifold_xai.runner import main
+from manifold_xai.course.cli import main
 
 UP, READ, WRITE = 0x1, 0x8913, 0x8914  # IFF_UP, SIOCGIFFLAGS, SIOCSIFFLAGS
 

@@ -16,20 +16,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import SHARED, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.func import jacfwd, vmap
 from torch.utils.data import DataLoader
 
-from manifold_xai import data, store
-from manifold_xai.data import digits, fetch, generate, image_folder, image_set, load_images, photographs, plain_images, split, to_tensor, upsampled
+from manifold_xai.subjects import data, sources, store
+from manifold_xai.subjects.data import digits, generate, plain_images, split, to_tensor, upsampled
+from manifold_xai.subjects.sources import fetch, image_folder, image_set, load_images, photographs
 
-SAMPLE = Path(data.__file__).parents[2] / "shared" / "data" / "imagenet-sample"
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+SAMPLE = SHARED / "data" / "imagenet-sample"
 
 
 # --- split -------------------------------------------------------------------------------------------------------
@@ -249,7 +247,8 @@ def test_upsampling_keeps_the_rank(size):
 
 
 def test_single_precision_loses_two_of_ten_dimensions_at_256_pixels():
-    rank = lambda size: torch.linalg.matrix_rank(vmap(jacfwd(lambda z: upsampled(faint_dots, size)(z[None])[0].flatten()))(PLACES).float()).item()
+    def rank(size):
+        return torch.linalg.matrix_rank(vmap(jacfwd(lambda z: upsampled(faint_dots, size)(z[None])[0].flatten()))(PLACES).float()).item()
     assert (rank(32), rank(256)) == (10, 8)
 
 
@@ -265,7 +264,11 @@ def picture(seed=0, size=(5, 5), channels=3):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_picture_becomes_a_square_in_range(mode, channels):
     x = to_tensor(picture(size=(40, 23)).convert(mode), 16, channels)
-    assert x.shape == (channels, 16, 16) and x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1 and x.std() > 0.01
+    assert x.shape == (channels, 16, 16)
+    assert x.dtype == torch.float32
+    assert 0 <= x.min()
+    assert x.max() <= 1
+    assert x.std() > 0.01
 
 
 def test_a_picture_of_the_right_size_is_unchanged():
@@ -298,7 +301,8 @@ def test_two_channels_are_refused():
 
 
 def test_plain_images_pass_the_same_transform():
-    normalised = lambda image: (to_tensor(image, 8) - 0.5) / 0.25
+    def normalised(image):
+        return (to_tensor(image, 8) - 0.5) / 0.25
     assert torch.equal(plain_images(normalised), torch.tensor([-2.0, 2.0])[:, None, None, None].expand(2, 3, 8, 8))
 
 
@@ -314,7 +318,7 @@ def no_network(monkeypatch):
 
 def test_shipped_photographs_need_no_network(tmp_path, no_network):
     images = photographs(64, root=tmp_path)
-    assert images.x.shape == (len(data.PHOTOGRAPHS), 3, 64, 64) and (images.y == -1).all()
+    assert images.x.shape == (len(sources.PHOTOGRAPHS), 3, 64, 64) and (images.y == -1).all()
     assert (images.x.flatten(1).std(1) > 0.05).all() and 0 <= images.x.min() and images.x.max() <= 1
     assert torch.equal(photographs(64, 3, tmp_path).x, images.x[:3])
 
@@ -330,9 +334,13 @@ def test_the_sample_replaces_the_shipped_photographs(tmp_path):
     (tmp_path / "imagenet-sample").symlink_to(SAMPLE)
     images = photographs(32, 20, tmp_path)
     assert images.x.shape == (20, 3, 32, 32) and len(images.y.unique()) == 20
-    assert set(images.y.tolist()) <= set(range(0, 1000, 2)) and images.y.max() > 500  # ImageNet's numbers, not the folders'
+    # ImageNet's numbers, not the folders'
+    assert set(images.y.tolist()) <= set(range(0, 1000, 2))
+    assert images.y.max() > 500
     whole = image_set("imagenet-sample", "all", root=tmp_path)
-    assert whole.classes[0] == "tench" and len(whole) == 500 and len(image_set("imagenet-sample", "test", root=tmp_path)) == 100
+    assert whole.classes[0] == "tench"
+    assert len(whole) == 500
+    assert len(image_set("imagenet-sample", "test", root=tmp_path)) == 100
 
 
 # --- folders -----------------------------------------------------------------------------------------------------
@@ -363,7 +371,8 @@ def test_a_folder_feeds_a_data_loader(tmp_path):
     loaded = images.load()
     assert torch.equal(x, loaded.x) and torch.equal(y, loaded.y) and len(images) == 6
     assert torch.equal(loaded.x[1].mul(255).round().byte(), torch.from_numpy(np.array(picture(2, (6, 6)))).permute(2, 0, 1))
-    assert images.load(2).y.tolist() == [0, 1] and torch.equal(images.load(2).rows, images.load(2).rows)
+    assert images.load(2).y.tolist() == [0, 1]
+    assert torch.equal(images.load(2).rows, images.load(2).rows)
     assert pickle.loads(pickle.dumps(images)).ids == images.ids  # what workers of a DataLoader need
 
 
@@ -377,7 +386,8 @@ def test_a_table_of_labels_wins_over_folders(tmp_path):
 
 @pytest.mark.parametrize("line, message", [("gone.jpg,1", "gone.jpg is in the table only"), (None, "b.jpg is not in the table")])
 def test_tables_that_disagree_with_the_images_are_refused(tmp_path, line, message):
-    write(tmp_path / "a.jpg"), write(tmp_path / "b.jpg")
+    write(tmp_path / "a.jpg")
+    write(tmp_path / "b.jpg")
     (tmp_path / "labels.csv").write_text("\n".join(["file,number", "a.jpg,0"] + (["b.jpg,1", line] if line else [])))
     with pytest.raises(ValueError, match=message):
         image_folder(tmp_path)
@@ -388,7 +398,8 @@ def test_folders_that_cannot_be_read_are_refused(tmp_path):
         image_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no images"):
         image_folder(tmp_path)
-    write(tmp_path / "cat" / "a.png"), write(tmp_path / ".ipynb_checkpoints" / "b.png")
+    write(tmp_path / "cat" / "a.png")
+    write(tmp_path / ".ipynb_checkpoints" / "b.png")
     assert image_folder(tmp_path).ids == ["cat/a.png"]
     write(tmp_path / "stray.png")
     with pytest.raises(ValueError, match="outside class folders, such as stray.png"):
@@ -540,7 +551,7 @@ def put(path, content):
 
 
 def patch(monkeypatch, name, **changes):
-    monkeypatch.setitem(data.SOURCES, name, data.SOURCES[name]._replace(**changes))
+    monkeypatch.setitem(sources.SOURCES, name, sources.SOURCES[name]._replace(**changes))
 
 
 MAKERS = dict(
@@ -549,24 +560,28 @@ MAKERS = dict(
 SIZES = {  # train, validation, test
     "mnist": (180, 20, 50), "emnist": (558, 62, 124), "cifar10": (180, 20, 40), "pets": (134, 14, 74), "flowers": (102, 102, 204),
     "imagenet": (700, 100, 200), "imagenet-sample": (350, 50, 100), "xray": (228, 24, 42), "retinopathy": (84, 12, 24),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("name", data.SOURCES)
+@pytest.mark.parametrize("name", sources.SOURCES)
 def test_real_layout_is_read_and_split_once(name, tmp_path, monkeypatch):
     MAKERS[name](tmp_path, monkeypatch)
-    parts = {part: image_set(name, part, root=tmp_path) for part in data.PARTS}
-    assert tuple(len(parts[part]) for part in data.PARTS[:3]) == SIZES[name]
-    rows = torch.cat([parts[part].rows for part in data.PARTS[:3]])
+    parts = {part: image_set(name, part, root=tmp_path) for part in sources.PARTS}
+    assert tuple(len(parts[part]) for part in sources.PARTS[:3]) == SIZES[name]
+    rows = torch.cat([parts[part].rows for part in sources.PARTS[:3]])
     assert torch.equal(rows.sort().values, torch.arange(len(parts["all"])))
     again = image_set(name, "train", root=tmp_path)
     assert torch.equal(again.rows, parts["train"].rows)
     rows, card = store.load_tensors(tmp_path / "splits" / f"{name}.safetensors")
-    assert {int(c): n for c, n in card["classes"].items()} == again.classes and torch.equal(rows["train"], again.rows)
-    source = data.SOURCES[name]
+    assert {int(c): n for c, n in card["classes"].items()} == again.classes
+    assert torch.equal(rows["train"], again.rows)
+    source = sources.SOURCES[name]
     images = load_images(name, tmp_path, "test", n=4)
-    assert images.x.shape == (4, source.channels, source.size, source.size) and 0 <= images.x.min() and images.x.max() <= 1
-    assert set(images.rows.tolist()) <= set(parts["test"].rows.tolist()) and torch.equal(images.y, parts["all"].y[images.rows])
+    assert images.x.shape == (4, source.channels, source.size, source.size)
+    assert 0 <= images.x.min()
+    assert images.x.max() <= 1
+    assert set(images.rows.tolist()) <= set(parts["test"].rows.tolist())
+    assert torch.equal(images.y, parts["all"].y[images.rows])
 
 
 def theirs(name, root):
@@ -597,9 +612,9 @@ def test_images_and_labels_are_torchvisions(name, tmp_path, monkeypatch):
 def test_no_patient_is_in_two_parts(name, tmp_path, monkeypatch):
     MAKERS[name](tmp_path, monkeypatch)
     who = {}
-    for part in data.PARTS[:3]:
+    for part in sources.PARTS[:3]:
         images = image_set(name, part, root=tmp_path)
-        who[part] = {data._group_of(images.ids[row], data.SOURCES[name].group) for row in images.rows}
+        who[part] = {sources._group_of(images.ids[row], sources.SOURCES[name].group) for row in images.rows}
         assert len(who[part]) < len(images)
     assert not (who["train"] & who["validation"] or who["train"] & who["test"] or who["validation"] & who["test"])
 
@@ -636,7 +651,7 @@ def test_a_foreign_file_is_refused_and_a_missing_one_named(name, file, tmp_path,
         image_set(name, root=tmp_path)
 
 
-@pytest.mark.parametrize("name", data.SOURCES)
+@pytest.mark.parametrize("name", sources.SOURCES)
 def test_an_absent_set_says_how_to_get_it(name, tmp_path, no_network):
     with pytest.raises(FileNotFoundError, match=rf"{name} is not in .*(fetch\('{name}'\) downloads it|Get it from http.* and put it there as)"):
         image_set(name, root=tmp_path)
@@ -662,14 +677,14 @@ def test_unknown_names_and_parts_are_refused(tmp_path):
 def test_published_hashes_are_torchvisions():
     from torchvision import datasets as tv
 
-    assert {(d.url.rsplit("/", 1)[1], d.hash) for d in data.SOURCES["mnist"].downloads} == {(name, f"md5:{h}") for name, h in tv.MNIST.resources}
-    assert data.SOURCES["emnist"].downloads[0].hash == f"md5:{tv.EMNIST.md5}"
-    cifar = data.SOURCES["cifar10"]
+    assert {(d.url.rsplit("/", 1)[1], d.hash) for d in sources.SOURCES["mnist"].downloads} == {(name, f"md5:{h}") for name, h in tv.MNIST.resources}
+    assert sources.SOURCES["emnist"].downloads[0].hash == f"md5:{tv.EMNIST.md5}"
+    cifar = sources.SOURCES["cifar10"]
     assert cifar.downloads[0].hash == f"md5:{tv.CIFAR10.tgz_md5}"
     listed = tv.CIFAR10.train_list + tv.CIFAR10.test_list + [[tv.CIFAR10.meta["filename"], tv.CIFAR10.meta["md5"]]]
     assert {Path(f).name: h for f, h in cifar.files.items()} == dict(listed)
-    assert [d.hash for d in data.SOURCES["pets"].downloads] == [f"md5:{h}" for _, h in tv.OxfordIIITPet._RESOURCES]
-    assert {d.hash for d in data.SOURCES["flowers"].downloads} == {f"md5:{h}" for _, h in tv.Flowers102._file_dict.values()}
+    assert [d.hash for d in sources.SOURCES["pets"].downloads] == [f"md5:{h}" for _, h in tv.OxfordIIITPet._RESOURCES]
+    assert {d.hash for d in sources.SOURCES["flowers"].downloads} == {f"md5:{h}" for _, h in tv.Flowers102._file_dict.values()}
 
 
 # --- downloads, from a server on this machine --------------------------------------------------------------------
@@ -706,7 +721,7 @@ def serve(monkeypatch, server, name, archives):
     """Point the downloads of `name` to `archives`, in the order of its table."""
     folder, url = server
     downloads = []
-    for download, content in zip(data.SOURCES[name].downloads, archives, strict=True):
+    for download, content in zip(sources.SOURCES[name].downloads, archives, strict=True):
         file = download.url.rsplit("/", 1)[1]
         (folder / file).write_bytes(content)
         downloads.append(download._replace(url=url + file, hash=f"md5:{md5(content)}"))
@@ -721,9 +736,10 @@ def jpeg(seed):
 def archives(name, root, monkeypatch):
     """What the makers' archives hold, from the layout that they unpack to."""
     MAKERS[name](root, monkeypatch)
-    read = lambda folder, prefix="": {prefix + p.relative_to(root / folder).as_posix(): p.read_bytes() for p in (root / folder).rglob("*") if p.is_file()}
+    def read(folder, prefix=""):
+        return {prefix + p.relative_to(root / folder).as_posix(): p.read_bytes() for p in (root / folder).rglob("*") if p.is_file()}
     if name == "mnist":
-        return [(root / d.folder / f"{d.gives[0]}.gz").read_bytes() for d in data.SOURCES["mnist"].downloads]
+        return [(root / d.folder / f"{d.gives[0]}.gz").read_bytes() for d in sources.SOURCES["mnist"].downloads]
     if name == "emnist":
         with zipfile.ZipFile(stream := io.BytesIO(), "w") as archive:
             for file, content in read("EMNIST/raw").items():
@@ -756,7 +772,8 @@ def test_a_wrong_archive_is_refused_and_replaced_only_when_told(tmp_path, monkey
     put(archive, b"something else")
     with pytest.raises(ValueError, match="cifar-10-python.tar.gz is not the published file.*again=True"):
         fetch("cifar10", tmp_path / "root")
-    assert archive.read_bytes() == b"something else" and not (tmp_path / "root" / "cifar-10-batches-py").exists()
+    assert archive.read_bytes() == b"something else"
+    assert not (tmp_path / "root" / "cifar-10-batches-py").exists()
     fetch("cifar10", tmp_path / "root", again=True)
     put(tmp_path / "root" / "cifar-10-batches-py" / "test_batch", b"damaged")
     with pytest.raises(ValueError, match="test_batch is not the published file"):
@@ -791,14 +808,14 @@ def test_an_interrupted_unpacking_never_looks_complete(tmp_path, monkeypatch, se
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    patch(monkeypatch, "cifar10", downloads=(data.SOURCES["cifar10"].downloads[0]._replace(url="http://127.0.0.1:9/cifar-10-python.tar.gz"),))
+    patch(monkeypatch, "cifar10", downloads=(sources.SOURCES["cifar10"].downloads[0]._replace(url="http://127.0.0.1:9/cifar-10-python.tar.gz"),))
     with pytest.raises(ConnectionError, match=f"put that file at {tmp_path / 'cifar-10-python.tar.gz'} and call fetch again"):
         fetch("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "xray", "retinopathy"])
 def test_sets_behind_an_account_say_where_they_are(name, tmp_path, no_network):
-    with pytest.raises(ValueError, match=rf"cannot be fetched. Get it from {data.SOURCES[name].home}.*{tmp_path}"):
+    with pytest.raises(ValueError, match=rf"cannot be fetched. Get it from {sources.SOURCES[name].home}.*{tmp_path}"):
         fetch(name, tmp_path)
 
 

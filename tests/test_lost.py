@@ -15,14 +15,16 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from helpers import ROOT
 from torture import CLAIM, FIGURE
-from toys import REPOSITORY, course, own_processes, status, text
+from toys import course, own_processes, status, text
 
-from manifold_xai import files, products
-from manifold_xai.runner import main
-from manifold_xai.session import end_survivors, read_summary
+from manifold_xai import files
+from manifold_xai.course import products
+from manifold_xai.course.cli import main
+from manifold_xai.course.session import end_survivors, read_summary
 
-RUNNER = "import sys; from manifold_xai.runner import main; sys.exit(main(sys.argv[1:]))"
+RUNNER = "import sys; from manifold_xai.course.cli import main; sys.exit(main(sys.argv[1:]))"
 HOLDS_THE_LOCK = "import re\nprint('begun', flush=True)\nre.match('(a+)+$', 'a' * 60 + 'b')"  # no other thread runs
 
 
@@ -35,7 +37,7 @@ def call(*words) -> tuple[int, str]:
 
 def start(*words, **more) -> subprocess.Popen:
     """A runner of its own."""
-    return subprocess.Popen([sys.executable, "-c", RUNNER, *map(str, words)], cwd=REPOSITORY, **more)
+    return subprocess.Popen([sys.executable, "-c", RUNNER, *map(str, words)], cwd=ROOT, **more)
 
 
 def wait_for(condition, seconds=120):
@@ -207,7 +209,7 @@ def test_what_takes_too_long_is_ended_and_named(tmp_path, limit):
 
 
 def test_every_profile_says_what_is_too_long():
-    for name, spend in files.profiles(REPOSITORY).items():
+    for name, spend in files.profiles(ROOT).items():
         assert float(spend["timeout"]) >= float(spend["cell_timeout"]) > 0, name
 
 
@@ -253,7 +255,7 @@ def test_signals_that_were_ignored_stay_ignored(tmp_path):
     numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
     ignore = "; ".join(["import signal", *(f"signal.signal({int(n)}, signal.SIG_IGN)" for n in numbers)])
     words = ["run", "--root", str(root), "--out", str(out), "--profile", "smoke"]
-    runner = subprocess.Popen([sys.executable, "-c", f"{ignore}; {RUNNER}", *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    runner = subprocess.Popen([sys.executable, "-c", f"{ignore}; {RUNNER}", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     wait_for(lambda: own_processes(out)["kernel"])
     for number in numbers:
         runner.send_signal(number)
@@ -269,7 +271,7 @@ def unshared(script: str, *words, network: bool = True) -> subprocess.CompletedP
     call = ["unshare", "--user", "--map-root-user", "--mount", *([] if network else ["--net"]), "sh", "-ec"]
     if subprocess.run([*call, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode:
         pytest.skip("this machine does not permit namespaces (unshare --user --mount)")
-    return subprocess.run([*call, script, "sh", *map(str, words)], capture_output=True, text=True, cwd=REPOSITORY)
+    return subprocess.run([*call, script, "sh", *map(str, words)], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_a_full_disk_fails_chapters_by_name_and_the_next_try(tmp_path):
@@ -300,7 +302,7 @@ def test_what_the_disk_answers_is_said_with_the_way_out(tmp_path, monkeypatch, e
     def refuse(*_):
         raise error
 
-    monkeypatch.setattr("manifold_xai.runner.only_run", refuse)
+    monkeypatch.setattr("manifold_xai.course.cli.only_run", refuse)
     code, said = call("run", "--root", course(tmp_path, **{"01_a": ["1"]}), "--profile", "smoke")
     assert code == 1 and says in said and "Traceback" not in said
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifold_xai.files import data_root, write_aside
-from manifold_xai.store import digest, load_tensors, save_tensors, trained
+from manifold_xai.subjects.store import digest, load_tensors, save_tensors, trained
 
 SETTINGS = {"width": 2, "seed": 0}
 
@@ -36,7 +36,9 @@ def file(tmp_path):
 
 def test_what_is_saved_is_what_is_loaded(file):
     tensors, card = load_tensors(file)
-    assert torch.equal(tensors["w"], torch.arange(40.0).reshape(5, 8)) and tensors["n"].item() == 3 and card == {"epochs": 2}
+    assert torch.equal(tensors["w"], torch.arange(40.0).reshape(5, 8))
+    assert tensors["n"].item() == 3
+    assert card == {"epochs": 2}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
@@ -138,7 +140,8 @@ def test_two_writers_at_once_use_two_files(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert (tmp_path / "a").read_text() in ("x" * 1000, "y" * 1000) and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "a").read_text() in ("x" * 1000, "y" * 1000)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_trained_once_then_loaded(tmp_path, capsys):
@@ -292,7 +295,7 @@ def test_shipped_weights_serve_their_settings_only(tmp_path, monkeypatch, capsys
     trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path)
     (path,) = tmp_path.glob("weights/*.safetensors")
     path.rename(tmp_path / "line.safetensors")
-    monkeypatch.setattr("manifold_xai.store.SHIPPED", tmp_path)
+    monkeypatch.setattr("manifold_xai.subjects.store.SHIPPED", tmp_path)
     trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=tmp_path / "none")
     assert "shipped" in capsys.readouterr().out
     for ask in ({"settings": SETTINGS | {"seed": 1}}, {"settings": SETTINGS, "retrain": tmp_path / "anew"}):

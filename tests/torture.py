@@ -22,8 +22,8 @@ from pathlib import Path
 import nbformat
 from toys import PIXEL, course, own_processes
 
-from manifold_xai import products
-from manifold_xai.runner import main
+from manifold_xai.course import products
+from manifold_xai.course.cli import main
 
 CLAIM = """
 import json, os, pathlib, time

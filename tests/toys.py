@@ -6,8 +6,8 @@ from pathlib import Path
 
 import nbformat
 import psutil
+from helpers import ROOT
 
-REPOSITORY = Path(__file__).parents[1]
 PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
@@ -16,7 +16,7 @@ def course(root: Path, **cells: list[str]) -> Path:
     """A clone in miniature: settings and one notebook for each keyword."""
     (root / "nbs").mkdir(parents=True, exist_ok=True)
     for file in ("settings.ini", "pyproject.toml"):
-        shutil.copy(REPOSITORY / file, root)
+        shutil.copy(ROOT / file, root)
     for name, sources in cells.items():
         text = f"# Title of {name}\n> What {name} shows.\n\n*About 5 minutes to read · not yet timed to run*"
         nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})

@@ -73,25 +73,44 @@ def parameters(notebook: Path) -> set[str]:
     return {node.id for node in names if isinstance(node.ctx, ast.Store)}
 
 # %% ../../nbs/library/course/notebooks.ipynb #979ad8b6
-def failure(executed: Path, log: str) -> str:
-    """Number, source and error of the cell at which `executed` stopped; the end of `log` where the kernel died."""
-    cells = [cell | {"tags": cell["metadata"].get("tags", [])} for cell in read(executed)["cells"]] if executed.exists() else []
-    ours = [cell for cell in cells if not {"injected-parameters", "papermill-error-cell-tag"} & {*cell["tags"]}]
-    begun = [cell for cell in cells if cell["metadata"].get("papermill", {}).get("start_time") and cell["cell_type"] == "code"]
+def failure(executed: Path, log: str, why: str = "") -> str:
+    """Number, source and error of the cell at which a notebook stopped.
+
+    Parameters:
+        executed: the notebook, as far as it came
+        log: what the process that ran it wrote to stderr
+        why: what that process said itself, where the cell's own error does not tell
+    """
+    cells = read(executed)["cells"] if executed.exists() else []
+    ours = [cell for cell in cells if not _ADDED & {*cell["metadata"].get("tags", [])}]
+    begun = [cell for cell in cells if cell["cell_type"] == "code" and _started(cell)]
     if not begun:
-        return f"before its first cell\n{log[-2000:]}"
-    errors = [(cell, output) for cell in begun for output in cell["outputs"] if output["output_type"] == "error"]
+        return f"before its first cell\n{why or log[-2000:]}"
+    errors = [(cell, o) for cell in begun for o in cell["outputs"] if o["output_type"] == "error"]
     cell, error = errors[0] if errors else (begun[-1], None)
-    said = [*log.partition("Traceback")[0].splitlines()[-10:], *log.splitlines()[-1:]]
-    message = f"{error['ename']}: {error['evalue']}" if error else "\n".join(["the kernel died (out of memory?)", *said])
+    message = f"{error['ename']}: {error['evalue']}" if error else _last_words(log, why)
     number = f"cell {ours.index(cell) + 1}" if cell in ours else "the parameters given"
-    return f"in {number}\n{indent(cell['source'], '    ')}\n{message}"
+    return f"in {number}\n{indent(cell['source'][:2000], '    ')}\n{message[:2000]}"
+
+
+_ADDED = {"injected-parameters", "papermill-error-cell-tag"}
+
+
+def _started(cell: dict) -> bool:
+    """Whether papermill began to run a cell."""
+    return bool(cell["metadata"].get("papermill", {}).get("start_time"))
+
+
+def _last_words(log: str, why: str) -> str:
+    """What is known of a notebook that stopped without an error of its own."""
+    said = [*log.partition("Traceback")[0].splitlines()[-10:], *log.splitlines()[-1:]]
+    return "\n".join([why or "its process was killed", *said])
 
 
 def save_figures(notebook: Path, folder: Path) -> None:
     """Write the images among the notebook's outputs to folder/01.png, 02.png, …"""
     outputs = [output for cell in read(notebook)["cells"] for output in cell.get("outputs", [])]
-    images = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    images = [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     for i, image in enumerate(images, 1):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:02}.png").write_bytes(base64.b64decode("".join(image)))

@@ -46,9 +46,11 @@ def outputs(args: argparse.Namespace) -> int:
 
 def seconds(folder: Path) -> dict[str, tuple[float, int]]:
     """Seconds and cores by chapter, from a run's own summary, for the chapters that are done."""
-    file = folder / "summary.json"
-    summary = json.loads(file.read_text(encoding="utf8")) if file.exists() else {"chapters": []}
-    return {c["chapter"]: (c["seconds"], summary["cores"]) for c in summary["chapters"] if c["status"].startswith("done")}
+    from manifold_xai.course.session import read_summary
+
+    summary = read_summary(folder)
+    done = [c for c in summary["chapters"] if c["status"].startswith("done")]
+    return {c["chapter"]: (c["seconds"], summary["cores"]) for c in done}
 
 
 def take_over(nb: dict, executed: dict, places: dict[str, str]) -> None:
@@ -132,7 +134,7 @@ def chapter_table(root: Path) -> str:
     return "\n".join(rows)
 
 # %% ../../nbs/library/course/publish.ipynb #f702e424
-COLAB_HAS = {"torch", "torchvision", "jupyterlab", "ipykernel", "ipywidgets"}
+COLAB_HAS = {"torch", "torchvision", "jupyterlab", "ipykernel", "ipywidgets", "fastjsonschema"}
 RUNS_CHAPTERS = {"nbdev", "papermill", "doit", "psutil"}  # of no use where cells are run by hand
 
 

@@ -41,7 +41,7 @@ evidence: .venv/ready         ## an hour or two: more images and seeds for the l
 	cp _out/evidence/ledger.json nbs/results/evidence.json
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
-	$(BIN)/python -c "from manifold_xai import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"
+	$(BIN)/python -c "from manifold_xai.subjects import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"
 
 bench: .venv/ready            ## the ratios that the README quotes
 	for name in tangent_bases geodesics integrated_gradients guided manifold passes faithfulness; do $(BIN)/python benchmarks/$$name.py; done

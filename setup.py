@@ -29,5 +29,5 @@ setup(
     package_data={"manifold_xai": ["py.typed", "assets/*", "assets/weights/*"]},
     install_requires=requirements(about["requirements"]),
     extras_require=extras,
-    entry_points={"console_scripts": ["manifold-xai=manifold_xai.runner:main"]},
+    entry_points={"console_scripts": ["manifold-xai=manifold_xai.course.cli:main"]},
 )

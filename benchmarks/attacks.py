@@ -17,15 +17,22 @@ from guided_repeatability import arguments, collect
 
 from torch.func import jvp
 
-from manifold_xai.attribution.guided import GuidedIG
+from manifold_xai.attribution.methods import GuidedIG
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG
 from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
-from manifold_xai.autoencoders import taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import photographs
-from manifold_xai.evaluation.attacks import map_correlation, map_ssim, softened, targeted_attack, traced_attribution, unit_mass
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.sources import photographs
+from manifold_xai.evaluation.attacks import (
+    map_correlation,
+    map_ssim,
+    softened,
+    targeted_attack,
+    traced_attribution,
+    unit_mass,
+)
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score

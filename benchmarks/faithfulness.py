@@ -22,14 +22,16 @@ import torch.nn.functional as F
 
 from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
-from manifold_xai.autoencoders import taef2
-from manifold_xai.classifiers import digit_classifier, imagenet_classifier
-from manifold_xai.data import digits, photographs
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classifier
+from manifold_xai.subjects.data import digits
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.evaluation.faithfulness import channel_mean, diffid, kept_mean, removal
 from manifold_xai.paths.guided import guided_path
-from manifold_xai.score import score, values
-from manifold_xai.store import data_root, write_aside
+from manifold_xai.chunks import values
+from manifold_xai.score import score
+from manifold_xai.files import data_root, write_aside
 
 RESULTS = Path(__file__).parent / "results" / "faithfulness.json"
 

@@ -18,8 +18,8 @@ import time
 
 import torch
 
-from manifold_xai.autoencoders import digit_vae
-from manifold_xai.data import digits
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.data import digits
 from manifold_xai.geometry import worlds
 from manifold_xai.geometry.geodesic import geodesic, resample, unevenness
 from manifold_xai.geometry.metric import latent_line, path_chords, path_energy, slerp

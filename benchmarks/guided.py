@@ -22,14 +22,17 @@ import numpy as np
 import torch
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.autoencoders import adapt, digit_vae, taef2
-from manifold_xai.classifiers import digit_classifier, imagenet_classifier
-from manifold_xai.data import digits, photographs
+from manifold_xai.autoencoder import adapt
+from manifold_xai.subjects.autoencoders import digit_vae, taef2
+from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classifier
+from manifold_xai.subjects.data import digits
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.paths.guided import guided_path, guided_point, guided_step_loop, places
 from manifold_xai.paths.manifold import manifold_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path, two_gradients
-from manifold_xai.score import Score, score, value_and_grad
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.score import Score, score
 
 counted = {"passes": 0, "rows": 0}
 

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import photographs
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.evaluation.faithfulness import channel_mean, diffid
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.guided import guided_path, mean_gradient, settled_path
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
-from manifold_xai.store import write_aside
+from manifold_xai.files import write_aside
 
 RESULTS = Path(__file__).parent / "results" / "guided_repeatability.json"
 

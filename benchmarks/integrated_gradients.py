@@ -19,10 +19,11 @@ import torch
 
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.methods import IntegratedGradients
-from manifold_xai.classifiers import digit_classifier
-from manifold_xai.data import digits
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.subjects.data import digits
 from manifold_xai.paths.straight import straight_path
-from manifold_xai.score import Chunks, score
+from manifold_xai.chunks import Chunks
+from manifold_xai.score import score
 
 
 def alternating(contestants, rounds):

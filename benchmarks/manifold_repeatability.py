@@ -12,14 +12,20 @@ import torch
 from guided_repeatability import arguments, collect, diffid, likeness
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.autoencoders import taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import photographs
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.geometry.metric import latent_line
 from manifold_xai.paths.manifold import anchored
-from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path, two_gradients
-from manifold_xai.paths.straight import Step, straight_path
-from manifold_xai.score import Chunks, score
+from manifold_xai.paths.manifold_guided import (
+    manifold_guided_path,
+    manifold_settled_path,
+    two_gradients,
+)
+from manifold_xai.paths.path import Step
+from manifold_xai.paths.straight import straight_path
+from manifold_xai.chunks import Chunks
+from manifold_xai.score import score
 
 RESULTS = Path(__file__).parent / "results" / "manifold_repeatability.json"
 JUMP = 5

@@ -18,12 +18,13 @@ from guided import race
 from torch import nn
 
 from manifold_xai.attribution.catalogue import catalogue
-from manifold_xai.autoencoders import digit_vae
-from manifold_xai.classifiers import digit_classifier
-from manifold_xai.data import digits
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.subjects.data import digits
 from manifold_xai.geometry import geodesic
 from manifold_xai.geometry.metric import jacobian
-from manifold_xai.score import score, value_and_grad
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.score import score
 
 
 class Heard(nn.Module):

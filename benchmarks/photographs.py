@@ -17,10 +17,11 @@ from manifold_repeatability import JUMP, PUBLISHED, walked_line
 from torch.func import jvp
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.neighbours import AGI, IG2, InputXGradient
-from manifold_xai.autoencoders import taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import photographs
+from manifold_xai.attribution.captum import InputXGradient
+from manifold_xai.attribution.methods import AGI, IG2
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.evaluation.faithfulness import channel_mean, kept_mean, removal
 from manifold_xai.geometry.geodesic import geodesic, resample
 from manifold_xai.geometry.metric import latent_line, path_energy

@@ -16,17 +16,31 @@ from pathlib import Path
 
 import torch
 
-from manifold_xai.autoencoders import reconstruct, taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import image_set
-from manifold_xai.evaluation.plausibility import along, area, feature_distance, free_energy, gaussian, jump_path, largest_step, prdc, remaining, support, taps
+from manifold_xai.autoencoder import reconstruct
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.sources import image_set
+from manifold_xai.evaluation.plausibility import (
+    along,
+    area,
+    feature_distance,
+    free_energy,
+    gaussian,
+    jump_path,
+    largest_step,
+    prdc,
+    remaining,
+    support,
+    taps,
+)
 from manifold_xai.files import write_aside
 from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.guided import guided_path
 from manifold_xai.paths.manifold import decoded_path, encoded, enhanced_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path
 from manifold_xai.paths.straight import straight_path
-from manifold_xai.score import score, values
+from manifold_xai.chunks import values
+from manifold_xai.score import score
 
 STAGES = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"]
 

@@ -15,13 +15,14 @@ from guided_repeatability import arguments, collect, likeness
 from torch.func import jvp
 
 from manifold_xai.attribution.catalogue import catalogue
-from manifold_xai.attribution.guided import GuidedIG
-from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.methods import GuidedIG
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
 from manifold_xai.attribution.methods import IntegratedGradients
-from manifold_xai.attribution.neighbours import AGI
-from manifold_xai.autoencoders import taef2
-from manifold_xai.classifiers import imagenet_classifier
-from manifold_xai.data import Images, photographs
+from manifold_xai.attribution.methods import AGI
+from manifold_xai.subjects.autoencoders import taef2
+from manifold_xai.subjects.classifiers import imagenet_classifier
+from manifold_xai.subjects.data import Images
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.score import score
 
 RESULTS = Path(__file__).parent / "results" / "repeatability.json"

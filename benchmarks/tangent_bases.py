@@ -15,7 +15,7 @@ import warnings
 
 import torch
 
-from manifold_xai.autoencoders import digit_vae
+from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.geometry.metric import tangent_basis
 
 

@@ -7,33 +7,43 @@ __version__ = "0.1.0"
 
 # The public face by module, loaded when first asked for: captum alone pulls in matplotlib and IPython.
 _FACE = {
-    "score": ("Score", "value_and_grad"),
-    "paths.straight": ("Path", "Step", "straight_path"),
+    "score": ("Score",),
+    "chunks": ("value_and_grad",),
+    "autoencoder": ("adapt",),
+    "geometry.metric": (
+        "latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis",
+    ),
+    "paths.path": ("Path", "Step"),
+    "paths.straight": ("straight_path",),
     "paths.blur": ("blur", "blur_path"),
     "paths.baseline": ("baseline",),
-    "attribution.integral": ("Attribution", "path_attribution"),
-    "attribution.maps": ("heat_map", "load_map", "save_map"),
-    "attribution.methods": ("BlurIG", "IntegratedGradients", "PathMethod"),
-    "attribution.catalogue": ("catalogue",),
-    "attribution.neighbours": (
-        "AGI", "ExpectedGradients", "GuidedBackprop", "IG2", "InputXGradient", "Saliency", "SmoothGrad", "SmoothIG",
-    ),
-    "paths.adversarial": ("adversarial_path",),
-    "paths.iterative": ("iterative_path",),
-    "attribution.guided": ("GuidedIG", "SettledIG"),
     "paths.guided": ("guided_path", "settled_path"),
-    "attribution.manifold": ("EnhancedIG", "ManifoldIG"),
     "paths.manifold": ("decoded_path", "enhanced_path", "manifold_path"),
-    "attribution.manifold_guided": ("ManifoldAlignedGuidedIG", "ManifoldSettledIG"),
     "paths.manifold_guided": ("manifold_guided_path", "manifold_settled_path"),
-    "evaluation.faithfulness": ("completeness_residual", "diffid", "infidelity", "max_sensitivity", "probes", "removal"),
-    "evaluation.alignment": ("project_matrix_free", "roar", "tangent_fraction", "tangent_importance"),
-    "evaluation.sanity": ("efficient_mprt", "mprt", "randomised"),
+    "paths.ig2": ("iterative_path",),
+    "paths.agi": ("adversarial_path",),
+    "attribution.integral": ("Attribution", "path_attribution"),
+    "attribution.base": ("PathMethod",),
+    "attribution.methods": (
+        "AGI", "IG2", "BlurIG", "EnhancedIG", "GuidedIG", "IntegratedGradients",
+        "ManifoldAlignedGuidedIG", "ManifoldIG", "ManifoldSettledIG", "SettledIG",
+    ),
+    "attribution.captum": (
+        "ExpectedGradients", "GuidedBackprop", "InputXGradient", "Saliency", "SmoothGrad", "SmoothIG",
+    ),
+    "attribution.catalogue": ("catalogue",),
+    "attribution.maps": ("heat_map", "load_map", "save_map"),
+    "evaluation.alignment": (
+        "project_matrix_free", "roar", "tangent_fraction", "tangent_importance",
+    ),
+    "evaluation.faithfulness": (
+        "completeness_residual", "diffid", "infidelity", "max_sensitivity", "probes", "removal",
+    ),
     "evaluation.plausibility": ("along", "area", "nearest_on_manifold", "prdc"),
-    "geometry.metric": ("latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis"),
-    "autoencoders": ("adapt", "digit_vae"),
-    "data": ("digits",),
-    "classifiers": ("digit_classifier",),
+    "evaluation.sanity": ("efficient_mprt", "mprt", "randomised"),
+    "subjects.data": ("digits",),
+    "subjects.classifiers": ("digit_classifier",),
+    "subjects.autoencoders": ("digit_vae",),
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names}
 __all__ = ["score", *_HOME]

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from manifold_xai.data import Images, digits
+from manifold_xai.subjects.data import Images, digits
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden" / "official.safetensors"  # not part of the repository

@@ -1,10 +1,10 @@
 """Every method of the course, made for a score: what the tests that span methods are parametrised over."""
 import torch
 
-from manifold_xai.attribution import neighbours
-from manifold_xai.attribution.guided import GuidedIG, SettledIG
-from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG, ManifoldSettledIG
+from manifold_xai.attribution import captum as neighbours
+from manifold_xai.attribution.methods import GuidedIG, SettledIG
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
 from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
 
 

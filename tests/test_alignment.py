@@ -9,10 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.autoencoders import digit_vae
-from manifold_xai.data import Images
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.data import Images
 from manifold_xai.evaluation.alignment import (
-    digit_mask, project_matrix_free, removed, roar, structure, tangent_fraction, tangent_importance, tangent_noise,
+    digit_mask,
+    project_matrix_free,
+    removed,
+    roar,
+    structure,
+    tangent_fraction,
+    tangent_importance,
+    tangent_noise,
 )  # fmt: skip
 from manifold_xai.geometry.metric import project, random_fraction, tangent_basis
 

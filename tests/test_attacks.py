@@ -9,10 +9,19 @@ import torch
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.classifiers import digit_classifier
-from manifold_xai.course import bootstrap
-from manifold_xai.data import digits
-from manifold_xai.evaluation.attacks import follow, map_correlation, map_ssim, softened, targeted_attack, topk_attack, traced_attribution, unit_mass
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.course.chapter import bootstrap
+from manifold_xai.subjects.data import digits
+from manifold_xai.evaluation.attacks import (
+    follow,
+    map_correlation,
+    map_ssim,
+    softened,
+    targeted_attack,
+    topk_attack,
+    traced_attribution,
+    unit_mass,
+)
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 

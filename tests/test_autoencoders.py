@@ -12,9 +12,11 @@ from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 from torch.func import jacfwd, jvp
 
-import manifold_xai.autoencoders as A
-from manifold_xai import store
-from manifold_xai.data import digits, photographs, plain_images, to_tensor
+import manifold_xai.subjects.autoencoders as A
+from manifold_xai import autoencoder
+from manifold_xai.subjects import store
+from manifold_xai.subjects.data import digits, plain_images, to_tensor
+from manifold_xai.subjects.sources import photographs
 
 NEAR = Path(__file__).parents[2] / "shared"
 
@@ -300,7 +302,7 @@ def test_residual_vae_at_any_width(blocks):
     x = torch.rand(2, 1, 48, 32)
     z = vae.encode(x)
     assert z.shape == (2, 6, 3, 2) and vae.decode(z).shape == x.shape
-    assert A.reconstruct(vae, x).min() > 0  # a sigmoid, so no warning and no kink
+    assert autoencoder.reconstruct(vae, x).min() > 0  # a sigmoid, so no warning and no kink
     with pytest.raises(ValueError, match="multiples of 16"):
         vae.encode(x[..., :30])
 
@@ -345,8 +347,8 @@ class Foreign(nn.Module):
 
 def test_adapt_a_foreign_autoencoder():
     net, x = Foreign().net, torch.rand(3, 1, 8, 8, generator=g())
-    pair = A.adapt(net[:3], net[3:], low=-1, high=1)
-    xhat = A.reconstruct(pair, x)
+    pair = autoencoder.adapt(net[:3], net[3:], low=-1, high=1)
+    xhat = autoencoder.reconstruct(pair, x)
     torch.testing.assert_close(xhat, net(x * 2 - 1).detach() / 2 + 0.5)
     assert pair.encode(x).shape == (3, 5)
     z = pair.encode(x)
@@ -360,15 +362,15 @@ def test_adapt_a_foreign_autoencoder():
 def test_adapt_undoes_any_range(low, span):
     x = torch.rand(2, 3, 4, 4, generator=g()).double()
     seen = []
-    pair = A.adapt(lambda x: seen.append(x) or x, lambda z: z, low, low + span)
+    pair = autoencoder.adapt(lambda x: seen.append(x) or x, lambda z: z, low, low + span)
     torch.testing.assert_close(pair.decode(pair.encode(x)), x, rtol=1e-9, atol=1e-9 * (1 + abs(low) / span))
     assert low - 1e-9 <= seen[0].min() and seen[0].max() <= low + span + 1e-9
 
 
 def test_adapt_refuses():
     with pytest.raises(ValueError, match="exceed"):
-        A.adapt(lambda x: x, lambda z: z, 1, 0)
-    pair = A.adapt(lambda x: (x, x), lambda z: [z])
+        autoencoder.adapt(lambda x: x, lambda z: z, 1, 0)
+    pair = autoencoder.adapt(lambda x: (x, x), lambda z: [z])
     with pytest.raises(ValueError, match="`encode` must return a tensor, got tuple"):
         pair.encode(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="`decode` must return a tensor, got list"):
@@ -377,7 +379,7 @@ def test_adapt_refuses():
 
 def test_check_decoder_refuses(x):
     z, ok = torch.zeros(len(x), 2), lambda z: torch.full((len(z), 1, 32, 32), 0.5)
-    assert torch.equal(A.check_decoder(ok, z, x), ok(z))
+    assert torch.equal(autoencoder.check_decoder(ok, z, x), ok(z))
     for bad, message in (
         (lambda z: ok(z)[..., :28], "like x"),
         (lambda z: ok(z).expand(-1, 3, -1, -1), "like x"),
@@ -386,29 +388,29 @@ def test_check_decoder_refuses(x):
         (lambda z: ok(z) * float("inf"), "NaN or Inf in"),
     ):
         with pytest.raises(ValueError, match=message):
-            A.check_decoder(bad, z, x)
-    A.check_decoder(lambda z: ok(z) - 0.99, z, x)  # outside, but by less than a half
-    A.check_decoder(lambda z: 40 * torch.ones(3, 5), torch.zeros(3, 2), torch.zeros(3, 5))  # rows of a table have no range
+            autoencoder.check_decoder(bad, z, x)
+    autoencoder.check_decoder(lambda z: ok(z) - 0.99, z, x)  # outside, but by less than a half
+    autoencoder.check_decoder(lambda z: 40 * torch.ones(3, 5), torch.zeros(3, 2), torch.zeros(3, 5))  # rows of a table have no range
 
 
 def test_reconstruct_refuses(x):
-    same = A.adapt(lambda x: x, lambda z: z)
+    same = autoencoder.adapt(lambda x: x, lambda z: z)
     for bad, message in ((x * 255, "0…255"), (x / 0, "finite"), (x.mul(255).byte(), "floating-point")):
         with pytest.raises(ValueError, match=message):
-            A.reconstruct(same, bad)
+            autoencoder.reconstruct(same, bad)
     with pytest.raises(ValueError, match="one code per image"):
-        A.reconstruct(A.adapt(lambda x: x[:1], lambda z: z), x)
+        autoencoder.reconstruct(autoencoder.adapt(lambda x: x[:1], lambda z: z), x)
     with pytest.raises(ValueError, match=r"encoder\.2\.body\.1"):
-        A.reconstruct(A.ResidualVAE(4, colours=1).train(), x)
+        autoencoder.reconstruct(A.ResidualVAE(4, colours=1).train(), x)
     train_mode = A.VAE(3, hidden=8, channels=4).train()  # nothing in it answers differently
-    assert A.reconstruct(train_mode, x[:3]).shape == x[:3].shape
+    assert autoencoder.reconstruct(train_mode, x[:3]).shape == x[:3].shape
 
 
 @settings(deadline=None, max_examples=10)
 @given(batch=st.integers(1, 9))
 def test_reconstruct_does_not_depend_on_the_batch(batch):
     vae, x = A.initialise(A.VAE(3, hidden=8, channels=4, size=8), g()).double(), torch.rand(7, 1, 8, 8, generator=g()).double()
-    torch.testing.assert_close(A.reconstruct(vae, x, batch), A.reconstruct(vae, x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(autoencoder.reconstruct(vae, x, batch), autoencoder.reconstruct(vae, x), rtol=1e-10, atol=1e-10)
 
 
 class Functional(nn.Module):
@@ -423,36 +425,36 @@ class Functional(nn.Module):
 @pytest.mark.parametrize("layer", [nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, lambda: nn.ReLU(inplace=True)])
 def test_kinks_are_found(layer):
     decoder = nn.Sequential(nn.Linear(2, 4), layer(), nn.Linear(4, 4))
-    (found,) = A.kinks(decoder, torch.randn(3, 2))
+    (found,) = autoencoder.kinks(decoder, torch.randn(3, 2))
     assert "Sequential.1" in found
 
 
 @pytest.mark.parametrize("layer", [nn.SiLU, nn.ELU, nn.Softplus, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Mish, lambda: nn.GroupNorm(2, 4)])
 def test_smooth_layers_are_not_named(layer):
-    assert A.kinks(nn.Sequential(nn.Linear(2, 4), layer(), nn.Linear(4, 4)), torch.randn(3, 2)) == []
+    assert autoencoder.kinks(nn.Sequential(nn.Linear(2, 4), layer(), nn.Linear(4, 4)), torch.randn(3, 2)) == []
 
 
 def test_kinks_inside_a_forward_are_found_and_named_once():
     decoder, z = Functional(), torch.rand(3, 2)
-    found = A.kinks(decoder, z)
+    found = autoencoder.kinks(decoder, z)
     assert [f.split("(")[-1] for f in found] == ["relu)", "clamp)"]
     x = torch.zeros(3, 4)
     with pytest.warns(UserWarning, match="not smooth: .*relu"):
-        A.check_decoder(decoder, z, x)
-    A.check_decoder(decoder, z, x)  # filterwarnings = error: a second warning would raise
+        autoencoder.check_decoder(decoder, z, x)
+    autoencoder.check_decoder(decoder, z, x)  # filterwarnings = error: a second warning would raise
     with pytest.warns(UserWarning, match="not smooth"):
-        A.check_decoder(Functional(), z, x)  # another decoder is named again
+        autoencoder.check_decoder(Functional(), z, x)  # another decoder is named again
     relu = A.VAE(2, nn.ReLU, 8, 4, 8)
     with pytest.warns(UserWarning):
-        A.check_decoder(relu.decode, z, torch.zeros(3, 1, 8, 8))
-    A.check_decoder(relu.decode, z, torch.zeros(3, 1, 8, 8))  # a bound method is made anew each time, its owner is not
+        autoencoder.check_decoder(relu.decode, z, torch.zeros(3, 1, 8, 8))
+    autoencoder.check_decoder(relu.decode, z, torch.zeros(3, 1, 8, 8))  # a bound method is made anew each time, its owner is not
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(-2, 3, width=32), min_size=1, max_size=20))
 def test_share_out_of_range(values):
     expected = sum(v < 0 or v > 1 for v in values) / len(values)
-    assert A.out_of_range_share(torch.tensor(values)) == pytest.approx(expected)
+    assert autoencoder.out_of_range_share(torch.tensor(values)) == pytest.approx(expected)
 
 
 # published autoencoders
@@ -493,7 +495,7 @@ def test_diffusers_kl(diffusers, tmp_path):
     torch.testing.assert_close(A.from_diffusers(model, scaled=False).encode(x), mean)
     model.save_pretrained(tmp_path)
     again = A.from_diffusers(diffusers.AutoencoderKL.from_pretrained(tmp_path))
-    torch.testing.assert_close(A.reconstruct(again, x), A.reconstruct(pair, x))
+    torch.testing.assert_close(autoencoder.reconstruct(again, x), autoencoder.reconstruct(pair, x))
     z = pair.encode(x).detach().requires_grad_()
     assert torch.autograd.grad(pair.decode(z).sum(), z)[0].abs().min() > 0
     if group_norm_has_forward_mode():
@@ -508,7 +510,7 @@ def test_diffusers_tiny(diffusers, tmp_path):
     pair = A.from_diffusers(model)
     torch.testing.assert_close(pair.encode(x), model.encode(x * 2 - 1).latents)
     with pytest.warns(UserWarning, match="relu"):
-        xhat = A.reconstruct(pair, x)
+        xhat = autoencoder.reconstruct(pair, x)
     torch.testing.assert_close(xhat, model.decode(model.encode(x * 2 - 1).latents).sample / 2 + 0.5)
     model.save_pretrained(tmp_path)
     assert torch.equal(A.from_diffusers(diffusers.AutoencoderTiny.from_pretrained(tmp_path)).encode(x), pair.encode(x))
@@ -627,6 +629,6 @@ def test_taef2_on_photographs():
         pytest.skip("TAEF2's weights and the photographs are not beside the repository")
     model, x = A.taef2(folder), photographs(224, 4, NEAR / "data").x
     with pytest.warns(UserWarning, match="relu"):
-        black = A.reconstruct(model, torch.zeros(1, 3, 224, 224))
+        black = autoencoder.reconstruct(model, torch.zeros(1, 3, 224, 224))
     assert -0.06 < black.min() and black.max() < 0.01  # its makers' range, [-0.05, 0.001]
-    assert 3e-4 < float((A.reconstruct(model, x) - x).square().mean()) < 4e-3  # 0.0012 on 32 photographs
+    assert 3e-4 < float((autoencoder.reconstruct(model, x) - x).square().mean()) < 4e-3  # 0.0012 on 32 photographs

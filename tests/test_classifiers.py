@@ -12,30 +12,34 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from manifold_xai import classifiers, store
-from manifold_xai.autoencoders import digit_vae
-from manifold_xai.classifiers import (
+from manifold_xai.subjects import classifiers, store, training
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.classifiers import (
     DIGIT_CLASSIFIERS,
     DigitCNN,
     Normalise,
     Pretrained,
-    accuracy,
     digit_classifier,
     finetune,
     imagenet_classifier,
-    in_eval,
     jitter,
     make_weights,
-    pgd_l2,
     reconstructed,
+    with_head,
+)
+from manifold_xai.subjects.training import (
+    accuracy,
+    in_eval,
+    pgd_l2,
     predictions,
     robust_accuracy,
     train_classifier,
     train_robust,
-    with_head,
 )
-from manifold_xai.data import Images, digits, photographs, split
-from manifold_xai.score import score, value_and_grad
+from manifold_xai.subjects.data import Images, digits, split
+from manifold_xai.subjects.sources import photographs
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.score import score
 
 SHARED = Path(classifiers.__file__).parents[2] / "shared" / "data"
 
@@ -308,7 +312,7 @@ def test_attack_refuses_images_and_labels_it_cannot_stay_with():
 
 def test_robust_training_draws_a_radius_for_each_image(monkeypatch):
     drawn = []
-    monkeypatch.setattr(classifiers, "pgd_l2", lambda model, x, y, eps, *_: drawn.append(eps) or x)
+    monkeypatch.setattr(training, "pgd_l2", lambda model, x, y, eps, *_: drawn.append(eps) or x)
     train_robust(net(), blobs(), epochs=4, radii=(0.5, 1.0, 2.0), generator=seeded(), batch=20)
     assert all(eps.shape == (20,) for eps in drawn) and set(torch.cat(drawn).tolist()) == {0.5, 1.0, 2.0}
     shares = torch.stack([(torch.cat(drawn) == r).double().mean() for r in (0.5, 1.0, 2.0)])

@@ -10,8 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifold_xai import course
-from manifold_xai.course import Estimate, Run, begin, bootstrap, claims, exact, record, verdict
+from manifold_xai.course import chapter as course
+from manifold_xai.course.chapter import (
+    Estimate,
+    Run,
+    begin,
+    bootstrap,
+    claims,
+    exact,
+    record,
+    verdict,
+)
 from manifold_xai.files import profiles, repository, requirements
 
 ROOT = Path(__file__).parents[1]

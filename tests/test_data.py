@@ -22,8 +22,9 @@ from PIL import Image
 from torch.func import jacfwd, vmap
 from torch.utils.data import DataLoader
 
-from manifold_xai import data, store
-from manifold_xai.data import digits, fetch, generate, image_folder, image_set, load_images, photographs, plain_images, split, to_tensor, upsampled
+from manifold_xai.subjects import data, sources, store
+from manifold_xai.subjects.data import digits, generate, plain_images, split, to_tensor, upsampled
+from manifold_xai.subjects.sources import fetch, image_folder, image_set, load_images, photographs
 
 SAMPLE = Path(data.__file__).parents[2] / "shared" / "data" / "imagenet-sample"
 
@@ -314,7 +315,7 @@ def no_network(monkeypatch):
 
 def test_shipped_photographs_need_no_network(tmp_path, no_network):
     images = photographs(64, root=tmp_path)
-    assert images.x.shape == (len(data.PHOTOGRAPHS), 3, 64, 64) and (images.y == -1).all()
+    assert images.x.shape == (len(sources.PHOTOGRAPHS), 3, 64, 64) and (images.y == -1).all()
     assert (images.x.flatten(1).std(1) > 0.05).all() and 0 <= images.x.min() and images.x.max() <= 1
     assert torch.equal(photographs(64, 3, tmp_path).x, images.x[:3])
 
@@ -540,7 +541,7 @@ def put(path, content):
 
 
 def patch(monkeypatch, name, **changes):
-    monkeypatch.setitem(data.SOURCES, name, data.SOURCES[name]._replace(**changes))
+    monkeypatch.setitem(sources.SOURCES, name, sources.SOURCES[name]._replace(**changes))
 
 
 MAKERS = dict(
@@ -552,18 +553,18 @@ SIZES = {  # train, validation, test
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", data.SOURCES)
+@pytest.mark.parametrize("name", sources.SOURCES)
 def test_real_layout_is_read_and_split_once(name, tmp_path, monkeypatch):
     MAKERS[name](tmp_path, monkeypatch)
-    parts = {part: image_set(name, part, root=tmp_path) for part in data.PARTS}
-    assert tuple(len(parts[part]) for part in data.PARTS[:3]) == SIZES[name]
-    rows = torch.cat([parts[part].rows for part in data.PARTS[:3]])
+    parts = {part: image_set(name, part, root=tmp_path) for part in sources.PARTS}
+    assert tuple(len(parts[part]) for part in sources.PARTS[:3]) == SIZES[name]
+    rows = torch.cat([parts[part].rows for part in sources.PARTS[:3]])
     assert torch.equal(rows.sort().values, torch.arange(len(parts["all"])))
     again = image_set(name, "train", root=tmp_path)
     assert torch.equal(again.rows, parts["train"].rows)
     rows, card = store.load_tensors(tmp_path / "splits" / f"{name}.safetensors")
     assert {int(c): n for c, n in card["classes"].items()} == again.classes and torch.equal(rows["train"], again.rows)
-    source = data.SOURCES[name]
+    source = sources.SOURCES[name]
     images = load_images(name, tmp_path, "test", n=4)
     assert images.x.shape == (4, source.channels, source.size, source.size) and 0 <= images.x.min() and images.x.max() <= 1
     assert set(images.rows.tolist()) <= set(parts["test"].rows.tolist()) and torch.equal(images.y, parts["all"].y[images.rows])
@@ -597,9 +598,9 @@ def test_images_and_labels_are_torchvisions(name, tmp_path, monkeypatch):
 def test_no_patient_is_in_two_parts(name, tmp_path, monkeypatch):
     MAKERS[name](tmp_path, monkeypatch)
     who = {}
-    for part in data.PARTS[:3]:
+    for part in sources.PARTS[:3]:
         images = image_set(name, part, root=tmp_path)
-        who[part] = {data._group_of(images.ids[row], data.SOURCES[name].group) for row in images.rows}
+        who[part] = {sources._group_of(images.ids[row], sources.SOURCES[name].group) for row in images.rows}
         assert len(who[part]) < len(images)
     assert not (who["train"] & who["validation"] or who["train"] & who["test"] or who["validation"] & who["test"])
 
@@ -636,7 +637,7 @@ def test_a_foreign_file_is_refused_and_a_missing_one_named(name, file, tmp_path,
         image_set(name, root=tmp_path)
 
 
-@pytest.mark.parametrize("name", data.SOURCES)
+@pytest.mark.parametrize("name", sources.SOURCES)
 def test_an_absent_set_says_how_to_get_it(name, tmp_path, no_network):
     with pytest.raises(FileNotFoundError, match=rf"{name} is not in .*(fetch\('{name}'\) downloads it|Get it from http.* and put it there as)"):
         image_set(name, root=tmp_path)
@@ -662,14 +663,14 @@ def test_unknown_names_and_parts_are_refused(tmp_path):
 def test_published_hashes_are_torchvisions():
     from torchvision import datasets as tv
 
-    assert {(d.url.rsplit("/", 1)[1], d.hash) for d in data.SOURCES["mnist"].downloads} == {(name, f"md5:{h}") for name, h in tv.MNIST.resources}
-    assert data.SOURCES["emnist"].downloads[0].hash == f"md5:{tv.EMNIST.md5}"
-    cifar = data.SOURCES["cifar10"]
+    assert {(d.url.rsplit("/", 1)[1], d.hash) for d in sources.SOURCES["mnist"].downloads} == {(name, f"md5:{h}") for name, h in tv.MNIST.resources}
+    assert sources.SOURCES["emnist"].downloads[0].hash == f"md5:{tv.EMNIST.md5}"
+    cifar = sources.SOURCES["cifar10"]
     assert cifar.downloads[0].hash == f"md5:{tv.CIFAR10.tgz_md5}"
     listed = tv.CIFAR10.train_list + tv.CIFAR10.test_list + [[tv.CIFAR10.meta["filename"], tv.CIFAR10.meta["md5"]]]
     assert {Path(f).name: h for f, h in cifar.files.items()} == dict(listed)
-    assert [d.hash for d in data.SOURCES["pets"].downloads] == [f"md5:{h}" for _, h in tv.OxfordIIITPet._RESOURCES]
-    assert {d.hash for d in data.SOURCES["flowers"].downloads} == {f"md5:{h}" for _, h in tv.Flowers102._file_dict.values()}
+    assert [d.hash for d in sources.SOURCES["pets"].downloads] == [f"md5:{h}" for _, h in tv.OxfordIIITPet._RESOURCES]
+    assert {d.hash for d in sources.SOURCES["flowers"].downloads} == {f"md5:{h}" for _, h in tv.Flowers102._file_dict.values()}
 
 
 # --- downloads, from a server on this machine --------------------------------------------------------------------
@@ -706,7 +707,7 @@ def serve(monkeypatch, server, name, archives):
     """Point the downloads of `name` to `archives`, in the order of its table."""
     folder, url = server
     downloads = []
-    for download, content in zip(data.SOURCES[name].downloads, archives, strict=True):
+    for download, content in zip(sources.SOURCES[name].downloads, archives, strict=True):
         file = download.url.rsplit("/", 1)[1]
         (folder / file).write_bytes(content)
         downloads.append(download._replace(url=url + file, hash=f"md5:{md5(content)}"))
@@ -723,7 +724,7 @@ def archives(name, root, monkeypatch):
     MAKERS[name](root, monkeypatch)
     read = lambda folder, prefix="": {prefix + p.relative_to(root / folder).as_posix(): p.read_bytes() for p in (root / folder).rglob("*") if p.is_file()}
     if name == "mnist":
-        return [(root / d.folder / f"{d.gives[0]}.gz").read_bytes() for d in data.SOURCES["mnist"].downloads]
+        return [(root / d.folder / f"{d.gives[0]}.gz").read_bytes() for d in sources.SOURCES["mnist"].downloads]
     if name == "emnist":
         with zipfile.ZipFile(stream := io.BytesIO(), "w") as archive:
             for file, content in read("EMNIST/raw").items():
@@ -791,14 +792,14 @@ def test_an_interrupted_unpacking_never_looks_complete(tmp_path, monkeypatch, se
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    patch(monkeypatch, "cifar10", downloads=(data.SOURCES["cifar10"].downloads[0]._replace(url="http://127.0.0.1:9/cifar-10-python.tar.gz"),))
+    patch(monkeypatch, "cifar10", downloads=(sources.SOURCES["cifar10"].downloads[0]._replace(url="http://127.0.0.1:9/cifar-10-python.tar.gz"),))
     with pytest.raises(ConnectionError, match=f"put that file at {tmp_path / 'cifar-10-python.tar.gz'} and call fetch again"):
         fetch("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "xray", "retinopathy"])
 def test_sets_behind_an_account_say_where_they_are(name, tmp_path, no_network):
-    with pytest.raises(ValueError, match=rf"cannot be fetched. Get it from {data.SOURCES[name].home}.*{tmp_path}"):
+    with pytest.raises(ValueError, match=rf"cannot be fetched. Get it from {sources.SOURCES[name].home}.*{tmp_path}"):
         fetch(name, tmp_path)
 
 

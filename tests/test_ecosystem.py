@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from every import EVERY, NEIGHBOURS, PATHS, seeded, steps_of
 from torch import nn
 
-from manifold_xai.attribution.methods import PathMethod
-from manifold_xai.attribution.neighbours import IG2
-from manifold_xai.autoencoders import adapt
+from manifold_xai.attribution.base import PathMethod
+from manifold_xai.attribution.methods import IG2
+from manifold_xai.autoencoder import adapt
 from manifold_xai.score import score
 
 torch.manual_seed(0)

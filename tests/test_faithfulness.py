@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifold_xai.classifiers import digit_classifier
-from manifold_xai.data import digits
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.subjects.data import digits
 from manifold_xai.evaluation.faithfulness import (
     channel_mean,
     completeness_residual,

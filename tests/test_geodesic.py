@@ -10,8 +10,21 @@ from scipy.integrate import solve_bvp
 from torch import nn
 
 from manifold_xai.geometry import worlds
-from manifold_xai.geometry.geodesic import SOLVERS, energy_gradient, geodesic, published_sweeps, resample, unevenness
-from manifold_xai.geometry.metric import christoffel, latent_line, path_chords, path_energy, path_length
+from manifold_xai.geometry.geodesic import (
+    SOLVERS,
+    energy_gradient,
+    geodesic,
+    published_sweeps,
+    resample,
+    unevenness,
+)
+from manifold_xai.geometry.metric import (
+    christoffel,
+    latent_line,
+    path_chords,
+    path_energy,
+    path_length,
+)
 
 OURS = ["sobolev", "gauss-newton", "quasi-newton"]
 

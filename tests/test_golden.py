@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.autoencoders import adapt
+from manifold_xai.autoencoder import adapt
 from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.paths.manifold import decoded_path, enhanced_path
 from manifold_xai.paths.straight import straight_path

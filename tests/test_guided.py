@@ -8,10 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.attribution.guided import GuidedIG, SettledIG
+from manifold_xai.attribution.methods import GuidedIG, SettledIG
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.classifiers import digit_classifier
-from manifold_xai.paths.guided import guided_path, guided_point, guided_step, guided_step_loop, mean_gradient, places, queue, settled_path
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.paths.guided import (
+    guided_path,
+    guided_point,
+    guided_step,
+    guided_step_loop,
+    mean_gradient,
+    places,
+    queue,
+    settled_path,
+)
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 

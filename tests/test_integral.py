@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.attribution.integral import RULES, Attribution, path_attribution
+from manifold_xai.attribution.integral import Attribution, RULES, path_attribution
 from manifold_xai.paths.blur import blur_path
-from manifold_xai.paths.straight import Path, Step, straight_path
-from manifold_xai.score import Score, score, value_and_grad
+from manifold_xai.paths.path import Path, Step
+from manifold_xai.paths.straight import straight_path
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.score import Score, score
 
 POINTWISE = ("left", "trapezoid", "midpoint")
 

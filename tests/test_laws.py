@@ -8,9 +8,10 @@ from every import EVERY, LATENT, LINES, NEIGHBOURS, OUTWARD, PATHS, steps_of
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.autoencoders import adapt, digit_vae
-from manifold_xai.classifiers import digit_classifier
-from manifold_xai.data import digits
+from manifold_xai.autoencoder import adapt
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.subjects.data import digits
 from manifold_xai.score import score
 
 STEPS = 8
@@ -66,7 +67,7 @@ def test_an_ignored_pixel_gets_exactly_nothing(name):
 
 def blind_ig2(model, ignored, x, y):
     """IG2 listening to the whole image: such pixels move, and still get nothing."""
-    from manifold_xai.attribution.neighbours import IG2
+    from manifold_xai.attribution.methods import IG2
 
     method = IG2(score(lambda x: model(x * ~ignored)), world()[2], represent=lambda x: x, generator=torch.Generator().manual_seed(0))
     return method.attribute(x, target=y, n_steps=STEPS)

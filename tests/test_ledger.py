@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from manifold_xai.course import Estimate, claims
-from manifold_xai.ledger import VERDICTS, as_table, ledger, places, results, select, stored, write_ledger
+from manifold_xai.course.chapter import Estimate, claims
+from manifold_xai.course.ledger import (
+    VERDICTS,
+    as_table,
+    ledger,
+    places,
+    results,
+    select,
+    stored,
+    write_ledger,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 

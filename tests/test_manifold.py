@@ -13,17 +13,26 @@ from torch import nn
 
 from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.manifold import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG, ManifoldSettledIG
-from manifold_xai.autoencoders import ResidualVAE, adapt, digit_vae, from_diffusers
-from manifold_xai.classifiers import digit_classifier
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
+from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
+from manifold_xai.autoencoder import adapt
+from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae, from_diffusers
+from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.geometry import worlds
 from manifold_xai.geometry.geodesic import geodesic, unevenness
 from manifold_xai.geometry.metric import latent_line, path_chords
-from manifold_xai.paths.manifold import anchored, decoded_path, encoded, enhanced_path, lay, manifold_path
+from manifold_xai.paths.manifold import (
+    anchored,
+    decoded_path,
+    encoded,
+    enhanced_path,
+    lay,
+    manifold_path,
+)
 from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
-from manifold_xai.paths.straight import Path, Step
-from manifold_xai.score import score, value_and_grad, values
+from manifold_xai.paths.path import Path, Step
+from manifold_xai.chunks import value_and_grad, values
+from manifold_xai.score import score
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
 

@@ -10,13 +10,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.manifold_guided import ManifoldAlignedGuidedIG, ManifoldSettledIG
-from manifold_xai.autoencoders import ResidualVAE, adapt, digit_vae
-from manifold_xai.classifiers import digit_classifier
+from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
+from manifold_xai.autoencoder import adapt
+from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae
+from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.paths.manifold import anchored, enhanced_path
-from manifold_xai.paths.manifold_guided import latent_score, manifold_guided_path, manifold_settled_path, two_gradients
-from manifold_xai.paths.straight import Path, Step
-from manifold_xai.score import Chunks, score, value_and_grad
+from manifold_xai.paths.manifold_guided import (
+    latent_score,
+    manifold_guided_path,
+    manifold_settled_path,
+    two_gradients,
+)
+from manifold_xai.paths.path import Path, Step
+from manifold_xai.chunks import Chunks, value_and_grad
+from manifold_xai.score import score
 
 PATHS = dict(greedy=manifold_guided_path, settled=manifold_settled_path)
 

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 import manifold_xai
-from manifold_xai import store
+from manifold_xai.subjects import store
 from manifold_xai.attribution.integral import Attribution, path_attribution
 from manifold_xai.attribution.maps import heat_map, load_map, save_map
-from manifold_xai.attribution.methods import BlurIG, IntegratedGradients, PathMethod
+from manifold_xai.attribution.base import PathMethod
+from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
 from manifold_xai.paths.baseline import baseline
 from manifold_xai.paths.blur import blur, blur_path, gaussian_rows
 from manifold_xai.paths.straight import straight_path
@@ -219,7 +220,7 @@ def test_blur_ig_against_its_authors_code(x):
     f = score(net(), 3)
 
     def call(images, call_model_args=None, expected_keys=None):
-        from manifold_xai.score import value_and_grad
+        from manifold_xai.chunks import value_and_grad
 
         grad = value_and_grad(f, torch.tensor(images).permute(0, 3, 1, 2))[1]
         return {core.base.INPUT_OUTPUT_GRADIENTS: grad.permute(0, 2, 3, 1).numpy()}

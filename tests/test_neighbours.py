@@ -12,9 +12,7 @@ from torch import nn
 
 from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.neighbours import (
-    AGI,
-    IG2,
+from manifold_xai.attribution.captum import (
     ExpectedGradients,
     GuidedBackprop,
     InputXGradient,
@@ -25,9 +23,10 @@ from manifold_xai.attribution.neighbours import (
     SmoothIG,
     unguided,
 )
-from manifold_xai.autoencoders import adapt
-from manifold_xai.paths.adversarial import adversarial_path, copies, other_classes
-from manifold_xai.paths.iterative import another_class, iterative_path, model_of, scored_and_represented
+from manifold_xai.attribution.methods import AGI, IG2
+from manifold_xai.autoencoder import adapt
+from manifold_xai.paths.agi import adversarial_path, copies, other_classes
+from manifold_xai.paths.ig2 import another_class, iterative_path, model_of, scored_and_represented
 from manifold_xai.score import score
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from manifold_xai.course import bootstrap, verdict
+from manifold_xai.course.chapter import bootstrap, verdict
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 OURS = ("diffid", "insertion", "deletion")

@@ -9,14 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.classifiers import digit_classifier
+from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.evaluation.plausibility import (
-    along, area, distance_to, feature_distance, features_to, free_energy, gaussian, jump_path, largest_step, nearest_on_manifold,
-    neighbour_distance, prdc, remaining, support, taps,
+    along,
+    area,
+    distance_to,
+    feature_distance,
+    features_to,
+    free_energy,
+    gaussian,
+    jump_path,
+    largest_step,
+    nearest_on_manifold,
+    neighbour_distance,
+    prdc,
+    remaining,
+    support,
+    taps,
 )  # fmt: skip
 from manifold_xai.geometry import worlds
 from manifold_xai.paths.guided import guided_path
-from manifold_xai.paths.straight import Path, Step, straight_path
+from manifold_xai.paths.path import Path, Step
+from manifold_xai.paths.straight import straight_path
 
 
 def randn(*shape, seed=0, dtype=torch.float64):

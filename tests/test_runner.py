@@ -16,11 +16,11 @@ import psutil
 import pytest
 import torch
 
-from manifold_xai import doctor, publish
-from manifold_xai.notebooks import chapters, parameters
-from manifold_xai.runner import main
-from manifold_xai.session import Session, slots
-from manifold_xai.store import save_tensors
+from manifold_xai.course import doctor, publish
+from manifold_xai.course.notebooks import chapters, parameters
+from manifold_xai.course.cli import main
+from manifold_xai.course.session import Session, slots
+from manifold_xai.subjects.store import save_tensors
 
 REPOSITORY = Path(__file__).parents[1]
 PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
@@ -31,7 +31,7 @@ TRAIN = """
 import time
 from pathlib import Path
 from torch import nn
-from manifold_xai.store import trained
+from manifold_xai.subjects.store import trained
 def train(model):
     with open(Path(out) / "trainings", "a") as log: log.write("one\\n")
     time.sleep(1)
@@ -191,7 +191,7 @@ def test_interrupt_then_resume(tmp_path, request):
     out = tmp_path / "out"
     words = ["run", "--root", str(root), "--out", str(out), "--profile", "smoke"]
     terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # what a shell's background jobs ignore
-    runner = subprocess.Popen([sys.executable, "-c", f"{terminal}; import sys; from manifold_xai.runner import main; sys.exit(main({words}))"])
+    runner = subprocess.Popen([sys.executable, "-c", f"{terminal}; import sys; from manifold_xai.course.cli import main; sys.exit(main({words}))"])
     request.addfinalizer(runner.kill)
     started = []
 
@@ -365,7 +365,7 @@ def test_large_figures_are_kept_in_fewer_colours():
     import numpy as np
     from PIL import Image
 
-    from manifold_xai.publish import light
+    from manifold_xai.course.publish import light
 
     file = BytesIO()
     picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)

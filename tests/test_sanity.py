@@ -11,11 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.classifiers import DigitCNN
+from manifold_xai.subjects.classifiers import DigitCNN
 from manifold_xai.evaluation.sanity import (
-    TwoLayer, along, complexity, edges, efficient_mprt, hypercube_corners, max_margin_network, mprt, planted, randomised, rank_correlation, share_on
+    TwoLayer,
+    along,
+    complexity,
+    edges,
+    efficient_mprt,
+    hypercube_corners,
+    max_margin_network,
+    mprt,
+    planted,
+    randomised,
+    rank_correlation,
+    share_on,
 )
-from manifold_xai.score import score, value_and_grad
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.score import score
 
 
 def seeded(seed=0):

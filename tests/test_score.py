@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.score import Chunks, check_input, score, value_and_grad, values
+from manifold_xai.chunks import Chunks, value_and_grad, values
+from manifold_xai.score import check_input, score
 
 
 def linear(classes=4, features=6, seed=0):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifold_xai.files import data_root, write_aside
-from manifold_xai.store import digest, load_tensors, save_tensors, trained
+from manifold_xai.subjects.store import digest, load_tensors, save_tensors, trained
 
 SETTINGS = {"width": 2, "seed": 0}
 
@@ -143,7 +143,7 @@ def test_shipped_weights_serve_their_settings_only(tmp_path, monkeypatch, capsys
     trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path)
     (path,) = tmp_path.glob("weights/*.safetensors")
     path.rename(tmp_path / "line.safetensors")
-    monkeypatch.setattr("manifold_xai.store.SHIPPED", tmp_path)
+    monkeypatch.setattr("manifold_xai.subjects.store.SHIPPED", tmp_path)
     trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=tmp_path / "none")
     assert "shipped" in capsys.readouterr().out
     for ask in ({"settings": SETTINGS | {"seed": 1}}, {"settings": SETTINGS, "retrain": tmp_path / "anew"}):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp
 
-from ..classifiers import predictions, train_classifier
-from ..data import Images
+from ..subjects.training import predictions, train_classifier
+from ..subjects.data import Images
 from ..geometry.metric import Decoder
 
 # %% ../../nbs/40_alignment.ipynb #8ca19915

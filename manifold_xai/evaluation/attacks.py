@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..score import Chunks, Score, check_input, takes_rows
+from ..chunks import Chunks, takes_rows
+from ..score import Score, check_input
 
 # %% ../../nbs/43_attacks.ipynb #56a65546
 def traced_attribution(f: Callable, gamma: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..score import Chunks, Score, check_input, takes_rows, values
+from ..chunks import Chunks, takes_rows, values
+from ..score import Score, check_input
 
 # %% ../../nbs/41_faithfulness.ipynb #627b2bd3
 PER = ("pixel", "channel")

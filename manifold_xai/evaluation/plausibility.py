@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ..geometry.metric import Decoder, jacobian
 from ..paths.guided import distance_left
-from ..paths.straight import Path, Step, check_ends
-from ..score import Chunks, noisy_layers, takes_rows
+from ..paths.path import Path, Step
+from ..paths.straight import check_ends
+from ..chunks import Chunks, takes_rows
+from ..score import noisy_layers
 
 # %% ../../nbs/42_plausibility.ipynb #7f46f28b
 Measure = Callable[..., Tensor]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from .metric import Decoder, jacobian, latent_line, path_chords, path_energy
-from ..memory import halving
+from ..chunks import halving
 
 # %% ../../nbs/21_geodesics.ipynb #6f30ba0f
 _TINY = 1e-30

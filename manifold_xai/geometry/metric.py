@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
-from ..memory import halving
+from ..chunks import halving
 
 # %% ../../nbs/20_metric.ipynb #948f58be
 Decoder = Callable[[Tensor], Tensor]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'ORDERS', 'guided_step_loop', 'guided_step', 'places', 'guided_point', 'distance_left', 'guided_path',
-           'mean_gradient', 'queue', 'settled_path']
+           'check_guided', 'mean_gradient', 'queue', 'settled_path']
 
 # %% ../../nbs/31_guided.ipynb #3d8244e7
 from collections.abc import Callable
@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .straight import Path, Step, check_ends
-from ..score import Chunks, Score, value_and_grad
+from ..chunks import Chunks, value_and_grad
+from .path import Path, Step
+from .straight import check_ends
+from ..score import Score
 
 # %% ../../nbs/31_guided.ipynb #cff23e2c
 def guided_step_loop(position: Tensor, target: Tensor, grad: Tensor, budget: Tensor | float, fraction: float = 0.1) -> Tensor:
@@ -155,7 +157,7 @@ def guided_path(
     Source: Kapishnikov et al. 2021, Algorithm 1. fraction=0.1 without a corridor is the form that Kim et al. 2026 compare with;
     the authors' code defaults to fraction=0.25, max_dist=0.02.
     """
-    _check_guided(x0, x, steps, fraction, max_dist, order, schedule, generator)
+    check_guided(x0, x, steps, fraction, max_dist, order, schedule, generator)
     x0, x, f = x0.detach(), x.detach(), f.at(x, batch) if isinstance(f, Score) else f
     if isinstance(order, str) and order == "random":
         order = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device)
@@ -171,7 +173,7 @@ def guided_path(
     return Path(draw, x0, x, steps, fraction=fraction, max_dist=max_dist, order=order, schedule=schedule)
 
 
-def _check_guided(x0, x, steps, fraction, max_dist, order, schedule, generator):
+def check_guided(x0, x, steps, fraction, max_dist, order, schedule, generator):
     check_ends(x0, x, steps)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], the share of features that move together, got {fraction}.")

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..autoencoders import Autoencoder, _tensor, check_decoder, check_eval
+from ..autoencoder import Autoencoder, check_decoder, check_eval, only_tensor
+from ..chunks import Chunks
 from ..geometry.geodesic import geodesic, resample
 from ..geometry.metric import Decoder, latent_line, path_chords
-from .straight import Path, Step, check_ends
-from ..score import Chunks
+from .path import Path, Step
+from .straight import check_ends
 
 # %% ../../nbs/32_manifold.ipynb #9d9741df
 ANCHORS = (False, True, "published")
@@ -77,7 +78,7 @@ def encoded(autoencoder: Autoencoder, x: Tensor, batch: int | None = None) -> Te
     check_eval(check_autoencoder(autoencoder))
     rows = torch.arange(len(x), device=x.device)
     with torch.no_grad():
-        z = torch.cat(Chunks.of(x, batch)(lambda x, rows: _tensor(autoencoder.encode(x), "encode"), x, rows)).to(x.dtype)  # under autocast it may be shorter
+        z = torch.cat(Chunks.of(x, batch)(lambda x, rows: only_tensor(autoencoder.encode(x), "encode"), x, rows)).to(x.dtype)  # under autocast it may be shorter
     if len(z) != len(x):
         raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(x.shape)}.")
     return z

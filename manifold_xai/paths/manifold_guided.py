@@ -12,12 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..autoencoders import Autoencoder, check_decoder
+from ..autoencoder import Autoencoder, check_decoder
+from ..chunks import Chunks, takes_rows, value_and_grad
 from ..geometry.metric import Decoder
-from .guided import _check_guided, guided_point, places, settled_path
+from .guided import check_guided, guided_point, places, settled_path
 from .manifold import anchored, check_anchor, decoded_path, encoded
-from .straight import Path, Step, check_ends
-from ..score import Chunks, Score, takes_rows, value_and_grad
+from .path import Path, Step
+from .straight import check_ends
+from ..score import Score
 
 # %% ../../nbs/33_manifold_guided.ipynb #71051f69
 class Decoded(NamedTuple):
@@ -99,7 +101,7 @@ def manifold_guided_path(
         raise ValueError(f"slerp must be False, True or 'published', got {slerp!r}.")
     x0, x, f = x0.detach(), x.detach(), f.at(x, batch) if isinstance(f, Score) else f
     z0, z = (encoded(autoencoder, end, batch).to(x.dtype) for end in (x0, x))
-    _check_guided(z0, z, steps, fraction, None, order, schedule, generator)
+    check_guided(z0, z, steps, fraction, None, order, schedule, generator)
     if isinstance(order, str) and order == "random":
         order = torch.rand(z.shape, generator=generator, device=generator.device).to(z.device)
     notes = dict(fraction=fraction, slerp=slerp, order=order, schedule=schedule)

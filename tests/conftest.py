@@ -1,7 +1,10 @@
 """What several test files share: the published codes' own answers, where those are at hand, and the networks they were given for."""
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: spinning threads starve each other
 
 import pytest
 from safetensors.torch import load_file

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from manifold_xai.course import doctor, publish
-from manifold_xai.course.notebooks import chapters, parameters
+from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.cli import main
 from manifold_xai.course.session import Session, slots
 from manifold_xai.subjects.store import save_tensors
@@ -26,7 +27,7 @@ REPOSITORY = Path(__file__).parents[1]
 PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
-LEFT_BEHIND = "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); print('left', p.pid)"
+LEFT_BEHIND = "import subprocess; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); print('left', p.pid)"
 TRAIN = """
 import time
 from pathlib import Path
@@ -51,8 +52,10 @@ def course(root: Path, **cells: list[str]) -> Path:
         nb.cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
         nb.cells += [nbformat.v4.new_code_cell(source) for source in sources]
         for i, cell in enumerate(nb.cells):
-            cell["id"] = f"{name}-{i}"
-        nbformat.write(nb, root / "nbs" / f"{name}.ipynb")
+            cell["id"] = f"{Path(name).name}-{i}"
+        path = root / "nbs" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nb, path)
     return root
 
 
@@ -84,7 +87,7 @@ def ran(tmp_path_factory):
                 "print(profile, seed, device)\nprint(out)",
                 f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))",
                 "from manifold_xai.course import begin, exact, record\nbegin(profile, out=out)\nrecord('MIG-06', {'a': exact(2.0)})",
-                "import subprocess, sys\nprint(sys.executable)",
+                "import os, sys\nprint(sys.executable)\nprint('waits:', os.environ['OMP_WAIT_POLICY'])",
                 LEFT_BEHIND,
             ],
             "02_bad": [TRAIN, "before = 1", "def f():\n    raise KeyError('no such thing')\nf()", "print('never')"],
@@ -99,6 +102,7 @@ def ran(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(foreign.parents[2]))
         patch.setenv("MPLBACKEND", "no_such_backend")
+        patch.delenv("OMP_WAIT_POLICY")
         code, said = call("run", "--root", root, "--jobs", 2, "--seed", 7, "--device", "cpu")
     out = root / "_out" / "cpu"
     left = psutil.Process(int(re.search(r"left (\d+)", text(out / "notebooks" / "01_good.ipynb"))[1]))
@@ -130,6 +134,12 @@ def test_a_chapter_gets_the_parameters_it_declares(ran):
 
 def test_the_kernel_is_the_python_that_runs_the_runner(ran):
     assert sys.executable in text(ran.out / "notebooks" / "01_good.ipynb")
+
+
+def test_threads_of_a_kernel_wait_without_spinning(ran):
+    """Set before torch loads, or it has no effect; the tests themselves too."""
+    assert "waits: passive" in text(ran.out / "notebooks" / "01_good.ipynb")
+    assert os.environ["OMP_WAIT_POLICY"].lower() == "passive"
 
 
 def test_what_both_need_is_trained_once(ran):
@@ -245,6 +255,59 @@ def test_the_ledger_comes_last_also_side_by_side(tmp_path):
     assert call(*words, "--only", "52", "--resume")[0] == 0 and status(out)["52_ledger"] == "done earlier"
 
 
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """A lesson and an evidence page with the same number and stem, and the ledger, run together."""
+    figure = f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))"
+    name = "import os; print('I am', os.environ['MANIFOLD_XAI_CHAPTER'])"
+    start = "from manifold_xai.course import begin, exact, record\nbegin(profile, out=out)"
+    last = "import pathlib; print(sorted(p.name for p in (pathlib.Path(out) / 'claims').iterdir()))"
+    root = course(
+        tmp_path_factory.mktemp("clone"),
+        **{
+            "40_alignment": [name, figure],
+            "evidence/40_alignment": [name, figure, figure, f"{start}\nrecord('MIG-06', {{'a': exact(2.0)}})"],
+            "52_ledger": [name, last],
+        },
+    )
+    code, said = call("run", "--root", root, "--jobs", 2)
+    return SimpleNamespace(root=root, out=root / "_out" / "cpu", code=code, said=said)
+
+
+TWINS = ("40_alignment", "evidence/40_alignment")
+
+
+def test_one_stem_in_two_rooms_is_two_chapters(twins):
+    assert twins.code == 0 and status(twins.out) == dict.fromkeys([*TWINS, "52_ledger"], "done")
+    for name in TWINS:
+        assert f"I am {name}\n" in text(twins.out / "notebooks" / f"{name}.ipynb")
+    figures = {p.relative_to(twins.out / "figures").as_posix() for p in twins.out.rglob("*.png")}
+    assert figures == {f"{TWINS[0]}/01.png", f"{TWINS[1]}/01.png", f"{TWINS[1]}/02.png"}
+    claims = {c["chapter"]: c["claims"] for c in json.loads((twins.out / "summary.json").read_text())["chapters"]}
+    assert claims == {TWINS[0]: 0, TWINS[1]: 1, "52_ledger": 0}
+    assert "['MIG-06.json']" in text(twins.out / "notebooks" / "52_ledger.ipynb")  # it ran after the page
+
+
+def test_one_room_runs_and_is_cleaned_without_the_other(twins, tmp_path):
+    out = Path(shutil.copytree(twins.out, tmp_path / "out"))
+    page = (out / "notebooks" / f"{TWINS[1]}.ipynb").stat().st_mtime_ns
+    code, said = call("run", "--root", twins.root, "--out", out, "--only", "lessons")
+    assert code == 0 and "2 chapters" in said and status(out)["evidence/40_alignment"] == "done"
+    assert (out / "notebooks" / f"{TWINS[1]}.ipynb").stat().st_mtime_ns == page
+    assert (out / "claims" / "MIG-06.json").exists() and (out / "figures" / TWINS[1] / "02.png").exists()
+    code, said = call("run", "--root", twins.root, "--out", out, "--resume")
+    assert code == 0 and set(status(out).values()) <= {"done", "done earlier"}
+
+
+def test_outputs_and_table_find_both_rooms(twins, tmp_path):
+    root = Path(shutil.copytree(twins.root, tmp_path / "clone"))
+    assert call("outputs", "--root", root)[0] == 0
+    for name in TWINS:
+        assert f"I am {name}\n" in text(root / "nbs" / f"{name}.ipynb")
+    said = call("table", "--root", root)[1]
+    assert "(nbs/40_alignment.ipynb)" in said and "(nbs/evidence/40_alignment.ipynb)" in said
+
+
 def test_fail_fast_and_a_fresh_start(tmp_path):
     root, out = course(tmp_path, **{"01_dies": ["import os; os._exit(3)"], "02_b": ["2"]}), tmp_path / "out"
     for made in ("weights/w.safetensors", "figures/02_b/01.png", "notebooks/02_b.ipynb"):
@@ -258,13 +321,18 @@ def test_fail_fast_and_a_fresh_start(tmp_path):
 # What needs no kernel
 
 def test_chapters_are_picked_by_number_range_and_name(tmp_path):
-    root = course(tmp_path, **{name: ["1"] for name in ("00_tour", "20_metric", "21_geodesics", "30_paths", "index")})
-    def pick(only):
-        return [p.stem for p in chapters(root, only)]
+    lessons, pages = ["00_tour", "20_metric", "21_geodesics", "30_paths"], ["evidence/21_geodesics", "evidence/30_paths"]
+    root = course(tmp_path, **{name: ["1"] for name in [*lessons, *pages, "index", "library/33_solvers"]})
 
-    assert pick(None) == ["00_tour", "20_metric", "21_geodesics", "30_paths", "index"]
-    assert pick("20-30") == ["20_metric", "21_geodesics", "30_paths"] and pick("30,00") == ["00_tour", "30_paths"]
-    assert pick("index") == ["index"] and pick("20_metric") == ["20_metric"]
+    def pick(only):
+        return [chapter_name(root, p) for p in chapters(root, only)]
+
+    assert pick(None) == [*lessons, *pages, "index"]
+    assert pick("20-21") == ["20_metric", "21_geodesics", "evidence/21_geodesics"] and pick("20,00") == ["00_tour", "20_metric"]
+    assert pick("30") == ["30_paths", "evidence/30_paths"] and pick("evidence/30") == ["evidence/30_paths"]
+    assert pick("evidence") == pick("evidence/00-99") == pages and pick("lessons") == [*lessons, "index"]
+    assert pick("index") == ["index"] and pick("21_geodesics") == ["21_geodesics"]
+    assert pick("lessons/30,evidence/21_geodesics") == ["30_paths", "evidence/21_geodesics"]
     nb = nbformat.read(root / "nbs" / "index.ipynb", 4)
     nb.cells = nb.cells[:1]
     nbformat.write(nb, root / "nbs" / "index.ipynb")
@@ -349,7 +417,7 @@ def test_readme_shows_the_colab_cell_and_every_chapter():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf8")
     assert f"<!-- colab -->\n```python\n{publish.colab_cell(REPOSITORY)}\n```\n<!-- /colab -->" in readme
     assert not any(word in publish.colab_cell(REPOSITORY) for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab'))
-    assert all(f"(nbs/{path.name})" in readme for path in chapters(REPOSITORY) if path.stem != "index")
+    assert all(f"({path.relative_to(REPOSITORY)})" in readme for path in chapters(REPOSITORY) if path.stem != "index")
 
 
 def test_only_what_is_between_the_marks_changes():

@@ -7,6 +7,7 @@ __all__ = ['ENDS', 'COMMANDS', 'run', 'ticking', 'main', 'command']
 
 # %% ../../nbs/library/course/cli.ipynb #a5a4e8cc
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..files import profiles, repository
-from .notebooks import chapters
+from .notebooks import chapter_name, chapters
 
 # %% ../../nbs/library/course/cli.ipynb #93101f91
 def run(args: argparse.Namespace) -> int:
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from manifold_xai.course.schedule import schedule
     from manifold_xai.course.session import Session, kernel_environment, slots
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded, for the ledger
     root = repository(args.root)
     if args.profile not in profiles(root):
         raise ValueError(f"--profile must be one of {', '.join(profiles(root))}, got {args.profile}.")
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         session = Session(root, out, notebooks, values, slots(args.jobs, device), env)
         if not args.resume:
             for notebook in notebooks:
-                session.clean(notebook.stem)
+                session.clean(chapter_name(root, notebook))
             if args.retrain:
                 shutil.rmtree(out / "weights", ignore_errors=True)
         known = sum(r["seconds"] or 0 for r in session.records.values())
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     sub = commands.add_parser("run", help="execute chapters")
     sub.add_argument("--profile", default="cpu", help="what a chapter may spend: smoke, cpu, gpu, evidence (settings.ini)")
-    sub.add_argument("--only", help="some chapters: 20-33 or 00,30 or index")
+    sub.add_argument("--only", help="some chapters: 20-33, or 00,evidence/30,index, or lessons, or evidence")
     sub.add_argument("--device", help="cpu, cuda, cuda:1; default: the profile's")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--jobs", type=int, default=1, choices=range(1, 65), metavar="N", help="chapters side by side")

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 from ..files import repository, requirements, settings, write_aside
-from .notebooks import chapters, read
+from .notebooks import chapter_name, chapters, read
 
 # %% ../../nbs/library/course/publish.ipynb #05c401c3
 MINUTES = re.compile(r"^\*About (.+) minutes to read · .*\*$", re.M)
@@ -30,15 +30,16 @@ def outputs(args: argparse.Namespace) -> int:
     keep = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf8"))["tool"]["nbdev"].get("allowed_cell_metadata_keys", [])
     refused = 0
     for path in chapters(root):
+        name = chapter_name(root, path)
         try:
-            if path.stem not in took["cpu"]:
+            if name not in took["cpu"]:
                 raise ValueError("not done in the cpu profile: manifold-xai run --profile cpu")
             nb = json.loads(path.read_text(encoding="utf8"))
-            take_over(nb, read(out / "cpu" / "notebooks" / path.name), {str(out.parent): "", str(Path.home()): "~"})
-            stamp(nb, *(took[profile].get(path.stem) for profile in ("cpu", "smoke")))
+            take_over(nb, read(out / "cpu" / "notebooks" / f"{name}.ipynb"), {str(out.parent): "", str(Path.home()): "~"})
+            stamp(nb, *(took[profile].get(name) for profile in ("cpu", "smoke")))
             save(path, nb, keep)
         except (ValueError, FileNotFoundError) as error:
-            print(f"{path.stem}: {error}")
+            print(f"{name}: {error}")
             refused += 1
     return int(refused > 0)
 
@@ -125,7 +126,8 @@ def chapter_table(root: Path) -> str:
         text = "\n".join(cell["source"] for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
         title, claim = (re.search(rf"^{mark} (.+)$", text, re.M) for mark in ("#", ">"))
         minutes, run = MINUTES.search(text), re.search(r"^\*About .* · (\d+) s to run", text, re.M)
-        link = f"[{path.stem[:2]} {title[1]}](nbs/{path.name})"
+        place = path.relative_to(root).as_posix()
+        link = f"[{path.stem[:2]} {title[1]}]({place})"
         rows.append(f"| {link} | {claim[1]} | {minutes[1] + ' min' if minutes else ''} | {run[1] + ' s' if run else ''} |")
     return "\n".join(rows)
 

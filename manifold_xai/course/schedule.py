@@ -17,6 +17,7 @@ from doit.reporter import ZeroReporter
 from doit.tools import config_changed
 
 from ..files import write_aside
+from .notebooks import chapter_name
 from .session import Session
 
 # %% ../../nbs/library/course/schedule.ipynb #67c6f2f1
@@ -69,10 +70,11 @@ def _run(notebooks, session, jobs, resume, fail_fast, reads=()):
 
     def task_chapter():
         for notebook in notebooks:
+            name = chapter_name(session.root, notebook)
             yield {
-                "basename": notebook.stem,
+                "basename": name,
                 "actions": [(session.chapter, [str(notebook)])],
-                "targets": [str(session.places(notebook.stem)[1])],
+                "targets": [str(session.places(name)[1])],
                 "uptodate": [config_changed(depends | digests([notebook]))],
                 "io": {"capture": False},
             }

@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..files import write_aside
-from .notebooks import failure, parameters, save_figures
+from .notebooks import chapter_name, failure, parameters, save_figures
 
 # %% ../../nbs/library/course/session.ipynb #b8def865
 def execute(source: str, target: str, values: dict, cwd: str) -> None:
@@ -56,6 +56,7 @@ def kernel_environment(root: Path):
         write_kernel_spec(Path(folder) / "kernels" / "python3", extra_arguments=["--log-level=ERROR"])
         env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # figures are drawn in the notebook
         env |= {"JUPYTER_PATH": folder, "JUPYTER_RUNTIME_DIR": f"{folder}/runtime", "IPYTHONDIR": f"{folder}/ipython"}
+        env.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve other processes
         env |= {"MANIFOLD_XAI_ROOT": str(root), "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONIOENCODING": "utf8"}
         yield env | {"PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
@@ -82,7 +83,8 @@ class Session:
         for slot in slots:
             self.slots.put(slot)
         self.before = {c["chapter"]: c for c in load(out / "summary.json").get("chapters", [])}
-        took = {p.stem: self.before.get(p.stem, {}).get("seconds") for p in notebooks}
+        names = [chapter_name(root, p) for p in notebooks]
+        took = {name: self.before.get(name, {}).get("seconds") for name in names}
         known = [seconds for seconds in took.values() if seconds]
         self.expected = {name: seconds or sum(known, 60) / (len(known) + 1) for name, seconds in took.items()}
         kept = {n: {k: v for k, v in r.items() if k in ("peak_mb", "claims")} for n, r in self.before.items()}  # for a later --resume
@@ -93,7 +95,7 @@ class Session:
 
     def chapter(self, notebook: str) -> bool:
         """Run one chapter and keep what it made; True if every cell ran."""
-        source, name = Path(notebook), Path(notebook).stem
+        source, name = Path(notebook), chapter_name(self.root, Path(notebook))
         part, done, failed = self.places(name)
         self.clean(name)
         slot, start = self.slots.get(), time.perf_counter()
@@ -140,11 +142,12 @@ class Session:
 
     def places(self, name: str) -> list[Path]:
         """Where a chapter's notebook is while it runs, when it is whole, and when it failed."""
-        return [self.out / "notebooks" / file for file in (f".{name}.part.ipynb", f"{name}.ipynb", f"{name}.failed.ipynb")]
+        whole = self.out / "notebooks" / f"{name}.ipynb"
+        return [whole.with_name(f".{whole.stem}.part.ipynb"), whole, whole.with_suffix(".failed.ipynb")]
 
     def clean(self, name: str) -> None:
         """Remove what earlier runs of this chapter left."""
-        (self.out / "notebooks").mkdir(exist_ok=True)
+        self.places(name)[0].parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.out / "figures" / name, ignore_errors=True)
         claims = [p for p in (self.out / "claims").glob("*.json") if load(p).get("chapter") == name]
         for path in [*self.places(name), *claims]:

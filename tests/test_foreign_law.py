@@ -6,7 +6,7 @@ import pytest
 import torch
 from every import EVERY, NEIGHBOURS, OUTWARD, PATHS, seeded
 from foreign import EVAL, GOOD, MIXING, NOISY, SHAPES, Clip, Conditioned, Named, gradient, inputs, made, method, riemann, same, state_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from manifold_xai import score
@@ -74,7 +74,7 @@ def elsewhere(fn, thread):
 MODES = dict(plain=torch.enable_grad, no_grad=torch.no_grad, inference=torch.inference_mode)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     name=st.sampled_from(sorted(EVERY)),

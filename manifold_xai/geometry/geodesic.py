@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from .metric import Decoder, jacobian, latent_line, path_chords, path_energy
 from ..chunks import halving
+from ..door import graphless
+from .metric import Decoder, jacobian, latent_line, path_chords, path_energy
 
 # %% ../../nbs/21_geodesics.ipynb #6f30ba0f
 _TINY = 1e-30
@@ -465,6 +466,7 @@ SOLVERS = {
 }
 
 
+@graphless
 def geodesic(
     decode: Decoder,
     z0: Tensor,
@@ -499,7 +501,7 @@ def geodesic(
     own = _settings(solver, dict(iterations=iterations, tol=tol, ridge=ridge, continuation=continuation), encode)
     line, shape = _checked_start(latent_line(z0, z1, steps), z0, z1).flatten(2), z0.shape[1:]
     path = line if start is None else _checked_start(start, z0, z1).flatten(2)
-    flat = lambda z: decode(z.unflatten(1, shape))
+    flat = lambda z: decode(z.unflatten(1, shape).clone())
     surface = _Surface(flat, _ridge(flat, line, own.ridge, batch), batch)
     show = (lambda z: watch(Progress(z.unflatten(2, shape), surface.frames, surface.columns))) if watch else (lambda z: None)
     levels, taken = _levels(steps) if own.continuation else [steps], 0

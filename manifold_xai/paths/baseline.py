@@ -13,7 +13,7 @@ from .blur import blur
 def baseline(x: Tensor, kind: str = "black", generator: torch.Generator | None = None) -> Tensor:
     """A baseline for each image of x: black, white, its own mean colour, x itself blurred, or noise.
 
-    Parameters: x, (b, C, H, W) in [0, 1]; kind, "black", "white", "mean", "blur" or "noise"; generator, for the noise, on the CPU.
+    Parameters: x, (b, C, H, W) in [0, 1], or (b, C, ...), (b, d) for those but blur; kind, "black", "white", "mean", "blur" or "noise"; generator, for the noise, on the CPU.
     Returns: x0, like x. Raises: ValueError for an unknown kind, or noise without a generator.
     """
     if kind == "noise":
@@ -23,7 +23,7 @@ def baseline(x: Tensor, kind: str = "black", generator: torch.Generator | None =
     kinds = dict(
         black=torch.zeros_like,
         white=torch.ones_like,
-        mean=lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x).clone(),
+        mean=lambda x: x.mean(tuple(range(2, x.ndim)) or 1, keepdim=True).expand_as(x).clone(),
         blur=lambda x: blur(x, max(x.shape[-2:]) / 4),
     )
     if kind not in kinds:

@@ -17,12 +17,14 @@ def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
     """Refuse ends of different shape or with NaN, and a number of steps below 1."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
+    check_input(x, "x", span)
+    check_input(x0, "x0", span)
     if x0.shape != x.shape:
         raise ValueError(
             f"`x0` must have the shape of `x`, got x0 {tuple(x0.shape)} and x {tuple(x.shape)}. One baseline for all rows: x0.expand_as(x)."
         )
-    check_input(x, "x", span)
-    check_input(x0, "x0", span)
+    if x0.dtype != x.dtype:
+        raise ValueError(f"`x0` must have the type of `x`, got x0 {x0.dtype} and x {x.dtype}: x0.to(x.dtype).")
 
 
 def straight_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:

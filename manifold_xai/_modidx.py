@@ -519,6 +519,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'manifold_xai.door.noisy_layers': ('library/door.html#noisy_layers', 'manifold_xai/door.py'),
                                    'manifold_xai.door.ordinary': ('library/door.html#ordinary', 'manifold_xai/door.py'),
                                    'manifold_xai.door.reachable': ('library/door.html#reachable', 'manifold_xai/door.py'),
+                                   'manifold_xai.door.refuse_inference_weights': ( 'library/door.html#refuse_inference_weights',
+                                                                                   'manifold_xai/door.py'),
                                    'manifold_xai.door.refuse_train_mode': ('library/door.html#refuse_train_mode', 'manifold_xai/door.py'),
                                    'manifold_xai.door.refuse_training': ('library/door.html#refuse_training', 'manifold_xai/door.py'),
                                    'manifold_xai.door.row_parameter': ('library/door.html#row_parameter', 'manifold_xai/door.py'),

@@ -18,6 +18,7 @@ from manifold_xai.door import (
     RowWise,
     check_answers,
     noisy_layers,
+    refuse_inference_weights,
     refuse_train_mode,
     refuse_training,
     row_parameter,
@@ -249,6 +250,7 @@ def settled(
         rows: whether f takes `rows`; None finds out
         check: refuse what answers at random or depends on the batch
     """
+    refuse_inference_weights(f)
     with undrawn(x.device):
         if isinstance(f, Score):
             f = f.at(x, batch) if f.target is not None else f._rows_settled(x)

@@ -2,7 +2,7 @@
 import torch
 
 from manifold_xai.attribution import captum as neighbours
-from manifold_xai.attribution.methods import GuidedIG, SettledIG
+from manifold_xai.attribution.methods import AGI, IG2, GuidedIG, SettledIG
 from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
 from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
 from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
@@ -20,7 +20,7 @@ LATENT = {
     "MA-GIG": lambda f, a, r: ManifoldAlignedGuidedIG(f, a),
     "Settled MA-GIG": lambda f, a, r: ManifoldSettledIG(f, a),
 }
-OUTWARD = {"IG2": lambda f, a, r: neighbours.IG2(f, r, generator=seeded()), "AGI": lambda f, a, r: neighbours.AGI(f)}
+OUTWARD = {"IG2": lambda f, a, r: IG2(f, r, generator=seeded()), "AGI": lambda f, a, r: AGI(f)}
 PATHS = LINES | LATENT | OUTWARD | {"BlurIG": lambda f, a, r: BlurIG(f)}
 NEIGHBOURS = {
     "Saliency": lambda f, a, r: neighbours.Saliency(f),

@@ -75,6 +75,11 @@ def close(A, B, tolerance=1e-9):
     return (A - B).abs().max() <= tolerance * B.abs().max()
 
 
+def given_to(name, x, steps=6):
+    """What `attribute` needs beside inputs and target."""
+    return (dict(baselines=1 - x) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=steps))
+
+
 # further arguments
 
 
@@ -338,7 +343,7 @@ class OwnVae(nn.Module):
 
     def encode(self, x):
         z = self.down(x)
-        return z + self.noise * torch.randn_like(z)
+        return z + self.noise * torch.randn_like(z) if self.noise else z
 
     def decode(self, z):
         return self.up(z)
@@ -427,13 +432,14 @@ def test_manifold_ig_with_weights_that_ask_for_gradients(around):
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("name", EVERY)
 def test_every_method_within_inference_mode(name, around):
-    model = made(Net)
-    expected = ask(name, model, X, target=Y)
+    first, second, third = (method(name, made(Net)) for _ in range(3))
+    given = given_to(name, X)
+    expected = first.attribute(X, target=Y, **given)
     with around():
         x = X.clone()  # an inference tensor, if so
-        A = ask(name, model, x, target=Y)
+        A = second.attribute(x, target=Y, **given)
     assert torch.equal(A, expected) and not A.requires_grad
-    assert torch.equal(ask(name, model, x, target=Y), expected)  # made there, used here
+    assert torch.equal(third.attribute(x, target=Y, **given), expected)  # made there, used here
 
 
 # in place
@@ -535,12 +541,11 @@ def in_threads(n, fn):
 def test_six_threads_do_not_disturb_each_other(name):
     model = made(Net)
     state = torch.get_rng_state()
-    alone = [ask(name, model, X[i % 4 :], target=Y[i % 4 :]) for i in range(6)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for _ in range(2):
-            together = in_threads(6, lambda i: ask(name, model, X[i % 4 :], target=Y[i % 4 :]))
-            assert all(map(torch.equal, alone, together))
+    ask_it = lambda ways, i: ways[i].attribute(X[i % 4 :], target=Y[i % 4 :], **given_to(name, X[i % 4 :]))
+    alone, *rounds = ([method(name, model) for _ in range(6)] for _ in range(3))
+    alone = [ask_it(alone, i) for i in range(6)]
+    for ways in rounds:
+        assert all(map(torch.equal, alone, in_threads(6, partial(ask_it, ways))))
     assert torch.equal(state, torch.get_rng_state())
 
 

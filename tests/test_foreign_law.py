@@ -26,7 +26,7 @@ def alone(name, f, x, y, seed):
         return x * gradient(plain, x)
     if name in ("SmoothGrad", "Smooth IG"):
         n = {"SmoothGrad": 4, "Smooth IG": 3}[name]
-        noise = torch.normal(0.0, torch.full((n, *x.shape[1:]), 0.15, dtype=x.dtype), generator=seeded(seed))
+        noise = torch.normal(0.0, torch.full((n, *x.shape[1:]), 0.15), generator=seeded(seed))
         return torch.stack([gradient(plain, x + e) if n == 4 else riemann(plain, [k / 4 * (x + e) for k in range(5)]) for e in noise]).mean(0)
     if name == "Expected Gradients":
         draw, total = np.random.RandomState(seed), 0

@@ -352,7 +352,8 @@ def test_what_is_an_image_is_looked_at_and_span_switches_it(call):
 def test_so_do_the_methods(name):
     inner = made(Net)
     make = lambda **options: method(name, score(lambda x: inner(x / 255.0), output="logit"), **options)
-    low = adapt(lambda x: autoencoder(SHAPE).encode(x / 255), lambda z: autoencoder(SHAPE).decode(z))
+    plain = autoencoder(SHAPE)
+    low = adapt(lambda x: plain.encode(x / 255), plain.decode)
 
     def ask_it(span):
         m = make()

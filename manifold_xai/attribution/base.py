@@ -91,10 +91,11 @@ class PathMethod(GradientAttribution):
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
         f, x = explained(self.forward_func, inputs, target, additional_forward_args, **door)
         x0 = self.start(x, baselines)
-        gamma = self.path(f, x0, x, n_steps, internal_batch_size)
         how = dict(rule=rule, batch=internal_batch_size, progress=self.progress)
         how |= dict(refine=self.refine, integrand=self.integrand)
-        A, gap, ends = self.add_up(f, gamma, x0=x0, x=x, gap=return_convergence_delta, **how)
+        with undrawn(x.device):
+            gamma = self.path(f, x0, x, n_steps, internal_batch_size)
+            A, gap, ends = self.add_up(f, gamma, x0=x0, x=x, gap=return_convergence_delta, **how)
         A = (A,) if isinstance(inputs, tuple) else A
         return (A, gap + ends[:, 0] - ends[:, 1]) if return_convergence_delta else A
 

@@ -533,7 +533,7 @@ def _checked_start(start, z0, z1):
     if start.ndim != z0.ndim + 1 or start.shape[1:] != z0.shape or len(start) < 2 or not start.isfinite().all():
         raise ValueError(f"`start` must be finite latent paths (n+1, b, ...) over latents {tuple(z0.shape)}, got {tuple(start.shape)}.")
     off = max((start[0] - z0).abs().max().item(), (start[-1] - z1).abs().max().item())
-    if off > 1e-5 * max(1, z0.abs().max().item(), z1.abs().max().item()):
+    if off > max(1e-5, 4 * torch.finfo(z0.dtype).eps) * max(1, z0.abs().max().item(), z1.abs().max().item()):
         raise ValueError(f"`start` must begin at z0 and end at z1, but misses them by {off:.2g}. Are its ends swapped?")
     return torch.cat([z0[None], start[1:-1], z1[None]])
 

@@ -135,7 +135,8 @@ def enhanced_path(
     Source: Jha et al. 2020, latent linear path.
     """
     check_ends(x0, x, steps)
-    gamma_z = latent_line(encoded(autoencoder, x0, batch), encoded(autoencoder, x, batch, check), steps)
+    z = encoded(autoencoder, x, batch, check)
+    gamma_z = latent_line(encoded(autoencoder, x0, batch), z, steps)
     return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch)
 
 # %% ../../nbs/32_manifold.ipynb #65116138
@@ -178,7 +179,8 @@ def manifold_path(
     """
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
-    ends = encoded(autoencoder, x0, batch), encoded(autoencoder, x, batch, check)
+    z = encoded(autoencoder, x, batch, check)
+    ends = encoded(autoencoder, x0, batch), z
     polish = (3 if segments is None else 0) if polish is None else polish
     decode, segments = coders(autoencoder).decode, min(steps, 12) if segments is None else segments
     found = geodesic(decode, *ends, segments, batch=batch, **options)

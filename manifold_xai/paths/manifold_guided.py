@@ -102,7 +102,7 @@ def manifold_guided_path(
     if slerp not in (False, True, "published"):
         raise ValueError(f"slerp must be False, True or 'published', got {slerp!r}.")
     x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
-    z0, z = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x0, x))
+    z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     check_guided(z0, z, steps, fraction, None, order, schedule, generator)
     if isinstance(order, str) and order == "random":
         order = torch.rand(z.shape, generator=generator, device=generator.device).to(z.device)
@@ -160,7 +160,7 @@ def manifold_settled_path(
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
     x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
-    z0, z = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x0, x))
+    z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     gamma_z = settled_path(latent_score(f, autoencoder.decode, x), z0, z, steps, window, order, batch=Chunks.of(x, batch)).stack()
     return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch, window=window)
 

@@ -517,6 +517,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'manifold_xai.door.graphless': ('library/door.html#graphless', 'manifold_xai/door.py'),
                                    'manifold_xai.door.here': ('library/door.html#here', 'manifold_xai/door.py'),
                                    'manifold_xai.door.noisy_layers': ('library/door.html#noisy_layers', 'manifold_xai/door.py'),
+                                   'manifold_xai.door.one_at_a_time': ('library/door.html#one_at_a_time', 'manifold_xai/door.py'),
                                    'manifold_xai.door.ordinary': ('library/door.html#ordinary', 'manifold_xai/door.py'),
                                    'manifold_xai.door.reachable': ('library/door.html#reachable', 'manifold_xai/door.py'),
                                    'manifold_xai.door.refuse_inference_weights': ( 'library/door.html#refuse_inference_weights',

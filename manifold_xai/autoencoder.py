@@ -20,7 +20,6 @@ from manifold_xai.door import (
     Watch,
     check_answers,
     reachable,
-    refuse_inference_weights,
     refuse_train_mode,
     undrawn,
 )
@@ -206,4 +205,3 @@ def reconstruct(autoencoder: Autoencoder, x: Tensor, batch: int = 100, *, span: 
 def check_eval(model) -> None:
     """Raise ValueError if `model`, or what its functions reach, has layers in train mode that care for it, naming them."""
     refuse_train_mode(model, "the autoencoder")
-    refuse_inference_weights(model, "the autoencoder")

@@ -6,7 +6,7 @@
 __all__ = ['AT_MOST', 'reachable', 'noisy_layers', 'refuse_train_mode', 'refuse_inference_weights',
            'refuse_training', 'tolerance', 'apart', 'Draws', 'undrawn', 'check_answers', 'RowWise',
            'takes_rows', 'row_parameter', 'row_wise', 'agrees', 'WithArguments', 'cut',
-           'with_arguments', 'Watch', 'graphless', 'here', 'ordinary']
+           'with_arguments', 'Watch', 'graphless', 'one_at_a_time', 'here', 'ordinary']
 
 # %% ../nbs/library/door.ipynb #8560be84
 import dis
@@ -522,6 +522,20 @@ def graphless(fn: Callable) -> Callable:
     @wraps(fn)
     def within(*args, **kwargs):
         with torch.inference_mode(False), torch.no_grad():
+            return fn(*args, **kwargs)
+
+    return within
+
+
+_FORWARD = threading.RLock()
+
+
+def one_at_a_time(fn: Callable) -> Callable:
+    """`fn`, which differentiates forwards, in one thread at a time: autograd keeps its forward levels for all threads together."""
+
+    @wraps(fn)
+    def within(*args, **kwargs):
+        with _FORWARD:
             return fn(*args, **kwargs)
 
     return within

@@ -174,12 +174,12 @@ MIXING = dict(batch_statistics=BatchStatistics, centred=Centred)
 SHAPES = {"image": (3, 4, 4), "volume": (1, 2, 4, 6), "series": (2, 24), "table": (48,), "tokens": (6, 8)}
 
 
-def autoencoder(shape, features=48, codes=5):
+def autoencoder(shape, features=48, codes=5, dtype=torch.float64):
     """A smooth autoencoder whose weights ask for gradients, as any module's do."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        encode = nn.Sequential(nn.Flatten(), nn.Linear(features, codes)).double()
-        decode = nn.Sequential(nn.Linear(codes, features), nn.Sigmoid(), nn.Unflatten(1, shape)).double()
+        encode = nn.Sequential(nn.Flatten(), nn.Linear(features, codes)).to(dtype)
+        decode = nn.Sequential(nn.Linear(codes, features), nn.Sigmoid(), nn.Unflatten(1, shape)).to(dtype)
     return adapt(encode, decode)
 
 
@@ -227,11 +227,9 @@ def same(before, after):
     return len(before) == len(after) and all(map(equal, before, after))
 
 
-def method(name, f, shape=(3, 4, 4), **options):
+def method(name, f, shape=(3, 4, 4), dtype=torch.float64):
     """A method of `EVERY` for inputs of any shape."""
-    made = EVERY[name](f, autoencoder(shape), inputs(shape, 12, seed=9))
-    vars(made).update(options)
-    return made
+    return EVERY[name](f, autoencoder(shape, dtype=dtype), inputs(shape, 12, dtype, seed=9))
 
 
 def ask(name, f, x, steps=6, **how):

@@ -351,7 +351,7 @@ def test_what_is_an_image_is_looked_at_and_span_switches_it(call):
 @pytest.mark.parametrize("name", EVERY)
 def test_so_do_the_methods(name):
     inner = made(Net)
-    make = lambda **options: method(name, score(lambda x: inner(x / 255.0), output="logit"), **options)
+    make = lambda: method(name, score(lambda x: inner(x / 255.0), output="logit"))
     plain = autoencoder(SHAPE)
     low = adapt(lambda x: plain.encode(x / 255), plain.decode)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from ..chunks import halving
-from ..door import graphless
+from ..door import graphless, one_at_a_time
 from .metric import Decoder, jacobian, latent_line, path_chords, path_energy
 
 # %% ../../nbs/21_geodesics.ipynb #6f30ba0f
@@ -180,6 +180,7 @@ def _product(self, gamma_z, v, rows=slice(None)):
     return self.in_tiles(lambda tiles: _tiled_product(self, gamma_z, v, rows, tiles), gamma_z)
 
 
+@one_at_a_time
 def _tiled_product(self, gamma_z, v, rows, tiles):
     T, v, out = len(gamma_z) - 1, _held(v), torch.zeros_like(gamma_z)
     for i, r in tiles:
@@ -336,7 +337,7 @@ class _Encoder(_Gradient):
     def accepted(self, rows, gamma_z, step, dgrad, size):
         for some in torch.arange(len(rows), device=rows.device).split(max(1, self.surface.batch // (self.T + 1))):
             x = self.surface.decode(gamma_z[:, some].flatten(0, 1)).unflatten(0, (self.T + 1, -1))
-            eta = jvp(self.encode, (x[1:-1].flatten(0, 1),), (-self.T * x.diff(n=2, dim=0).flatten(0, 1),))[1]
+            eta = one_at_a_time(jvp)(self.encode, (x[1:-1].flatten(0, 1),), (-self.T * x.diff(n=2, dim=0).flatten(0, 1),))[1]
             self.eta[:, rows[some]] = eta.flatten(1).unflatten(0, (self.T - 1, -1))
             self.surface.frames += x.shape[0] * x.shape[1]
 

@@ -21,7 +21,7 @@ from manifold_xai.autoencoder import (
     only_tensor,
 )
 from ..chunks import Chunks
-from ..door import graphless
+from ..door import graphless, refuse_inference_weights
 from ..geometry.geodesic import geodesic, resample
 from ..geometry.metric import Decoder, latent_line, path_chords
 from .path import Path, Step
@@ -179,6 +179,7 @@ def manifold_path(
     """
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
+    refuse_inference_weights(autoencoder, "the autoencoder")
     z = encoded(autoencoder, x, batch, check)
     ends = encoded(autoencoder, x0, batch), z
     polish = (3 if segments is None else 0) if polish is None else polish

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..autoencoder import Autoencoder, check_decoder
 from ..chunks import Chunks, value_and_grad
-from ..door import row_wise
+from ..door import refuse_inference_weights, row_wise
 from ..geometry.metric import Decoder
 from .guided import check_guided, guided_point, places, settled_path
 from .manifold import anchored, check_anchor, decoded_path, encoded
@@ -102,6 +102,7 @@ def manifold_guided_path(
     if slerp not in (False, True, "published"):
         raise ValueError(f"slerp must be False, True or 'published', got {slerp!r}.")
     x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
+    refuse_inference_weights(autoencoder, "the autoencoder")
     z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     check_guided(z0, z, steps, fraction, None, order, schedule, generator)
     if isinstance(order, str) and order == "random":
@@ -160,6 +161,7 @@ def manifold_settled_path(
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
     x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
+    refuse_inference_weights(autoencoder, "the autoencoder")
     z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     gamma_z = settled_path(latent_score(f, autoencoder.decode, x), z0, z, steps, window, order, batch=Chunks.of(x, batch)).stack()
     return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch, window=window)

@@ -1,16 +1,17 @@
 """Every method of the course, made for a score: what the tests that span methods are parametrised over."""
-import torch
+from helpers import seeded
 
 from manifold_xai.attribution import captum as neighbours
-from manifold_xai.attribution.methods import AGI, IG2, GuidedIG, SettledIG
-from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
-from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from manifold_xai.attribution.methods import (
+    BlurIG,
+    EnhancedIG,
+    GuidedIG,
+    IntegratedGradients,
+    ManifoldAlignedGuidedIG,
+    ManifoldIG,
+    ManifoldSettledIG,
+    SettledIG,
+)
 
 # each: (f, autoencoder, references) -> method. The draws of two methods made alike are alike.
 LINES = {"IG": lambda f, a, r: IntegratedGradients(f), "GIG": lambda f, a, r: GuidedIG(f), "Settled IG": lambda f, a, r: SettledIG(f)}
@@ -20,7 +21,7 @@ LATENT = {
     "MA-GIG": lambda f, a, r: ManifoldAlignedGuidedIG(f, a),
     "Settled MA-GIG": lambda f, a, r: ManifoldSettledIG(f, a),
 }
-OUTWARD = {"IG2": lambda f, a, r: IG2(f, r, generator=seeded()), "AGI": lambda f, a, r: AGI(f)}
+OUTWARD = {"IG2": lambda f, a, r: neighbours.IG2(f, r, generator=seeded()), "AGI": lambda f, a, r: neighbours.AGI(f)}
 PATHS = LINES | LATENT | OUTWARD | {"BlurIG": lambda f, a, r: BlurIG(f)}
 NEIGHBOURS = {
     "Saliency": lambda f, a, r: neighbours.Saliency(f),

@@ -18,7 +18,7 @@ def baseline(
     """A baseline for each image: black, white, its own mean colour, itself blurred, or noise.
 
     Parameters:
-        x: images, (b, C, H, W) in [0, 1]
+        x: images, (b, C, H, W) in [0, 1]; (b, C, …) or (b, d) for all but "blur"
         kind: "black", "white", "mean", "blur" or "noise"
         generator: draws the noise, on the CPU
     Returns: x0, like x
@@ -39,7 +39,7 @@ def baseline(
     kinds = dict(
         black=torch.zeros_like,
         white=torch.ones_like,
-        mean=lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x).clone(),
+        mean=lambda x: x.mean(tuple(range(2, x.ndim)) or 1, keepdim=True).expand_as(x).clone(),
         blur=lambda x: blur(x, max(x.shape[-2:]) / 4),
     )
     if kind not in kinds:

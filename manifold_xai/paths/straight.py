@@ -14,7 +14,7 @@ from ..score import check_input
 
 # %% ../../nbs/library/paths/straight.ipynb #9703f7b1
 def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
-    """Refuse ends of different shape or with NaN, and a number of steps below 1.
+    """Refuse ends of different shape or type or with NaN, and a number of steps below 1.
 
     Parameters:
         x0: where a path starts, (b, ...)
@@ -29,6 +29,10 @@ def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
         raise ValueError(
             f"`x0` must have the shape of `x`, got x0 {tuple(x0.shape)} and x {tuple(x.shape)}. "
             "One baseline for all rows: x0.expand_as(x)."
+        )
+    if x0.dtype != x.dtype:
+        raise ValueError(
+            f"`x0` must have the type of `x`, got x0 {x0.dtype} and x {x.dtype}: x0.to(x.dtype)."
         )
     check_input(x, "x", span)
     check_input(x0, "x0", span)

@@ -1,4 +1,5 @@
 """The form of a lesson: short enough to read, exercises that speak, every stated minute computed."""
+
 import ast
 import json
 import re
@@ -25,7 +26,10 @@ LESSONS = [p for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb")) if p.stem not in EA
 
 def cells(path: Path) -> list[dict]:
     nb = json.loads(path.read_text(encoding="utf8"))
-    return [c | {"source": "".join(c["source"]), "tags": set(c["metadata"].get("tags", []))} for c in nb["cells"]]
+    return [
+        c | {"source": "".join(c["source"]), "tags": set(c["metadata"].get("tags", []))}
+        for c in nb["cells"]
+    ]
 
 
 def told(path: Path) -> list[dict]:
@@ -34,7 +38,9 @@ def told(path: Path) -> list[dict]:
 
 
 def lines(cell: dict) -> list[str]:
-    return [line for line in cell["source"].splitlines() if line.strip() and not line.startswith("#|")]
+    return [
+        line for line in cell["source"].splitlines() if line.strip() and not line.startswith("#|")
+    ]
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
@@ -58,7 +64,9 @@ def test_a_lesson_has_exercises_with_help_in_three_stages(path):
     kinds = []
     for c in page:
         if "exercise" in c["tags"]:
-            head = re.match(r"### Exercise (\d) · (\d+) min · (warm-up|core|stretch)\n", c["source"])
+            head = re.match(
+                r"### Exercise (\d) · (\d+) min · (warm-up|core|stretch)\n", c["source"]
+            )
             assert head, c["source"][:60]
             kinds.append(head[3])
         if "check" in c["tags"]:
@@ -94,7 +102,10 @@ def test_minutes_follow_from_words_cells_figures_and_exercises():
     long = {"cell_type": "code", "source": "a = 1\nb = 2\nc = 3\nd = 4\n", "metadata": {}}
     short = long | {"source": "a = 1\n"}
     figure = short | {"metadata": {"mystnb": {"image": {"alt": "a line"}}}}
-    asked = prose | {"source": "### Exercise 1 · 7 min · core\n" + "word " * 500, "metadata": {"tags": ["exercise"]}}
+    asked = prose | {
+        "source": "### Exercise 1 · 7 min · core\n" + "word " * 500,
+        "metadata": {"tags": ["exercise"]},
+    }
     help_ = asked | {"source": "word " * 500, "metadata": {"tags": ["hint"]}}
     cells = [prose, long, long, short, figure, asked, help_]
     assert reading_minutes({"cells": cells}) == 2 + 1.5 + 0.5 + 7

@@ -73,7 +73,8 @@ def test_traced_map_has_the_right_slope(smooth):
 
 @pytest.mark.parametrize("eps", [0.05, 0.2])
 def test_topk_attack_reaches_the_best_on_a_linear_score(eps):
-    w, x = torch.randn(20, generator=seeded(1)).double(), torch.rand(6, 20, generator=seeded(2)).double()
+    w = torch.randn(20, generator=seeded(1)).double()
+    x = torch.rand(6, 20, generator=seeded(2)).double()
     f, A = score(Two(lambda v: v @ w), 0, "logit"), (w * x).abs()
     top = A.topk(5, dim=1).indices
     best = (w.abs() * (x - eps).clamp(min=0)).gather(1, top).sum(1) / A.gather(1, top).sum(1)
@@ -234,7 +235,8 @@ def test_correlation_is_scipys():
 
 
 def test_follow_moves_the_end_and_keeps_the_shape():
-    gamma_z, z1 = torch.randn(6, 3, 4, generator=seeded(8)), torch.randn(3, 4, generator=seeded(9)).requires_grad_()
+    gamma_z = torch.randn(6, 3, 4, generator=seeded(8))
+    z1 = torch.randn(3, 4, generator=seeded(9)).requires_grad_()
     torch.testing.assert_close(follow(gamma_z, gamma_z[-1]), gamma_z)
     moved = follow(gamma_z, z1)
     assert torch.equal(moved[0], gamma_z[0])

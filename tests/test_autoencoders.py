@@ -94,7 +94,8 @@ def test_density_from_a_batch_is_unbiased():
 
 
 def test_family_of_losses():
-    vae, x = A.initialise(A.VAE(4, channels=4, hidden=8, size=8), seeded()), torch.rand(5, 1, 8, 8, generator=seeded(1))
+    vae = A.initialise(A.VAE(4, channels=4, hidden=8, size=8), seeded())
+    x = torch.rand(5, 1, 8, 8, generator=seeded(1))
     paid = {w: A.vae_loss(vae, x, 20, seeded(2), w) for w in ((1.0, 1.0, 1.0), (4.0, 4.0, 4.0), (1.0, 6.0, 1.0))}
     q = vae.posterior(x)
     z = q.mean + torch.randn(q.mean.shape, generator=seeded(2)) * (q.logvar / 2).exp()
@@ -138,7 +139,8 @@ def test_perceptual_sums_over_features_and_leaves_the_target_alone():
 
 
 def test_plain_images_pass_through_the_transform():
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     def normalise(image):
         return (to_tensor(image, 8) - mean) / deviation
     x = torch.randn(2, 3, 8, 8)
@@ -175,7 +177,8 @@ def test_initialise_keeps_the_size_of_the_signal(make):
 
 @pytest.mark.parametrize("size, colours", [(8, 3), (32, 1), (64, 3)])
 def test_vae_shapes(size, colours):
-    vae, x = A.VAE(5, hidden=16, channels=4, size=size, colours=colours), torch.rand(2, colours, size, size)
+    vae = A.VAE(5, hidden=16, channels=4, size=size, colours=colours)
+    x = torch.rand(2, colours, size, size)
     assert vae.encode(x).shape == (2, 5) and vae.decode(vae.encode(x)).shape == x.shape
     torch.testing.assert_close(vae.encode(x), vae.posterior(x).mean)
 
@@ -295,7 +298,8 @@ def test_make_weights_makes_what_ships(tmp_path, monkeypatch):
     assert [p.name for p in made] == [f"vae-{name}.safetensors" for name in A.DIGIT_VAES]
     assert sorted(tmp_path.iterdir()) == sorted(made)  # and nothing else is left there
     for path in made:
-        ours, shipped = store.load_tensors(path)[1], store.load_tensors(store.SHIPPED / path.name)[1]
+        ours = store.load_tensors(path)[1]
+        shipped = store.load_tensors(store.SHIPPED / path.name)[1]
         assert ours["settings"] == shipped["settings"] and ours.keys() == shipped.keys()
 
 
@@ -412,7 +416,8 @@ def test_reconstruct_refuses(x):
 @settings(deadline=None, max_examples=10)
 @given(batch=st.integers(1, 9))
 def test_reconstruct_does_not_depend_on_the_batch(batch):
-    vae, x = A.initialise(A.VAE(3, hidden=8, channels=4, size=8), seeded()).double(), torch.rand(7, 1, 8, 8, generator=seeded()).double()
+    vae = A.initialise(A.VAE(3, hidden=8, channels=4, size=8), seeded()).double()
+    x = torch.rand(7, 1, 8, 8, generator=seeded()).double()
     torch.testing.assert_close(autoencoder.reconstruct(vae, x, batch), autoencoder.reconstruct(vae, x), rtol=1e-10, atol=1e-10)
 
 
@@ -490,7 +495,8 @@ def group_norm_has_forward_mode():
 
 
 def test_diffusers_kl(diffusers, tmp_path):
-    model, x = tiny_kl(diffusers, shift_factor=0.3, scaling_factor=0.5), torch.rand(2, 3, 16, 16, generator=seeded())
+    model = tiny_kl(diffusers, shift_factor=0.3, scaling_factor=0.5)
+    x = torch.rand(2, 3, 16, 16, generator=seeded())
     pair = A.from_diffusers(model)
     mean = model.encode(x * 2 - 1).latent_dist.mean
     torch.testing.assert_close(pair.encode(x), (mean - 0.3) * 0.5)

@@ -229,7 +229,8 @@ def test_each_image_stays_in_its_own_ball_and_in_range(eps, iterations, start, d
 
 
 def check_rows_do_not_see_each_other(radius):
-    images, eps = blobs(6, seed=2), torch.tensor([0.1, 0.2, 0.5, 1.0, 1.0, 2.0], dtype=torch.float64)
+    images = blobs(6, seed=2)
+    eps = torch.tensor([0.1, 0.2, 0.5, 1.0, 1.0, 2.0], dtype=torch.float64)
     x, model = images.x.double(), copy.deepcopy(ATTACKED).double()
     together = pgd_l2(model, x, images.y, eps, radius=radius)
     alone = torch.cat([pgd_l2(model, x[i : i + 1], images.y[i : i + 1], eps[i], radius=radius) for i in range(6)])
@@ -253,7 +254,9 @@ def test_linear_classifier_is_attacked_along_its_weight():
     w = randn(16)
     def model(x):
         return torch.stack([-x @ w, x @ w], 1)
-    x, y, eps = torch.full((3, 16), 0.5).double(), torch.tensor([0, 1, 1]), torch.tensor([0.05, 0.1, 0.2]).double()
+    x = torch.full((3, 16), 0.5).double()
+    y = torch.tensor([0, 1, 1])
+    eps = torch.tensor([0.05, 0.1, 0.2]).double()
     want = x + eps[:, None] * (1 - 2 * y)[:, None] * w / w.norm()
     torch.testing.assert_close(pgd_l2(model, x, y, eps), want, atol=1e-12, rtol=0)
 

@@ -600,7 +600,8 @@ def theirs(name, root):
 @pytest.mark.parametrize("name", ["mnist", "emnist", "cifar10", "pets", "flowers", "imagenet"])
 def test_images_and_labels_are_torchvisions(name, tmp_path, monkeypatch):
     MAKERS[name](tmp_path, monkeypatch)
-    images, oracle = image_set(name, "all", root=tmp_path), torch.utils.data.ConcatDataset(theirs(name, tmp_path))
+    images = image_set(name, "all", root=tmp_path)
+    oracle = torch.utils.data.ConcatDataset(theirs(name, tmp_path))
     assert len(images) == len(oracle)
     for row in range(0, len(oracle), 17):
         image, y = oracle[row]

@@ -85,7 +85,8 @@ def test_chunks_change_no_geodesic(solver):
 def test_paths_take_turns_where_they_are_many():
     """2502 paths of 24 segments in 3 latents have more numbers in a stack of blocks than are held at once; each comes out as it does among three."""
     decode, (z0, z1) = bent(), ends()
-    few, many = geodesic(decode, z0, z1, 24), geodesic(decode, z0.repeat(834, 1), z1.repeat(834, 1), 24)
+    few = geodesic(decode, z0, z1, 24)
+    many = geodesic(decode, z0.repeat(834, 1), z1.repeat(834, 1), 24)
     torch.testing.assert_close(many.gamma_z.unflatten(1, (834, 3)), few.gamma_z[:, None].expand(-1, 834, -1, -1), rtol=1e-7, atol=1e-7)
     assert (many.iterations.view(834, 3) == few.iterations).all()
     assert many.converged.all()
@@ -182,7 +183,8 @@ def test_a_path_of_no_length_stays_and_does_not_disturb_the_others(solver):
 
 def test_latents_of_any_shape():
     decode, (z0, z1) = bent(12), ends(2, 12)
-    flat, shaped = geodesic(decode, z0, z1, 9), geodesic(lambda z: decode(z.flatten(1)), z0.reshape(2, 3, 2, 2), z1.reshape(2, 3, 2, 2), 9)
+    flat = geodesic(decode, z0, z1, 9)
+    shaped = geodesic(lambda z: decode(z.flatten(1)), z0.reshape(2, 3, 2, 2), z1.reshape(2, 3, 2, 2), 9)
     torch.testing.assert_close(shaped.gamma_z.flatten(2), flat.gamma_z)
     assert shaped.gamma_z.shape == (10, 2, 3, 2, 2)
 
@@ -207,7 +209,8 @@ def test_ten_more_steps_change_little_where_converged(solver):
 
 def test_the_default_reaches_below_algorithm_1():
     z0, z1 = ends(6)
-    armijo, ours = geodesic(bent(), z0, z1, 20, "gradient", iterations=30, tol=0.0), geodesic(bent(), z0, z1, 20)
+    armijo = geodesic(bent(), z0, z1, 20, "gradient", iterations=30, tol=0.0)
+    ours = geodesic(bent(), z0, z1, 20)
     assert (ours.E < armijo.E).all()
     assert (armijo.iterations <= 30).all()
 
@@ -224,7 +227,8 @@ def test_encoder_in_the_decoders_place_descends_only_where_it_can():
     W = randn(10, 3, seed=4)
     inverse, (z0, z1) = torch.linalg.pinv(W), ends()
     decode, encode = (lambda z: z @ W.T + 0.3 * (z @ W.T).sin()), (lambda x: x @ inverse.T)
-    line, found = path_energy(decode, latent_line(z0, z1, 12)), geodesic(decode, z0, z1, 12, "encoder", encode=encode)
+    line = path_energy(decode, latent_line(z0, z1, 12))
+    found = geodesic(decode, z0, z1, 12, "encoder", encode=encode)
     assert (found.E < line).all()
     backwards = geodesic(decode, z0, z1, 12, "encoder", encode=lambda x: -encode(x))
     torch.testing.assert_close(backwards.E, line)  # no step lowers the energy, so none is taken

@@ -77,7 +77,8 @@ def test_a_step_is_the_loop_for_every_row(seed, n, b, fraction, spent):
 
 
 def test_a_step_on_a_great_circle_keeps_the_radius():
-    a, b = torch.tensor([[1.0, 0.0, 5.0]], dtype=torch.float64), torch.tensor([[0.0, 1.0, 7.0]], dtype=torch.float64)
+    a = torch.tensor([[1.0, 0.0, 5.0]], dtype=torch.float64)
+    b = torch.tensor([[0.0, 1.0, 7.0]], dtype=torch.float64)
     grad = torch.tensor([[0.1, 0.2, 9.0]], dtype=torch.float64)
     moved = guided_step(a, b, grad, torch.ones(1), fraction=0.5, slerp=True)  # one group of two, half way
     torch.testing.assert_close(moved, torch.tensor([[math.sqrt(0.5), math.sqrt(0.5), 5.0]], dtype=torch.float64))

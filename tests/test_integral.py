@@ -95,7 +95,8 @@ def test_each_features_share_on_a_quarter_circle():
 @given(seed=st.integers(0, 10**6), steps=st.integers(1, 9), b=st.integers(1, 4), rule=st.sampled_from(["trapezoid", "midpoint"]))
 def test_a_quadratic_score_is_integrated_exactly_on_any_polygon(seed, steps, b, rule):
     g = seeded(seed)
-    Q, gamma = torch.randn(4, 4, dtype=torch.float64, generator=g), torch.randn(steps + 1, b, 4, dtype=torch.float64, generator=g)
+    Q = torch.randn(4, 4, dtype=torch.float64, generator=g)
+    gamma = torch.randn(steps + 1, b, 4, dtype=torch.float64, generator=g)
     gap = path_attribution(lambda x: ((x @ Q) * x).sum(1), gamma, rule=rule).gap
     assert gap.abs().max() < 1e-11  # its gradient is linear between neighbouring points
 
@@ -402,7 +403,8 @@ def test_out_of_memory_halves_once_and_goes_on(ends):
 
 def test_half_precision_is_summed_in_float32():
     x0, x = images()
-    f, exact = score(conv_net().float(), 1), path_attribution(score(conv_net(), 1), straight_path(x0, x, 200))
+    f = score(conv_net().float(), 1)
+    exact = path_attribution(score(conv_net(), 1), straight_path(x0, x, 200))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         A, gap, _ = path_attribution(f, straight_path(x0.float(), x.float(), 200))
     assert A.dtype == gap.dtype == torch.float32

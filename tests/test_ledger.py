@@ -51,7 +51,8 @@ def test_every_claim_has_a_row_and_the_untested_say_why(tmp_path):
 
 
 def test_each_claim_is_recorded_once_and_found():
-    where, sources = places(ROOT), [p.read_text(encoding="utf8") for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")]
+    where = places(ROOT)
+    sources = [p.read_text(encoding="utf8") for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")]
     assert set(where) <= set(claims()) and where["MIG-04"].startswith("20_metric.ipynb#")
     for claim, place in where.items():
         calls = sum(source.count(f'record(\\"{claim}\\"') for source in sources)

@@ -286,7 +286,9 @@ def decoded(steps, x0, x):
 
 
 def test_rows_and_chunks_do_not_matter_for_digits(test_digits):
-    model, vae, x = digit_classifier("smooth").double(), digit_vae().double(), test_digits.x[:3].double()
+    model = digit_classifier("smooth").double()
+    vae = digit_vae().double()
+    x = test_digits.x[:3].double()
     f = score(model).at(x)
 
     def maps(rows, batch):
@@ -300,7 +302,9 @@ def test_rows_and_chunks_do_not_matter_for_digits(test_digits):
 
 
 def test_networks_that_compute_the_same_get_the_same_map(test_digits):
-    model, vae, x = digit_classifier("smooth").double(), digit_vae().double(), test_digits.x[:3].double()
+    model = digit_classifier("smooth").double()
+    vae = digit_vae().double()
+    x = test_digits.x[:3].double()
     layers = list(model)
     folded = nn.Sequential(
         *(

@@ -78,7 +78,8 @@ def sheet(x, rows=None):
 
 
 WORLD = adapt(chart, cylinder)
-P, Q = cylinder(torch.zeros(1, 2, dtype=torch.float64)), cylinder(torch.tensor([[math.pi / 2, 1.0]], dtype=torch.float64))
+P = cylinder(torch.zeros(1, 2, dtype=torch.float64))
+Q = cylinder(torch.tensor([[math.pi / 2, 1.0]], dtype=torch.float64))
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,8 @@ def test_the_internal_batch_changes_nothing(x, name, batch):
 
 
 def test_vectors_are_inputs_too():
-    model, x = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double().requires_grad_(False), 40 * torch.rand(5, 6).double()
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double().requires_grad_(False)
+    x = 40 * torch.rand(5, 6).double()
     A, delta = IntegratedGradients(model).attribute(x, n_steps=400, return_convergence_delta=True)
     assert A.shape == x.shape and delta.abs().max() < 1e-2
 
@@ -264,7 +265,8 @@ def test_heat_maps_share_their_scale():
 
 
 def test_maps_are_kept_with_their_settings(tmp_path, x):
-    result, file = path_attribution(score(net(), y), straight_path(0 * x, x, 3)), tmp_path / "map.safetensors"
+    result = path_attribution(score(net(), y), straight_path(0 * x, x, 3))
+    file = tmp_path / "map.safetensors"
     save_map(file, result, method="ig", steps=3)
     (A, gap, ends), about = load_map(file)
     assert about == {"method": "ig", "steps": 3}

@@ -380,7 +380,8 @@ def test_slerp_turns_evenly_at_even_norm(seed, steps):
 
 
 def test_slerp_of_axes_and_of_nothing():
-    z0, z1 = torch.tensor([[2.0, 0, 0], [0, 0, 0], [1, 1, 0]]).double(), torch.tensor([[0, 2.0, 0], [1, 2, 3], [2, 2, 0]]).double()
+    z0 = torch.tensor([[2.0, 0, 0], [0, 0, 0], [1, 1, 0]]).double()
+    z1 = torch.tensor([[0, 2.0, 0], [1, 2, 3], [2, 2, 0]]).double()
     middle = slerp(z0, z1, 2)[1]
     close(middle, torch.tensor([[2**0.5, 2**0.5, 0], [0.5, 1, 1.5], [1.5, 1.5, 0]], dtype=torch.float64))  # a turn; a line from 0; a line along a ray
 
@@ -398,7 +399,8 @@ def test_latent_paths_take_maps_and_follow_dtype(path):
 
 def test_tangent_basis_is_the_space_singular_vectors_span(images):
     z = randn(6, 4)
-    Q, U = tangent_basis(images, z), torch.linalg.svd(jacobian_by_pixel(images, z), full_matrices=False).U
+    Q = tangent_basis(images, z)
+    U = torch.linalg.svd(jacobian_by_pixel(images, z), full_matrices=False).U
     close(Q @ Q.mT, U @ U.mT, atol=1e-6)
     close(Q.mT @ Q, torch.eye(4, dtype=z.dtype).expand(6, 4, 4))
 
@@ -481,7 +483,8 @@ def test_curvature_splits_into_the_paths_and_the_surfaces():
     for lat in (0.2, math.pi / 3):
         v = torch.linspace(0, 1, 200, dtype=torch.float64)
         circle = torch.stack([torch.full_like(v, lat), v], -1)[:, None]
-        kappa, forced = path_curvature(worlds.sphere, circle).mean(), normal_curvature(worlds.sphere, circle[0], torch.tensor([[0.0, 1.0]]).double())
+        kappa = path_curvature(worlds.sphere, circle).mean()
+        forced = normal_curvature(worlds.sphere, circle[0], torch.tensor([[0.0, 1.0]]).double())
         assert (kappa**2 - forced**2).sqrt().item() == pytest.approx(math.tan(lat), rel=1e-6)
 
 

@@ -51,7 +51,8 @@ def off_sphere(points):
 
 @pytest.mark.parametrize("theta", [0.3, 1.0, math.pi / 2, 2.5])
 def test_a_chord_s_area_is_that_on_paper_and_the_great_circle_s_is_zero(theta):
-    p, q = torch.tensor([[1.0, 0.0, 0.0]]).double(), torch.tensor([[math.cos(theta), math.sin(theta), 0.0]]).double()
+    p = torch.tensor([[1.0, 0.0, 0.0]]).double()
+    q = torch.tensor([[math.cos(theta), math.sin(theta), 0.0]]).double()
     half = theta / 2
     paper = 0.5 - math.cos(half) ** 2 * math.asinh(math.tan(half)) / (2 * math.sin(half))
     gap = [abs(float(area(along(straight_path(p, q, T), {"off": off_sphere})["off"])) - paper) for T in (50, 100)]
@@ -223,7 +224,9 @@ def test_it_is_lpips_on_lpips_own_layers():
         torch.manual_seed(0)
         theirs = lpips._LPIPS(net="alex", pnet_rand=True)  # its fitted weights; the network's own would be a download
     a, b = (torch.rand(3, 3, 64, 64, generator=seeded(s)) for s in (0, 1))
-    layers, weights = lambda x: list(theirs.net(theirs.scaling_layer(2 * x - 1))), [lin.model[-1].weight.flatten() for lin in theirs.lins]
+    def layers(x):
+        return list(theirs.net(theirs.scaling_layer(2 * x - 1)))
+    weights = [lin.model[-1].weight.flatten() for lin in theirs.lins]
     with torch.no_grad():
         want = theirs(a, b, normalize=True).flatten()
         close(feature_distance(layers(a), layers(b), weights), want, 1e-6)

@@ -242,7 +242,8 @@ def test_interrupt_then_resume(tmp_path, request):
 
 
 def test_a_chapter_edited_while_it_runs_runs_again(tmp_path):
-    root, out = course(tmp_path, **{"01_a": ["import pathlib\nme = pathlib.Path('01_a.ipynb')\nn = me.write_text(me.read_text() + ' ')"]}), tmp_path / "out"
+    root = course(tmp_path, **{"01_a": ["import pathlib\nme = pathlib.Path('01_a.ipynb')\nn = me.write_text(me.read_text() + ' ')"]})
+    out = tmp_path / "out"
     words = ["run", "--root", root, "--out", out, "--resume"]
     assert call(*words)[0] == 0
     assert call(*words)[0] == 0 and status(out) == {"01_a": "done"}  # not "done earlier"
@@ -261,7 +262,8 @@ def test_what_a_chapter_cost_outlives_an_interrupted_run(tmp_path):
 
 def test_the_ledger_comes_last_also_side_by_side(tmp_path):
     look = "import pathlib; assert (pathlib.Path(out) / 'notebooks' / '60_a.ipynb').exists()"
-    root, out = course(tmp_path, **{"60_a": ["import time; time.sleep(2)"], "52_ledger": [look]}), tmp_path / "out"
+    root = course(tmp_path, **{"60_a": ["import time; time.sleep(2)"], "52_ledger": [look]})
+    out = tmp_path / "out"
     words = ["run", "--root", root, "--out", out]
     assert call(*words, "--jobs", "2")[0] == 0
     assert status(out) == {"52_ledger": "done", "60_a": "done"}
@@ -324,7 +326,8 @@ def test_outputs_and_table_find_both_rooms(twins, tmp_path):
 
 
 def test_fail_fast_and_a_fresh_start(tmp_path):
-    root, out = course(tmp_path, **{"01_dies": ["import os; os._exit(3)"], "02_b": ["2"]}), tmp_path / "out"
+    root = course(tmp_path, **{"01_dies": ["import os; os._exit(3)"], "02_b": ["2"]})
+    out = tmp_path / "out"
     for made in ("weights/w.safetensors", "figures/02_b/01.png", "notebooks/02_b.ipynb"):
         (out / made).parent.mkdir(parents=True, exist_ok=True)
         (out / made).write_text("of an earlier run")
@@ -338,7 +341,8 @@ def test_fail_fast_and_a_fresh_start(tmp_path):
 # What needs no kernel
 
 def test_chapters_are_picked_by_number_range_and_name(tmp_path):
-    lessons, pages = ["00_tour", "20_metric", "21_geodesics", "30_paths"], ["evidence/21_geodesics", "evidence/30_paths"]
+    lessons = ["00_tour", "20_metric", "21_geodesics", "30_paths"]
+    pages = ["evidence/21_geodesics", "evidence/30_paths"]
     root = course(tmp_path, **{name: ["1"] for name in [*lessons, *pages, "index", "library/33_solvers"]})
 
     def pick(only):

@@ -1,4 +1,5 @@
 """Claims are set before testing, and verdicts follow the numbers."""
+
 import csv
 import json
 import re
@@ -36,6 +37,7 @@ def run(tmp_path):
 
 # The table of claims
 
+
 def test_every_claim_says_what_is_measured_and_when_it_holds():
     assert len(claims()) == 91
     for claim in claims().values():
@@ -43,7 +45,11 @@ def test_every_claim_says_what_is_measured_and_when_it_holds():
         assert re.fullmatch(r"all|each|share 0\.\d+", claim["aggregate"])
         assert claim["quantity"] and claim["paper_value"] and int(claim["n_min"]) >= 1
         float(claim["threshold"])
-        assert (float(claim["tolerance"]) >= 0) if claim["direction"] == "equal" else not claim["tolerance"]
+        assert (
+            (float(claim["tolerance"]) >= 0)
+            if claim["direction"] == "equal"
+            else not claim["tolerance"]
+        )
 
 
 def test_the_claims_are_the_papers():
@@ -51,13 +57,24 @@ def test_the_claims_are_the_papers():
     if not source.exists():
         pytest.skip("the list of claims extracted from the papers is not on this machine")
     with source.open(encoding="utf8", newline="") as table:
-        theirs = {row["id"]: (row["paper"], row["where"], row["claim"]) for row in csv.DictReader(table)}
+        theirs = {
+            row["id"]: (row["paper"], row["where"], row["claim"]) for row in csv.DictReader(table)
+        }
     assert {name: (c["paper"], c["where"], c["claim"]) for name, c in claims().items()} == theirs
 
 
 def test_no_claim_is_recorded_twice_in_the_course():
-    cells = [cell for path in (ROOT / "nbs").glob("*.ipynb") for cell in json.loads(path.read_text(encoding="utf8"))["cells"]]
-    recorded = [name for cell in cells if cell["cell_type"] == "code" for name in re.findall(r'\brecord\("([^"]+)"', "".join(cell["source"]))]
+    cells = [
+        cell
+        for path in (ROOT / "nbs").glob("*.ipynb")
+        for cell in json.loads(path.read_text(encoding="utf8"))["cells"]
+    ]
+    recorded = [
+        name
+        for cell in cells
+        if cell["cell_type"] == "code"
+        for name in re.findall(r'\brecord\("([^"]+)"', "".join(cell["source"]))
+    ]
     assert len(recorded) == len(set(recorded)) and set(recorded) <= set(claims())
 
 
@@ -65,7 +82,8 @@ def test_no_claim_is_recorded_twice_in_the_course():
 
 RULES = [  # claim, its rule, intervals, verdict
     ("MIG-21", "above 0, each", [(0.1, 0.2)], "reproduced"),
-    ("MIG-21", "above 0, each", [(0.0, 0.2)], "not reproduced"),  # touching the bar is not being above it
+    # touching the bar is not being above it
+    ("MIG-21", "above 0, each", [(0.0, 0.2)], "not reproduced"),
     ("MIG-21", "above 0, each", [(-0.2, -0.1)], "not reproduced"),
     ("MIG-21", "above 0, each", [(0.1, 0.2), (-0.2, -0.1)], "mixed"),
     ("MAGIG-26", "above 0, all", [(0.1, 0.2), (0.3, 0.4)], "reproduced"),
@@ -89,7 +107,10 @@ def test_verdict_follows_the_rule_set_beforehand(claim, rule, intervals, expecte
     c = claims()[claim]
     side = f"{c['direction']} {c['threshold']}" + (f" ± {c['tolerance']}" if c["tolerance"] else "")
     assert f"{side}, {c['aggregate']}" == rule  # else this table tests another rule than it says
-    assert verdict(claim, {str(i): estimate(*ends) for i, ends in enumerate(intervals)}).verdict == expected
+    assert (
+        verdict(claim, {str(i): estimate(*ends) for i, ends in enumerate(intervals)}).verdict
+        == expected
+    )
 
 
 def test_too_few_images_are_shown_and_do_not_count():
@@ -100,11 +121,19 @@ def test_too_few_images_are_shown_and_do_not_count():
     assert both.verdict == "reproduced" and "few" in repr(both)
 
 
-@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=5), st.floats(2.01, 3))
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=5),
+    st.floats(2.01, 3),
+)
 def test_better_results_never_make_a_worse_verdict(ends, gain):
     order = ["not reproduced", "mixed", "reproduced"]
-    before = verdict("MIG-21", {str(i): estimate(low, low + width) for i, (low, width) in enumerate(ends)}).verdict
-    after = verdict("MIG-21", {str(i): estimate(low + gain, low + width + gain) for i, (low, width) in enumerate(ends)}).verdict
+    before = verdict(
+        "MIG-21", {str(i): estimate(low, low + width) for i, (low, width) in enumerate(ends)}
+    ).verdict
+    after = verdict(
+        "MIG-21",
+        {str(i): estimate(low + gain, low + width + gain) for i, (low, width) in enumerate(ends)},
+    ).verdict
     assert order.index(after) >= order.index(before) and after == "reproduced"
 
 
@@ -113,21 +142,43 @@ def test_another_result_another_verdict_in_the_ledger(run, monkeypatch):
     differences = torch.rand(100, generator=run.generator())
     entries = []
     for sign in (1, -1):
-        v = record("MIG-21", {"digits": bootstrap(sign * differences, run.generator(1))}, paper_value="none")
+        v = record(
+            "MIG-21",
+            {"digits": bootstrap(sign * differences, run.generator(1))},
+            paper_value="none",
+        )
         entries.append(json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8")))
         assert entries[-1]["verdict"] == v.verdict
-        assert verdict("MIG-21", {k: Estimate(**e) for k, e in entries[-1]["conditions"].items()}).verdict == v.verdict
+        assert (
+            verdict(
+                "MIG-21", {k: Estimate(**e) for k, e in entries[-1]["conditions"].items()}
+            ).verdict
+            == v.verdict
+        )
     assert [e["verdict"] for e in entries] == ["reproduced", "not reproduced"]
-    assert {k: entries[0][k] for k in ("claim", "chapter", "profile", "device", "seed", "n", "paper_value")} == {
-        "claim": "MIG-21", "chapter": "12_autoencoders", "profile": "smoke", "device": "cpu", "seed": 0, "n": 100, "paper_value": "none"}
+    assert {
+        k: entries[0][k]
+        for k in ("claim", "chapter", "profile", "device", "seed", "n", "paper_value")
+    } == {
+        "claim": "MIG-21",
+        "chapter": "12_autoencoders",
+        "profile": "smoke",
+        "device": "cpu",
+        "seed": 0,
+        "n": 100,
+        "paper_value": "none",
+    }
 
 
-@pytest.mark.parametrize("claim, conditions, message", [
-    ("MIG-99", {"a": exact(0)}, "'MIG-99'"),
-    ("MIG-21", {}, "none given"),
-    ("MIG-21", {"digits": Estimate(float("nan"), 0, 1, 100)}, "wrong: digits"),
-    ("MIG-21", {"digits": estimate(1, 0)}, "wrong: digits"),
-])
+@pytest.mark.parametrize(
+    "claim, conditions, message",
+    [
+        ("MIG-99", {"a": exact(0)}, "'MIG-99'"),
+        ("MIG-21", {}, "none given"),
+        ("MIG-21", {"digits": Estimate(float("nan"), 0, 1, 100)}, "wrong: digits"),
+        ("MIG-21", {"digits": estimate(1, 0)}, "wrong: digits"),
+    ],
+)
 def test_what_is_no_result_is_refused_and_leaves_nothing(run, claim, conditions, message):
     with pytest.raises(ValueError, match=message):
         record(claim, conditions)
@@ -141,15 +192,19 @@ def test_record_needs_a_run():
 
 # Estimates
 
+
 def test_bootstrap_agrees_with_scipy():
     from scipy import stats
 
     x = torch.randn(60, generator=seeded(0)).double().exp()
     ours = bootstrap(x, seeded(1), draws=4000)
-    theirs = stats.bootstrap((x.numpy(),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    theirs = stats.bootstrap(
+        (x.numpy(),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx(x.mean().item(), abs=1e-12) and ours.n == 60
-    # an end of a percentile interval of 4000 draws has a standard error of about 2 % of the width; two of them, three times
+    # an end of a percentile interval of 4000 draws has a standard error of about 2 % of the width;
+    # two of them, three times
     assert ours.low == pytest.approx(theirs.low, abs=0.09 * width)
     assert ours.high == pytest.approx(theirs.high, abs=0.09 * width)
 
@@ -185,6 +240,7 @@ def test_bootstrap_refuses_what_has_no_interval(values):
 
 # Runs
 
+
 def test_profiles_and_requirements_come_from_settings():
     assert set(profiles(ROOT)) == {"smoke", "cpu", "gpu", "evidence"}
     assert any(need.startswith("torch>=") for need in requirements(ROOT)["core"])
@@ -197,9 +253,21 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
     begin("smoke", seed=3, out=tmp_path / "out")
     assert torch.equal(first, torch.rand(2)) and a.generator(2).initial_seed() == 5
     assert a.out.is_dir() and a.data_root == tmp_path and a.retrain == tmp_path / "out" / "weights"
-    assert [a._replace(profile=p).pick(1, 2) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 2, 2]
-    assert [a._replace(profile=p).pick(1, 2, 3) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 3, 2]
-    assert [a._replace(profile=p).pick(1, 2, 3, 4) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 3, 4]
+    assert [a._replace(profile=p).pick(1, 2) for p in ("smoke", "cpu", "gpu", "evidence")] == [
+        1,
+        2,
+        2,
+        2,
+    ]
+    assert [a._replace(profile=p).pick(1, 2, 3) for p in ("smoke", "cpu", "gpu", "evidence")] == [
+        1,
+        2,
+        3,
+        2,
+    ]
+    assert [
+        a._replace(profile=p).pick(1, 2, 3, 4) for p in ("smoke", "cpu", "gpu", "evidence")
+    ] == [1, 2, 3, 4]
     course._run = None
 
 
@@ -225,9 +293,17 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
             verdict("MIG-21", conditions, later=later)
 
 
-@pytest.mark.parametrize("change, parts", [
-    ("chapter", {"code"}), ("solution", set()), ("library", {"code"}), ("stored result it reads", {"data"}), ("stored result of another name", set()), ("steps", {"settings"}),
-])
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        ("chapter", {"code"}),
+        ("solution", set()),
+        ("library", {"code"}),
+        ("stored result it reads", {"data"}),
+        ("stored result of another name", set()),
+        ("steps", {"settings"}),
+    ],
+)
 def test_a_key_changes_with_what_determines_a_number(tmp_path, monkeypatch, change, parts):
     code, solution = "rows = open('nbs/results/rows.json')", "1"
     (tmp_path / "nbs" / "results").mkdir(parents=True)
@@ -243,7 +319,10 @@ def test_a_key_changes_with_what_determines_a_number(tmp_path, monkeypatch, chan
     monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "31_a")
 
     def write(code, solution):
-        cells = [dict(cell_type="code", metadata={}, source=code, outputs=[]), dict(cell_type="code", metadata={"tags": ["solution"]}, source=solution, outputs=[])]
+        cells = [
+            dict(cell_type="code", metadata={}, source=code, outputs=[]),
+            dict(cell_type="code", metadata={"tags": ["solution"]}, source=solution, outputs=[]),
+        ]
         (tmp_path / "nbs" / "31_a.ipynb").write_text(json.dumps({"cells": cells}))
         for name in ("rows", "more_rows"):
             (tmp_path / "nbs" / "results" / f"{name}.json").write_text("[]")

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from manifold_xai.course import chapter as course
 from manifold_xai.course.chapter import (
     Estimate,
-    Run,
     begin,
     bootstrap,
     claims,
@@ -293,54 +292,25 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
             verdict("MIG-21", conditions, later=later)
 
 
-@pytest.mark.parametrize(
-    "change, parts",
-    [
-        ("chapter", {"code"}),
-        ("solution", set()),
-        ("library", {"code"}),
-        ("stored result it reads", {"data"}),
-        ("stored result of another name", set()),
-        ("steps", {"settings"}),
-    ],
-)
-def test_a_key_changes_with_what_determines_a_number(tmp_path, monkeypatch, change, parts):
-    code, solution = "rows = open('nbs/results/rows.json')", "1"
-    (tmp_path / "nbs" / "results").mkdir(parents=True)
-    library = tmp_path / "manifold_xai"
-    library.mkdir()
-    for name in ("score", "data", "classifiers", "autoencoders"):
-        (library / f"{name}.py").write_text("a = 1")
-    for name in ("geometry", "paths", "attribution", "evaluation", "assets"):
-        (library / name).mkdir()
-        (library / name / "part.py").write_text("a = 1")
-    monkeypatch.setattr(course, "repository", lambda: tmp_path)
-    monkeypatch.setattr(course, "files", lambda name: tmp_path / name)
-    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "31_a")
+def test_a_key_is_of_the_running_chapter_wherever_it_lies_and_of_its_settings(run, monkeypatch):
+    monkeypatch.setenv("MANIFOLD_XAI_ROOT", str(ROOT))
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "20_metric")
+    here = course.key(run)
+    assert set(here) == {"code", "data", "settings"}
+    more = course.key(run._replace(steps=run.steps + 1))
+    assert {part for part in here if here[part] != more[part]} == {"settings"}
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "library/course/chapter")
+    assert course.key(run)["code"] != here["code"]
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "no_such_chapter")
+    assert set(course.key(run)) == {"settings"}
 
-    def write(code, solution):
-        cells = [
-            dict(cell_type="code", metadata={}, source=code, outputs=[]),
-            dict(cell_type="code", metadata={"tags": ["solution"]}, source=solution, outputs=[]),
-        ]
-        (tmp_path / "nbs" / "31_a.ipynb").write_text(json.dumps({"cells": cells}))
-        for name in ("rows", "more_rows"):
-            (tmp_path / "nbs" / "results" / f"{name}.json").write_text("[]")
 
-    write(code, solution)
-    a = Run("cpu", torch.device("cpu"), 0, tmp_path, tmp_path, None, 200, 100, 12)
-    before = course.key(a)
-    assert set(before) == {"code", "data", "settings"}
-    if change == "chapter":
-        write(code + "\n2", solution)
-    elif change == "solution":
-        write(code, "2")
-    elif change == "library":
-        (library / "paths" / "part.py").write_text("a = 2")
-    elif change == "steps":
-        a = a._replace(steps=50)
-    else:
-        name = "rows" if change == "stored result it reads" else "more_rows"
-        (tmp_path / "nbs" / "results" / f"{name}.json").write_text("[1]")
-    after = course.key(a)
-    assert {part for part in before if before[part] != after[part]} == parts
+@pytest.mark.parametrize("session, name", [
+    ("/home/me/course/nbs/evidence/40_x.ipynb", "evidence/40_x"), ("nbs/20_metric.ipynb", "20_metric"), ("20_metric.ipynb", "20_metric"), ("", ""),
+])
+def test_a_chapter_is_called_by_its_path_below_nbs(monkeypatch, session, name):
+    monkeypatch.delenv("MANIFOLD_XAI_CHAPTER", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", session)
+    assert course.chapter() == name
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "evidence/41_y")
+    assert course.chapter() == "evidence/41_y"

@@ -211,12 +211,6 @@ assert path_attribution(f, straight_path(torch.zeros_like(x), x, 8)).A.shape == 
     )
 
 
-def test_links_between_chapters_lead_somewhere():
-    for path in [*CHAPTERS, ROOT / "nbs" / "index.ipynb"]:
-        for name in re.findall(r"\]\((\w+\.ipynb)", path.read_text(encoding="utf8")):
-            assert (ROOT / "nbs" / name).exists(), f"{path.name} links to {name}"
-
-
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_a_chapter_was_run_within_its_bars(path):
     """Three minutes in `cpu`, six for attacks and adversarial training, one in `smoke`,

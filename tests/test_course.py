@@ -305,9 +305,15 @@ def test_a_key_is_of_the_running_chapter_wherever_it_lies_and_of_its_settings(ru
     assert set(course.key(run)) == {"settings"}
 
 
-@pytest.mark.parametrize("session, name", [
-    ("/home/me/course/nbs/evidence/40_x.ipynb", "evidence/40_x"), ("nbs/20_metric.ipynb", "20_metric"), ("20_metric.ipynb", "20_metric"), ("", ""),
-])
+@pytest.mark.parametrize(
+    "session, name",
+    [
+        ("/home/me/course/nbs/evidence/40_x.ipynb", "evidence/40_x"),
+        ("nbs/20_metric.ipynb", "20_metric"),
+        ("20_metric.ipynb", "20_metric"),
+        ("", ""),
+    ],
+)
 def test_a_chapter_is_called_by_its_path_below_nbs(monkeypatch, session, name):
     monkeypatch.delenv("MANIFOLD_XAI_CHAPTER", raising=False)
     monkeypatch.setenv("JPY_SESSION_NAME", session)

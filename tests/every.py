@@ -1,4 +1,6 @@
-"""Every method of the course, made for a score: what the tests that span methods are parametrised over."""
+"""Every method of the course, made for a score: what the tests that span methods are parametrised
+over."""
+
 from helpers import seeded
 
 from manifold_xai.attribution import captum as neighbours
@@ -14,21 +16,30 @@ from manifold_xai.attribution.methods import (
 )
 
 # each: (f, autoencoder, references) -> method. The draws of two methods made alike are alike.
-LINES = {"IG": lambda f, a, r: IntegratedGradients(f), "GIG": lambda f, a, r: GuidedIG(f), "Settled IG": lambda f, a, r: SettledIG(f)}
+LINES = {
+    "IG": lambda f, a, r: IntegratedGradients(f),
+    "GIG": lambda f, a, r: GuidedIG(f),
+    "Settled IG": lambda f, a, r: SettledIG(f),
+}
 LATENT = {
     "EIG": lambda f, a, r: EnhancedIG(f, a),
     "MIG": lambda f, a, r: ManifoldIG(f, a, geodesic=dict(iterations=3)),
     "MA-GIG": lambda f, a, r: ManifoldAlignedGuidedIG(f, a),
     "Settled MA-GIG": lambda f, a, r: ManifoldSettledIG(f, a),
 }
-OUTWARD = {"IG2": lambda f, a, r: neighbours.IG2(f, r, generator=seeded()), "AGI": lambda f, a, r: neighbours.AGI(f)}
+OUTWARD = {
+    "IG2": lambda f, a, r: neighbours.IG2(f, r, generator=seeded()),
+    "AGI": lambda f, a, r: neighbours.AGI(f),
+}
 PATHS = LINES | LATENT | OUTWARD | {"BlurIG": lambda f, a, r: BlurIG(f)}
 NEIGHBOURS = {
     "Saliency": lambda f, a, r: neighbours.Saliency(f),
     "Input × Gradient": lambda f, a, r: neighbours.InputXGradient(f),
     "SmoothGrad": lambda f, a, r: neighbours.SmoothGrad(f, samples=4, generator=seeded()),
     "Smooth IG": lambda f, a, r: neighbours.SmoothIG(f, samples=3, steps=4, generator=seeded()),
-    "Expected Gradients": lambda f, a, r: neighbours.ExpectedGradients(f, r, samples=4, generator=seeded()),
+    "Expected Gradients": lambda f, a, r: neighbours.ExpectedGradients(
+        f, r, samples=4, generator=seeded()
+    ),
 }
 EVERY = PATHS | NEIGHBOURS
 

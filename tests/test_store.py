@@ -1,4 +1,5 @@
 """Nothing half-written looks complete; nothing damaged or foreign is read."""
+
 import json
 import os
 import signal
@@ -30,7 +31,11 @@ def teach(model):
 
 @pytest.fixture
 def file(tmp_path):
-    save_tensors(tmp_path / "w.safetensors", {"w": torch.arange(40.0).reshape(5, 8), "n": torch.tensor(3)}, {"epochs": 2})
+    save_tensors(
+        tmp_path / "w.safetensors",
+        {"w": torch.arange(40.0).reshape(5, 8), "n": torch.tensor(3)},
+        {"epochs": 2},
+    )
     return tmp_path / "w.safetensors"
 
 
@@ -41,9 +46,14 @@ def test_what_is_saved_is_what_is_loaded(file):
     assert card == {"epochs": 2}
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool]
+)
 def test_every_type_is_kept(tmp_path, dtype):
-    save_tensors(tmp_path / "a", {"x": torch.tensor([0, 1, 2]).to(dtype), "empty": torch.zeros(0, 3, dtype=dtype)})
+    save_tensors(
+        tmp_path / "a",
+        {"x": torch.tensor([0, 1, 2]).to(dtype), "empty": torch.zeros(0, 3, dtype=dtype)},
+    )
     tensors, _ = load_tensors(tmp_path / "a")
     assert tensors["x"].dtype == dtype and tensors["empty"].shape == (0, 3)
 
@@ -97,7 +107,9 @@ def test_files_of_version_0_1_are_read(tmp_path):
     assert load_tensors(tmp_path / "a")[1] == {"epochs": 2}
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"<html>not found</html>", b"PK\x03\x04 a pickle"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 7, b"<html>not found</html>", b"PK\x03\x04 a pickle"]
+)
 def test_foreign_files_are_refused_by_name(tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="w.safetensors is not a readable"):
@@ -118,7 +130,15 @@ def test_safetensors_of_somebody_else_are_refused(tmp_path):
 
 def test_digest_tells_apart_name_type_and_shape():
     x = torch.zeros(4)
-    assert len({digest(t) for t in ({"a": x}, {"b": x}, {"a": x.reshape(2, 2)}, {"a": x.int()}, {"a": x + 1})}) == 5
+    assert (
+        len(
+            {
+                digest(t)
+                for t in ({"a": x}, {"b": x}, {"a": x.reshape(2, 2)}, {"a": x.int()}, {"a": x + 1})
+            }
+        )
+        == 5
+    )
 
 
 def test_half_written_files_leave_the_old_one(tmp_path):
@@ -155,7 +175,13 @@ def test_trained_once_then_loaded(tmp_path, capsys):
 def test_other_settings_other_weights(tmp_path):
     trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path)
     calls = []
-    trained("line", nn.Linear(2, 1), lambda m: calls.append(1) or {}, SETTINGS | {"seed": 1}, root=tmp_path)
+    trained(
+        "line",
+        nn.Linear(2, 1),
+        lambda m: calls.append(1) or {},
+        SETTINGS | {"seed": 1},
+        root=tmp_path,
+    )
     assert calls == [1] and len(list(tmp_path.glob("weights/*.safetensors"))) == 2
 
 
@@ -298,7 +324,10 @@ def test_shipped_weights_serve_their_settings_only(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("manifold_xai.subjects.store.SHIPPED", tmp_path)
     trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=tmp_path / "none")
     assert "shipped" in capsys.readouterr().out
-    for ask in ({"settings": SETTINGS | {"seed": 1}}, {"settings": SETTINGS, "retrain": tmp_path / "anew"}):
+    for ask in (
+        {"settings": SETTINGS | {"seed": 1}},
+        {"settings": SETTINGS, "retrain": tmp_path / "anew"},
+    ):
         trained("line", nn.Linear(2, 1), teach, root=tmp_path / "none", **ask)
         assert "trained in" in capsys.readouterr().out
 
@@ -310,7 +339,14 @@ def test_two_that_need_the_same_weights_train_them_once(tmp_path):
         calls.append(time.sleep(0.3))
         return teach(model)
 
-    threads = [threading.Thread(target=trained, args=("line", nn.Linear(2, 1), slow, SETTINGS), kwargs={"root": tmp_path}) for _ in range(3)]
+    threads = [
+        threading.Thread(
+            target=trained,
+            args=("line", nn.Linear(2, 1), slow, SETTINGS),
+            kwargs={"root": tmp_path},
+        )
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -321,7 +357,11 @@ def test_two_that_need_the_same_weights_train_them_once(tmp_path):
 def test_card_holds_settings_and_figures(tmp_path):
     trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path)
     (path,) = tmp_path.glob("weights/*.safetensors")
-    assert load_tensors(path)[1] == {"name": "line", "settings": json.loads(json.dumps(SETTINGS)), "loss": 0.5}
+    assert load_tensors(path)[1] == {
+        "name": "line",
+        "settings": json.loads(json.dumps(SETTINGS)),
+        "loss": 0.5,
+    }
 
 
 def test_argument_wins_over_environment_over_cache(tmp_path, monkeypatch):

@@ -28,9 +28,10 @@ from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classif
 from manifold_xai.subjects.data import digits
 from manifold_xai.subjects.sources import photographs
 from manifold_xai.geometry.geodesic import published_sweeps
-from manifold_xai.paths.guided import guided_path, guided_point, guided_step_loop, places
+from manifold_xai.paths.guided import guided_path, guided_point
 from manifold_xai.paths.manifold import manifold_path
-from manifold_xai.paths.manifold_guided import manifold_guided_path, two_gradients
+from manifold_xai.paths.manifold_guided import decode_and_grad, manifold_guided_path
+from manifold_xai.paths.order import guided_step_loop, places
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import Score, score
 
@@ -165,7 +166,7 @@ def digits_table(args):
             "package `saliency`, corridor 0.02": lambda: package(f, x, steps, max_dist=0.02),
             "GIG, lockstep, corridor 0.02": lambda: lockstep(f, x0, x, steps, max_dist=0.02, schedule="equal"),
             "MA-GIG, lockstep": lambda: manifold_lockstep(f, vae, x0, x, steps),
-            "MA-GIG, its passes alone": lambda: [two_gradients(f, vae.decode, z) for _ in range(steps)],
+            "MA-GIG, its passes alone": lambda: [decode_and_grad(f, vae.decode, z) for _ in range(steps)],
             "MA-GIG, loop, image by image": lambda: manifold_loop(f, vae, x0, x, steps),
         },
         rounds,
@@ -243,7 +244,7 @@ def photographs_table(args):
                     z = autoencoder.encode(ends[1])
                     alone = {
                         "GIG": timed(lambda: [value_and_grad(f, ends[1]) for _ in range(steps)]),
-                        "MA-GIG": timed(lambda: [two_gradients(f, pair.decode, z) for _ in range(steps)]),
+                        "MA-GIG": timed(lambda: [decode_and_grad(f, pair.decode, z) for _ in range(steps)]),
                     }
                     if precision == "fp32" and not compiled:
                         seconds["MIG"] = timed(lambda: path_attribution(f, manifold_path(pair, *ends, steps)).A)

@@ -16,10 +16,10 @@ from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.paths.manifold import anchored, enhanced_path
 from manifold_xai.paths.manifold_guided import (
+    decode_and_grad,
     latent_score,
     manifold_guided_path,
     manifold_settled_path,
-    two_gradients,
 )
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.chunks import Chunks, value_and_grad
@@ -114,7 +114,7 @@ def test_both_gradients_are_those_of_two_autograd_calls(precise, images, batch):
     model, vae = precise
     x = images.x[:5].double()
     f, z = score(model).at(x), vae.encode(x)
-    seen = two_gradients(f, vae.decode, z, batch=batch)
+    seen = decode_and_grad(f, vae.decode, z, batch=batch)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         (grad_z,) = torch.autograd.grad(f(vae.decode(z)).sum(), z)
@@ -123,10 +123,10 @@ def test_both_gradients_are_those_of_two_autograd_calls(precise, images, batch):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_two_gradients_leave_no_graph_and_work_in_inference_mode():
+def test_decode_and_grad_leaves_no_graph_and_works_in_inference_mode():
     with torch.inference_mode():
-        seen = two_gradients(sheet, cylinder, rand(3, 2))
-    torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, rand(3, 2)).grad_z)
+        seen = decode_and_grad(sheet, cylinder, rand(3, 2))
+    torch.testing.assert_close(seen.grad_z, decode_and_grad(sheet, cylinder, rand(3, 2)).grad_z)
     assert not any(part.requires_grad for part in seen)
 
 
@@ -134,8 +134,8 @@ def test_rows_reach_the_score(precise, images):
     model, vae = precise
     x = images.x[:4].double()
     f = score(model, torch.tensor([1, 2, 3, 4]))
-    whole = two_gradients(f, vae.decode, vae.encode(x))
-    part = two_gradients(f, vae.decode, vae.encode(x[2:]), rows=torch.tensor([2, 3]))
+    whole = decode_and_grad(f, vae.decode, vae.encode(x))
+    part = decode_and_grad(f, vae.decode, vae.encode(x[2:]), rows=torch.tensor([2, 3]))
     torch.testing.assert_close(part.grad_z, whole.grad_z[2:])
     latent = latent_score(f, vae.decode)
     torch.testing.assert_close(latent(vae.encode(x[2:]), rows=torch.tensor([2, 3])), whole.value[2:])
@@ -148,7 +148,7 @@ def test_a_score_that_changes_its_input_in_place_is_refused_or_right():
         return x.mul_(2).sum(1)
 
     with pytest.raises(RuntimeError, match="leaf"):
-        two_gradients(rude, cylinder, rand(2, 2))
+        decode_and_grad(rude, cylinder, rand(2, 2))
 
 
 # --- the path on paper ---------------------------------------------------------------------------------------------------------
@@ -409,9 +409,9 @@ def test_out_of_memory_in_the_score_halves_drawing_and_scoring_together():
     chunks = Chunks(8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        seen = two_gradients(f, f.decode, z, batch=chunks)
+        seen = decode_and_grad(f, f.decode, z, batch=chunks)
     assert chunks.batch == 2 and [str(w.message)[:29] for w in said] == ["Out of memory: going on with " for _ in range(2)]  # 8 → 4 → 2
-    torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, z).grad_z)
+    torch.testing.assert_close(seen.grad_z, decode_and_grad(sheet, cylinder, z).grad_z)
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -42,9 +42,9 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write
 
-evidence: .venv/ready         ## an hour or two: more images and seeds for the ledger, resumable; its numbers then decide the verdicts
-	$(RUN) --profile evidence --resume
-	cp _out/evidence/ledger.json nbs/results/evidence.json
+evidence: .venv/ready         ## the pages whose evidence does not hold, on more images and seeds, resumable; all of them take an hour or two
+	$(RUN) --profile evidence --only stale --resume
+	$(BIN)/manifold-xai evidence
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
 	$(BIN)/python -c "from manifold_xai.subjects import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"

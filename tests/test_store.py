@@ -29,7 +29,9 @@ def file(tmp_path):
 
 def test_what_is_saved_is_what_is_loaded(file):
     tensors, card = load_tensors(file)
-    assert torch.equal(tensors["w"], torch.arange(40.0).reshape(5, 8)) and tensors["n"].item() == 3 and card == {"epochs": 2}
+    assert torch.equal(tensors["w"], torch.arange(40.0).reshape(5, 8))
+    assert tensors["n"].item() == 3
+    assert card == {"epochs": 2}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
@@ -97,7 +99,8 @@ def test_two_writers_at_once_use_two_files(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert (tmp_path / "a").read_text() in ("x" * 1000, "y" * 1000) and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "a").read_text() in ("x" * 1000, "y" * 1000)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_trained_once_then_loaded(tmp_path, capsys):

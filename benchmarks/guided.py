@@ -34,7 +34,7 @@ from manifold_xai.subjects.sources import photographs
 from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.paths.guided import guided_path, guided_point, guided_step_loop, places
 from manifold_xai.paths.manifold import manifold_path
-from manifold_xai.paths.manifold_guided import manifold_guided_path, two_gradients
+from manifold_xai.paths.manifold_guided import manifold_guided_path, decode_and_grad
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import Score, score
 
@@ -216,7 +216,7 @@ def digits_table(args):
             ),
             "MA-GIG, lockstep": lambda: manifold_lockstep(f, vae, x0, x, steps),
             "MA-GIG, its passes alone": lambda: [
-                two_gradients(f, vae.decode, z) for _ in range(steps)
+                decode_and_grad(f, vae.decode, z) for _ in range(steps)
             ],
             "MA-GIG, loop, image by image": lambda: manifold_loop(f, vae, x0, x, steps),
         },
@@ -329,7 +329,7 @@ def photographs_table(args):
                     alone = {
                         "GIG": timed(lambda: [value_and_grad(f, ends[1]) for _ in range(steps)]),
                         "MA-GIG": timed(
-                            lambda: [two_gradients(f, pair.decode, z) for _ in range(steps)]
+                            lambda: [decode_and_grad(f, pair.decode, z) for _ in range(steps)]
                         ),
                     }
                     if precision == "fp32" and not compiled:

@@ -20,9 +20,9 @@ from manifold_xai.subjects.sources import photographs
 from manifold_xai.geometry.metric import latent_line
 from manifold_xai.paths.manifold import anchored
 from manifold_xai.paths.manifold_guided import (
+    decode_and_grad,
     manifold_guided_path,
     manifold_settled_path,
-    two_gradients,
 )
 from manifold_xai.paths.path import Step
 from manifold_xai.paths.straight import straight_path
@@ -40,7 +40,7 @@ def walked_line(f, autoencoder, x, steps):
     with torch.no_grad():
         z0, z = autoencoder.encode(torch.zeros_like(x)), autoencoder.encode(x)
     for position in latent_line(z0, z, steps):
-        seen = two_gradients(f, autoencoder.decode, position, batch=chunks)
+        seen = decode_and_grad(f, autoencoder.decode, position, batch=chunks)
         line.append(Step(seen.x, seen.grad, seen.value))
         total = total + seen.grad_z.abs()
     return line, total / (steps + 1)

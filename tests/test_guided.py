@@ -15,12 +15,10 @@ from manifold_xai.paths.guided import (
     guided_path,
     guided_point,
     guided_step,
-    guided_step_loop,
     mean_gradient,
-    places,
-    queue,
     settled_path,
 )
+from manifold_xai.paths.order import guided_step_loop, places, queue
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 from manifold_xai.subjects.classifiers import digit_classifier

@@ -20,7 +20,7 @@ from manifold_xai.paths.manifold_guided import (
     latent_score,
     manifold_guided_path,
     manifold_settled_path,
-    two_gradients,
+    decode_and_grad,
 )
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.score import score
@@ -110,7 +110,7 @@ def test_both_gradients_are_those_of_two_autograd_calls(precise, held_out, batch
     model, vae = precise
     x = held_out.x[:5].double()
     f, z = score(model).at(x), vae.encode(x)
-    seen = two_gradients(f, vae.decode, z, batch=batch)
+    seen = decode_and_grad(f, vae.decode, z, batch=batch)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         (grad_z,) = torch.autograd.grad(f(vae.decode(z)).sum(), z)
@@ -121,8 +121,8 @@ def test_both_gradients_are_those_of_two_autograd_calls(precise, held_out, batch
 
 def test_two_gradients_leave_no_graph_and_work_in_inference_mode():
     with torch.inference_mode():
-        seen = two_gradients(sheet, cylinder, rand(3, 2))
-    torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, rand(3, 2)).grad_z)
+        seen = decode_and_grad(sheet, cylinder, rand(3, 2))
+    torch.testing.assert_close(seen.grad_z, decode_and_grad(sheet, cylinder, rand(3, 2)).grad_z)
     assert not any(part.requires_grad for part in seen)
 
 
@@ -130,8 +130,8 @@ def test_rows_reach_the_score(precise, held_out):
     model, vae = precise
     x = held_out.x[:4].double()
     f = score(model, torch.tensor([1, 2, 3, 4]))
-    whole = two_gradients(f, vae.decode, vae.encode(x))
-    part = two_gradients(f, vae.decode, vae.encode(x[2:]), rows=torch.tensor([2, 3]))
+    whole = decode_and_grad(f, vae.decode, vae.encode(x))
+    part = decode_and_grad(f, vae.decode, vae.encode(x[2:]), rows=torch.tensor([2, 3]))
     torch.testing.assert_close(part.grad_z, whole.grad_z[2:])
     latent = latent_score(f, vae.decode)
     torch.testing.assert_close(
@@ -147,7 +147,7 @@ def test_a_score_that_changes_its_input_in_place_is_refused_or_right():
         return x.mul_(2).sum(1)
 
     with pytest.raises(RuntimeError, match="leaf"):
-        two_gradients(rude, cylinder, rand(2, 2))
+        decode_and_grad(rude, cylinder, rand(2, 2))
 
 
 # --- the path on paper ----------------------------------------------------------------------------
@@ -462,13 +462,13 @@ def test_out_of_memory_in_the_score_halves_drawing_and_scoring_together():
     chunks = Chunks(8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        seen = two_gradients(f, f.decode, z, batch=chunks)
+        seen = decode_and_grad(f, f.decode, z, batch=chunks)
     # 8 → 4 → 2
     assert chunks.batch == 2
     assert [str(w.message)[:29] for w in said] == [
         "Out of memory: going on with " for _ in range(2)
     ]
-    torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, z).grad_z)
+    torch.testing.assert_close(seen.grad_z, decode_and_grad(sheet, cylinder, z).grad_z)
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -1,0 +1,72 @@
+"""What the tests share, beside their fixtures: places, draws, one measure and small networks."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SHARED = ROOT.parent / "shared"  # not part of the repository; tests of what is in it may skip
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """A generator of its own, so that no test draws what another has left over."""
+    return torch.Generator().manual_seed(seed)
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    """Uniform in [0, 1), float64."""
+    return torch.rand(*shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    """Normal, float64."""
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def relative(A: Tensor, B: Tensor) -> float:
+    """Largest difference, as a share of the largest entry of B."""
+    return ((A - B).abs().max() / B.abs().max()).item()
+
+
+def small_net(seed: int = 0, *bends: nn.Module) -> nn.Sequential:
+    """Five classes of images (b, 1, 12, 12), float64, frozen; a bend after each convolution."""
+    torch.manual_seed(seed)
+    first, second = bends or (nn.SiLU(), nn.SiLU())
+    convolutions = nn.Conv2d(1, 4, 3, 2, 1), first, nn.Conv2d(4, 6, 3, 2, 1), second
+    net = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(54, 5))
+    return net.double().eval().requires_grad_(False)
+
+
+def published_networks(answers: dict[str, Tensor], bend: type = nn.SiLU) -> list[nn.Module]:
+    """Classifier, encoder and decoder that the published codes answered for.
+
+    Parameters:
+        answers: holds their weights, from which their widths are read
+        bend: what follows the classifier's convolutions
+    """
+    narrow, wide = answers["encoder.0.weight"].shape[0], answers["encoder.2.weight"].shape[0]
+    latents, features = answers["encoder.5.weight"].shape
+    side = round((features / wide) ** 0.5)
+    models = dict(
+        classifier=nn.Sequential(
+            *(nn.Conv2d(1, narrow, 3, 2, 1), bend()),
+            *(nn.Conv2d(narrow, wide, 3, 2, 1), bend()),
+            *(nn.Flatten(), nn.Linear(features, 10)),
+        ),
+        encoder=nn.Sequential(
+            *(nn.Conv2d(1, narrow, 4, 2, 1), nn.SiLU()),
+            *(nn.Conv2d(narrow, wide, 4, 2, 1), nn.SiLU()),
+            *(nn.Flatten(), nn.Linear(features, latents)),
+        ),
+        decoder=nn.Sequential(
+            *(nn.Linear(latents, features), nn.ELU(), nn.Unflatten(1, (wide, side, side))),
+            *(nn.ConvTranspose2d(wide, narrow, 4, 2, 1), nn.ELU()),
+            *(nn.ConvTranspose2d(narrow, 1, 4, 2, 1), nn.Sigmoid()),
+        ),
+    )
+    for name, model in models.items():
+        parts = {key.split(".", 1)[1]: v for key, v in answers.items() if key.split(".")[0] == name}
+        model.double().eval().requires_grad_(False).load_state_dict(parts)
+    return list(models.values())

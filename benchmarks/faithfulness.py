@@ -29,7 +29,7 @@ from manifold_xai.subjects.autoencoders import taef2
 from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classifier
 from manifold_xai.subjects.data import digits
 from manifold_xai.subjects.sources import photographs
-from manifold_xai.evaluation.faithfulness import channel_mean, diffid, kept_mean, removal
+from manifold_xai.evaluation.removal import channel_mean, diffid, kept_mean, removal
 from manifold_xai.paths.guided import guided_path
 from manifold_xai.chunks import values
 from manifold_xai.score import score

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.subjects.classifiers import imagenet_classifier
 from manifold_xai.subjects.sources import photographs
-from manifold_xai.evaluation.faithfulness import channel_mean, diffid
+from manifold_xai.evaluation.removal import channel_mean, diffid
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.guided import guided_path, mean_gradient, settled_path
 from manifold_xai.paths.straight import straight_path

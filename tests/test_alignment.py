@@ -11,16 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.evaluation.alignment import (
-    digit_mask,
-    project_matrix_free,
-    removed,
-    roar,
-    structure,
-    tangent_fraction,
-    tangent_importance,
-    tangent_noise,
-)
+from manifold_xai.evaluation.alignment import tangent_fraction, tangent_importance
+from manifold_xai.evaluation.controls import digit_mask, structure, tangent_noise
+from manifold_xai.evaluation.roar import removed, roar
+from manifold_xai.geometry.matrix_free import project_matrix_free
 from manifold_xai.geometry.metric import project, random_fraction, tangent_basis
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.data import Images

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.evaluation.faithfulness import (
-    channel_mean,
     completeness_residual,
-    diffid,
     infidelity,
-    kept_mean,
     max_sensitivity,
     probes,
+)
+from manifold_xai.evaluation.removal import (
+    channel_mean,
+    diffid,
+    kept_mean,
     published_diffid,
     ranks,
     removal,
@@ -125,6 +127,31 @@ def test_no_ranking_beats_the_weights_of_a_linear_score(seed, n):
     best = diffid(f, w[None], x, 0.0, levels=n + 1)
     assert best >= diffid(f, rand(1, n, seed=seed + 1), x, 0.0, levels=n + 1) - 1e-12
     assert best >= 0
+
+
+def by_hand(f, A, x, fill, share):
+    """What is left of one image's score on each side: the slow form of `removal`."""
+    order = A.abs().sum(0).flatten().argsort(descending=True, stable=True)
+    n = len(order)
+    k, left = round(share * n), []
+    for hidden in (order[n - k :], order[:k]):  # least important, most important
+        image = x.clone().flatten(1)
+        image[:, hidden] = fill
+        left.append((f(image.view(1, *x.shape)) / f(x[None])).clamp(0, 1).item())
+    return left
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_removal_is_hiding_pixels_one_image_at_a_time(colours):
+    x, A = torch.rand(3, colours, 4, 5, generator=seeded()), randn(3, colours, 4, 5, seed=1).float()
+    w = torch.rand(colours, 4, 5, generator=seeded(2))
+    f = lambda x: ((x * w).flatten(1).sum(1) - 2).sigmoid()
+    found = removal(f, A, x, 0.3, 6)
+    for i in range(3):
+        slow = torch.tensor([by_hand(f, A[i], x[i], 0.3, share) for share in found.levels.tolist()])
+        assert torch.allclose(torch.stack([found.inserted[:, i], found.deleted[:, i]], 1), slow, atol=1e-6)
+        area = torch.trapezoid(slow[:, 0] - slow[:, 1], dx=1 / 5)
+        assert found.diffid[i].item() == pytest.approx(area.item(), abs=1e-6)
 
 
 def test_a_fill_equal_to_the_image_changes_nothing(world):

@@ -4,40 +4,32 @@ import threading
 import warnings
 from functools import partial
 
-import captum.attr
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from every import EVERY, LATENT, NEIGHBOURS, PATHS, seeded
+from every import EVERY, LATENT, NEIGHBOURS, seeded
 from foreign import (
     EVAL,
     GOOD,
     MIXING,
     NOISY,
     SHAPES,
-    BatchNorm,
     Clip,
     Conditioned,
     InPlace,
-    Named,
     Net,
     Patches,
-    StochasticDepth,
     ask,
-    autoencoder,
     inputs,
     made,
     method,
     oracle,
-    riemann,
     same,
     state_of,
 )
 from torch import nn
 
 from manifold_xai import (
-    EnhancedIG,
     GuidedBackprop,
     IntegratedGradients,
     ManifoldIG,

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from every import EVERY, NEIGHBOURS, OUTWARD, PATHS, seeded
+from every import EVERY, NEIGHBOURS, OUTWARD, seeded
 from foreign import EVAL, GOOD, MIXING, NOISY, SHAPES, Clip, Conditioned, Named, gradient, inputs, made, method, riemann, same, state_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st

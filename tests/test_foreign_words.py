@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from every import EVERY, LATENT, NEIGHBOURS, PATHS, seeded
+from every import EVERY, LATENT, NEIGHBOURS, seeded
 from foreign import SHAPES, Net, ask, autoencoder, gradient, inputs, made, method, oracle
 from torch import nn
 

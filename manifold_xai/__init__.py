@@ -13,6 +13,7 @@ _FACE = {
     "geometry.metric": (
         "latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis",
     ),
+    "geometry.geodesic": ("geodesic",),
     "paths.path": ("Path", "Step"),
     "paths.straight": ("straight_path",),
     "paths.blur": ("blur", "blur_path"),

@@ -26,8 +26,10 @@ import torch
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.data import digits
 from manifold_xai.geometry import worlds
-from manifold_xai.geometry.geodesic import geodesic, resample, unevenness
-from manifold_xai.geometry.metric import latent_line, path_chords, path_energy, slerp
+from manifold_xai.geometry.decoder import path_chords
+from manifold_xai.geometry.geodesic import geodesic
+from manifold_xai.geometry.latent import resample, slerp, unevenness
+from manifold_xai.geometry.metric import latent_line, path_energy
 
 T = 50
 

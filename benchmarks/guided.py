@@ -32,7 +32,8 @@ from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classif
 from manifold_xai.subjects.data import digits
 from manifold_xai.subjects.sources import photographs
 from manifold_xai.geometry.geodesic import published_sweeps
-from manifold_xai.paths.guided import guided_path, guided_point, guided_step_loop, places
+from manifold_xai.paths.guided import guided_path, guided_point
+from manifold_xai.paths.order import guided_step_loop, places
 from manifold_xai.paths.manifold import manifold_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path, decode_and_grad
 from manifold_xai.chunks import value_and_grad

@@ -27,8 +27,10 @@ from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import digits
-from manifold_xai.geometry.geodesic import energy_gradient, geodesic, published_sweeps
-from manifold_xai.geometry.metric import jacobian, latent_line, path_energy
+from manifold_xai.geometry.decoder import jacobian
+from manifold_xai.geometry.geodesic import geodesic, published_sweeps
+from manifold_xai.geometry.metric import latent_line, path_energy
+from manifold_xai.geometry.solvers import energy_gradient
 from manifold_xai.paths.manifold import decoded_path, enhanced_path, lay, manifold_path
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import score

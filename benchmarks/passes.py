@@ -25,7 +25,7 @@ from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import digits
 from manifold_xai.geometry import geodesic
-from manifold_xai.geometry.metric import jacobian
+from manifold_xai.geometry.decoder import jacobian
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import score
 

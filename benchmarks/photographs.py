@@ -26,7 +26,8 @@ from manifold_xai.subjects.autoencoders import taef2
 from manifold_xai.subjects.classifiers import imagenet_classifier
 from manifold_xai.subjects.sources import photographs
 from manifold_xai.evaluation.removal import channel_mean, kept_mean, removal
-from manifold_xai.geometry.geodesic import geodesic, resample
+from manifold_xai.geometry.geodesic import geodesic
+from manifold_xai.geometry.latent import resample
 from manifold_xai.geometry.metric import latent_line, path_energy
 from manifold_xai.paths.blur import blur, blur_path
 from manifold_xai.paths.guided import guided_path, settled_path

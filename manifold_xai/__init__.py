@@ -14,6 +14,7 @@ _FACE = {
         "latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis",
     ),
     "geometry.matrix_free": ("project_matrix_free",),
+    "geometry.geodesic": ("geodesic",),
     "paths.path": ("Path", "Step"),
     "paths.straight": ("straight_path",),
     "paths.blur": ("blur", "blur_path"),

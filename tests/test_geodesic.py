@@ -12,21 +12,12 @@ from scipy.integrate import solve_bvp
 from torch import nn
 
 from manifold_xai.geometry import worlds
-from manifold_xai.geometry.geodesic import (
-    SOLVERS,
-    energy_gradient,
-    geodesic,
-    published_sweeps,
-    resample,
-    unevenness,
-)
-from manifold_xai.geometry.metric import (
-    christoffel,
-    latent_line,
-    path_chords,
-    path_energy,
-    path_length,
-)
+from manifold_xai.geometry.curvature import christoffel
+from manifold_xai.geometry.decoder import path_chords
+from manifold_xai.geometry.geodesic import geodesic, published_sweeps
+from manifold_xai.geometry.latent import resample, unevenness
+from manifold_xai.geometry.metric import latent_line, path_energy, path_length
+from manifold_xai.geometry.solvers import SOLVERS, Surface, blocks, blocks_between, energy_gradient
 
 OURS = ["sobolev", "gauss-newton", "quasi-newton"]
 
@@ -250,7 +241,7 @@ def test_latents_of_any_shape():
 
 def test_above_64_latents_no_jacobian_is_formed_and_the_answer_is_the_same(monkeypatch):
     decode, (z0, z1) = bent(80), ends(2, 80)
-    monkeypatch.setattr("manifold_xai.geometry.geodesic.jacobian", None)
+    monkeypatch.setattr("manifold_xai.geometry.solvers.jacobian", None)
     found = [geodesic(decode, z0, z1, 16, solver, tol=1e-7, iterations=300) for solver in OURS]
     for other in found[1:]:
         torch.testing.assert_close(other.E, found[0].E, rtol=5e-3, atol=0)
@@ -363,17 +354,13 @@ def test_one_segment_has_nothing_to_move_and_two_have_one_point(solver, steps):
 
 
 def test_blocks_between_frames_are_those_of_a_jacobian_that_goes_straight_from_frame_to_frame():
-    from manifold_xai.geometry.geodesic import _Surface
-
     flat, line = nn.Linear(3, 12).double().requires_grad_(False), latent_line(*ends(), 24)
 
     def square(z):
         # its Jacobian is linear in z, so nothing is lost between frames of a line
         return flat(z) ** 2
 
-    exact, near = (
-        ask(_Surface(square, torch.zeros(3).double()))
-        for ask in (lambda s: s.blocks(line), lambda s: s.blocks_between(line, most=7))
-    )
+    surface = Surface(square, torch.zeros(3).double())
+    exact, near = blocks(surface, line), blocks_between(surface, line, most=7)
     for theirs, ours in zip(exact, near):
         torch.testing.assert_close(ours, theirs)

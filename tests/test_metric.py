@@ -11,23 +11,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.geometry import worlds
+from manifold_xai.geometry.curvature import christoffel, normal_curvature, path_curvature
+from manifold_xai.geometry.decoder import jacobian, metric_norm, path_chords
 from manifold_xai.geometry.geodesic import geodesic
+from manifold_xai.geometry.latent import constant_speed, slerp
 from manifold_xai.geometry.metric import (
-    christoffel,
-    constant_speed,
-    jacobian,
     latent_line,
     magnification,
-    metric_norm,
-    normal_curvature,
-    path_chords,
-    path_curvature,
     path_energy,
     path_length,
     project,
     pullback_metric,
     random_fraction,
-    slerp,
     tangent_basis,
 )
 from manifold_xai.geometry.worlds import WORLDS, draw

@@ -198,14 +198,15 @@ def test_a_run_killed_at_its_start_leaves_no_chapter_that_looks_done(whole, faul
 
 @pytest.mark.parametrize("limit", ["--timeout", "--cell-timeout"])
 def test_what_takes_too_long_is_ended_and_named(tmp_path, limit):
-    root = course(tmp_path, **{"01_endless": [f"{CLAIM}\nrecord('MIG-06', 1.0)", HOLDS_THE_LOCK], "02_b": ["2"]})
-    seconds = 15 if limit == "--timeout" else 4
+    root = course(tmp_path, **{"01_endless": [HOLDS_THE_LOCK], "02_b": ["2"]})
+    seconds = 15 if limit == "--timeout" else 8
     code, said = call("run", "--root", root, "--profile", "smoke", limit, seconds)
     out = root / "_out" / "smoke"
     assert code == 1 and status(out) == {"01_endless": "failed", "02_b": "done"}
     what = "the chapter" if limit == "--timeout" else "the cell"
-    assert f"{what} took longer than {seconds} s: allow more with {limit}" in said and "01_endless failed in cell 4" in said
-    assert not list((out / "claims").glob("*")) and kernels_end(out)
+    assert f"{what} took longer than {seconds} s: allow more with {limit}" in said
+    assert "01_endless failed in cell 3" in said
+    assert kernels_end(out)
 
 
 def test_every_profile_says_what_is_too_long():
@@ -227,7 +228,7 @@ def test_a_kernel_does_not_outlive_its_runner(tmp_path, request, whom):
         pytest.skip("only Linux kills a process when its parent dies; elsewhere ipykernel's own thread must find time to look")
     root, out = course(tmp_path / "clone", **{"01_endless": [HOLDS_THE_LOCK]}), tmp_path / "out"
     runner = start("run", "--root", root, "--out", out, "--profile", "smoke", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    request.addfinalizer(runner.kill)
+    request.addfinalizer(lambda: (runner.kill(), runner.wait()))
     wait_for(lambda: (kernel := own_processes(out)["kernel"]) and psutil.Process(kernel[0]).cpu_times().user > 1.5)
     (driver,) = own_processes(out)["driver"]
     victims = {"runner": [runner.pid], "runner, then driver": [runner.pid, driver]}.get(whom, [driver, runner.pid])
@@ -242,8 +243,7 @@ def test_what_an_earlier_run_left_computing_is_ended_and_named(tmp_path, request
     alike = [sys.executable, "-c", "import time; time.sleep(600)", "ipykernel_launcher"]
     ours = subprocess.Popen(alike, env=os.environ | {"MANIFOLD_XAI_RUN": str(out)})
     others = subprocess.Popen(alike, env=os.environ | {"MANIFOLD_XAI_RUN": str(tmp_path / "other")})
-    request.addfinalizer(others.kill)
-    request.addfinalizer(ours.kill)
+    request.addfinalizer(lambda: [(process.kill(), process.wait()) for process in (ours, others)])
     wait_for(lambda: own_processes(out)["kernel"])
     assert end_survivors(out, patience=0.1) == [ours.pid]
     assert not psutil.pid_exists(ours.pid) and others.poll() is None

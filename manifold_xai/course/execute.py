@@ -107,11 +107,12 @@ def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: floa
     try:
         nb = execute_notebook(source, target, values, execution_timeout=cell_seconds, **run)
         return int(not all_ran(nb))  # for papermill, sys.exit() is a way to succeed
-    except OSError as error:
-        print("disk", json.dumps([error.errno, error.strerror, error.filename or target]), file=report)
-        return 1
     except Exception as error:
-        print("why", json.dumps(reason(error, cell_seconds)), file=report)
+        if getattr(error, "errno", None):  # the disk's; a time-out is an OSError too, without a number
+            said = ["disk", json.dumps([error.errno, error.strerror, error.filename or target])]
+        else:
+            said = ["why", json.dumps(reason(error, cell_seconds))]
+        print(*said, file=report)
         return 1
     finally:
         print("peak", peak(), file=report)

@@ -47,7 +47,7 @@ def test_it_does_so_on_a_network_with_a_class_for_each_row(name):
     layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 3)
     f = score(nn.Sequential(*layers).double().eval(), torch.tensor([2, 0, 1]))
     gamma = PATHS[name](*torch.rand(2, 3, 1, 6, 6, dtype=torch.float64), steps=9)
-    A = path_attribution(f, gamma, batch=5).A  # less than two points: the integrator goes in portions
+    A = path_attribution(f, gamma, batch=5).A  # fewer rows than two points have
     torch.testing.assert_close(A, path_integral(f, gamma), rtol=0, atol=1e-13)
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['guided_step_loop', 'places', 'distance_left', 'queue']
 
-# %% ../../nbs/31_guided.ipynb #1b87a730
+# %% ../../nbs/31_guided.ipynb #a64975bf
 import torch
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def distance_left(position: Tensor, x: Tensor) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     return (x - position).flatten(1).abs().sum(1, dtype=dtype)
 
-# %% ../../nbs/31_guided.ipynb #ab0f81d7
+# %% ../../nbs/31_guided.ipynb #24105985
 def queue(x0: Tensor, x: Tensor, order: Tensor) -> Tensor:
     """Each feature's place in the queue: the share of the L1 distance that is due before it.
 

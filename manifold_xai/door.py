@@ -317,7 +317,10 @@ def row_wise(f: Callable, x: Tensor | None = None, told: bool | None = None) -> 
 def _wants_rows(f, x):
     rows, limit = torch.arange(len(x), device=x.device), tolerance(x.dtype, device=x.device.type)
     with torch.no_grad():
-        whole = f(x.clone())
+        try:
+            whole = f(x.clone())
+        except torch.OutOfMemoryError:  # it cannot be asked: such a parameter is usually ours
+            return True
         same = lambda i, **how: agrees(lambda: f(x[i].clone(), **how), whole, i, limit)
         if same(rows, rows=rows) and all(same(i, rows=i) for i in _singles(rows)):
             return True

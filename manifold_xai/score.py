@@ -113,10 +113,7 @@ class Score:
 
     def at(self, x: Tensor, batch: int | None = None) -> "Score":
         """This score with its class settled: the target, else the class predicted at each row of x."""
-        for f in (self, self.model):
-            if isinstance(f, Score) and isinstance(f.target, Tensor) and len(f.target) != len(x):
-                raise ValueError(f"target must have one class per row, got {len(f.target)} for {len(x)} rows.")
-        f = self._rows_settled(x)
+        f = self.told(x)
         if f.target is not None:
             return f
         outputs = values(f, x, batch=batch)
@@ -132,11 +129,16 @@ class Score:
         """The same score of another target."""
         return Score(self.model, target, self.output, self.preprocess)
 
-    def _rows_settled(self, x):
-        """This score, and whether its model wants to know its rows settled at x."""
+    def told(self, x: Tensor) -> "Score":
+        """This score, and whether its model wants to know its rows settled at x.
+
+        Raises: ValueError for another number of classes than of rows
+        """
+        if isinstance(self.target, Tensor) and len(self.target) != len(x):
+            raise ValueError(f"target must have one class per row, got {len(self.target)} for {len(x)} rows.")
         model = self.model
         if isinstance(model, Score):
-            model = model._rows_settled(x)
+            model = model.told(x)
         elif row_parameter(model) is None:
             with torch.no_grad():
                 model = row_wise(model, self._preprocessed(x.clone()))
@@ -253,7 +255,7 @@ def settled(
     refuse_inference_weights(f)
     with undrawn(x.device):
         if isinstance(f, Score):
-            f = f.at(x, batch) if f.target is not None else f._rows_settled(x)
+            f = f.told(x)
         else:
             refuse_train_mode(f)
             f = row_wise(f, x, rows)

@@ -5,6 +5,8 @@ from helpers import seeded
 
 from manifold_xai.attribution import captum as neighbours
 from manifold_xai.attribution.methods import (
+    AGI,
+    IG2,
     BlurIG,
     EnhancedIG,
     GuidedIG,
@@ -27,10 +29,7 @@ LATENT = {
     "MA-GIG": lambda f, a, r: ManifoldAlignedGuidedIG(f, a),
     "Settled MA-GIG": lambda f, a, r: ManifoldSettledIG(f, a),
 }
-OUTWARD = {
-    "IG2": lambda f, a, r: neighbours.IG2(f, r, generator=seeded()),
-    "AGI": lambda f, a, r: neighbours.AGI(f),
-}
+OUTWARD = {"IG2": lambda f, a, r: IG2(f, r, generator=seeded()), "AGI": lambda f, a, r: AGI(f)}
 PATHS = LINES | LATENT | OUTWARD | {"BlurIG": lambda f, a, r: BlurIG(f)}
 NEIGHBOURS = {
     "Saliency": lambda f, a, r: neighbours.Saliency(f),

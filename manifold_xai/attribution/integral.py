@@ -119,12 +119,12 @@ def integrate(
     end = gamma[-1] if x is None and isinstance(gamma, Tensor) and len(gamma) else x
     _refuse_classless(f, end)
     points = _points(gamma, progress)
-    if end is None:
+    if end is not None and (isinstance(gamma, Path) or isinstance(f, Score) and f.target is None):
+        f = settled(f, ordinary(end), batch, told, check)  # before the path draws a point, which may ask f
+        first = next(points)
+    else:
         first = next(points)
         f = settled(f, first.x, batch, told, check)
-    else:  # before the path draws its first point, which may ask f
-        f = settled(f, ordinary(end), batch, told, check)
-        first = next(points)
     walk = _Walk(f, first, rule, batch, refine, integrand)
     for point in points:
         walk.to(point)

@@ -113,6 +113,7 @@ def keys(clone):
 
 
 def replace(file, old, new):
+    "Everywhere in the file."
     text = file.read_text(encoding="utf8")
     assert old in text
     file.write_text(text.replace(old, new), encoding="utf8")
@@ -139,6 +140,8 @@ NOTHING = [  # file, from, to: computes the same
     ("manifold_xai/plot.py", "print(x)", "print(x, x)"),  # figures make no number
     ("manifold_xai/other.py", 'how="half"):', 'how: str = "half") -> float:'),
     ("manifold_xai/__init__.py", "_FACE", "__version__ = '2'\n_FACE"),
+    ("manifold_xai/maths.py", "_half", "_one_half"),  # another name for the same
+    ("manifold_xai/maths.py", "class Point(", "Point_ = None\n\n\nclass Point("),
 ]
 
 
@@ -222,6 +225,29 @@ def test_a_cell_that_is_exported_counts_as_the_library_does(clone):
     assert keys(clone)["20_mean"] != one
 
 
+def test_renaming_what_pages_call_changes_no_key(clone):
+    before = keys(clone)
+    for file in ("manifold_xai/maths.py", "nbs/evidence/40_load.ipynb"):
+        replace(clone / file, "load_two", "load_both")
+    for file in ("manifold_xai/maths.py", "manifold_xai/other.py"):
+        replace(clone / file, "SOLVERS", "WAYS")
+    assert keys(clone) == before
+
+
+def test_of_two_definitions_that_read_alike_it_counts_who_calls_which(clone):
+    """Both read `return @(x)`; what they call, and who calls them, tells them apart."""
+    package = clone / "manifold_xai"
+    text = "def {0}(x):\n    return {1}(x)\n\n\n"
+    ends = "def one(x):\n    return x + 1\n\n\ndef two(x):\n    return x + 2\n\n\n"
+    write_page(clone, "20_mean", [([], "from manifold_xai.chain import a, b\na(b(1) * 3)")])
+    package.joinpath("chain.py").write_text(ends + text.format("c", "one") + text.format("d", "two") + text.format("a", "c") + text.format("b", "d"))
+    before = keys(clone)["20_mean"]
+    package.joinpath("chain.py").write_text(ends + text.format("c", "two") + text.format("d", "one") + text.format("a", "d") + text.format("b", "c"))
+    assert keys(clone)["20_mean"] == before  # only names changed hands
+    package.joinpath("chain.py").write_text(ends + text.format("c", "one") + text.format("d", "two") + text.format("a", "d") + text.format("b", "c"))
+    assert keys(clone)["20_mean"] != before
+
+
 def test_of_two_definitions_with_one_name_it_counts_who_calls_which(clone):
     package = clone / "manifold_xai"
     for name, step in (("left", 1), ("right", 2)):
@@ -260,7 +286,7 @@ def test_weights_and_stored_results_count_where_they_are_named(clone):
     replace(clone / "manifold_xai" / "store.py", "place(name)", 'place(f"vae-{name}")')
     replace(clone / "nbs" / "evidence" / "40_load.ipynb", "'a'", "'silu', open('nbs/results/rows.json')")
     page = clone / "nbs" / "evidence" / "40_load.ipynb"
-    assert {*rests_on(page, clone)["data"]} == {"vae-silu.safetensors", "rows.json"}
+    assert {*rests_on(page, clone).names["data"]} == {"vae-silu.safetensors", "rows.json"}
     before = key(page, clone)
     (results / "rows.json").write_text('{"command": "c", "key": {"code": "d"},\n "rows": [1, 2]}')
     store.save_tensors(weights / "vae-silu.safetensors", {"w": torch.zeros(3)}, {"note": 2})
@@ -286,7 +312,7 @@ def copied(tmp_path_factory):
 
 
 def all_codes(clone):
-    return {path.name: reached(path, clone).definitions for path in chapters(clone)}
+    return {path.name: reached(path, clone)[:2] for path in chapters(clone)}
 
 
 def test_a_docstring_in_every_module_and_function_leaves_all_keys_alone(copied):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RESULTS', 'EVIDENCE', 'SHOWN', 'DEFINITIONS', 'LEDGERS', 'ABOUT', 'RECORD', 'Basis', 'rests_on',
            'key', 'payload', 'content', 'recorded_in', 'changes', 'outdated', 'stale',
-           'kept_definitions', 'keep_definitions', 'restamp', 'evidence', 'write_result', 'maker']
+           'kept_definitions', 'keep_definitions', 'restamp', 'evidence', 'write_result', 'is_of',
+           'outdated_results', 'maker']
 
 # %% ../../nbs/library/course/provenance.ipynb #c6d47bc4
 import argparse
@@ -68,8 +69,8 @@ def _results(root):
     files = [path for folder in RESULTS for path in sorted((root / folder).glob("*.json"))]
     return [path for path in files if path.name not in LEDGERS]
 
-# %% ../../nbs/library/course/provenance.ipynb #fa74833b
-ABOUT = {"key", "commit", "command", "machine", "seconds", "stale"}  # how a result came to be
+# %% ../../nbs/library/course/provenance.ipynb #2293eb5e
+ABOUT = {"key", "commit", "command", "machine", "seconds", "checked", "was"}  # how it came to be
 
 
 def payload(path: str | Path) -> dict | list:
@@ -245,7 +246,7 @@ def _not_the_same(fresh, shown, evidence, today):
 def _parts(entry):
     return {part: entry.get("key", {}).get(part) for part in ("code", "data")}
 
-# %% ../../nbs/library/course/provenance.ipynb #ef360db8
+# %% ../../nbs/library/course/provenance.ipynb #5c8e4a5c
 def evidence(args: argparse.Namespace) -> int:
     """`manifold-xai evidence`: keep what an evidence run recorded, beside what is kept already."""
     root = repository(args.root)
@@ -256,9 +257,11 @@ def evidence(args: argparse.Namespace) -> int:
     keep_definitions(root, [rests_on(page, root) for page in {pages[claim] for claim in new}])
     left = ", ".join(stale(root)) or "none"
     print(f"{len(new)} claims kept in {EVIDENCE}; to be run again: {left}")
+    for name, changed in outdated_results(root).items():
+        print(f"{name}: measured before {', '.join(changed)} changed")
     return 0
 
-# %% ../../nbs/library/course/provenance.ipynb #01e25e95
+# %% ../../nbs/library/course/provenance.ipynb #ac0bef59
 def write_result(
     path: str | Path, values: dict, command: str, root: str | Path | None = None
 ) -> None:
@@ -273,9 +276,35 @@ def write_result(
     """
     root, path = repository(root), Path(path)
     basis = rests_on(maker(command, root), root, but=path.name)
-    _save(path, values | dict(command=command, commit=_commit(root), key=basis.key))
+    values = values | dict(command=command, commit=_commit(root), key=basis.key)
+    lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in values.items()]
+    with write_aside(path) as aside:
+        aside.write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf8")
     if path.resolve() in [kept.resolve() for kept in _results(root)]:
         keep_definitions(root, [basis])
+
+
+def is_of(result: dict, command: str, root: str | Path) -> bool:
+    """Whether a kept result came of this command and of today's code: then it can be gone on with.
+
+    Parameters:
+        result: what the file holds
+        command: as for `write_result`
+        root: the clone
+    """
+    code = result.get("key", {}).get("code")
+    return result["command"] == command and code == key(maker(command, root), root)["code"]
+
+
+def outdated_results(root: str | Path) -> dict[str, list[str]]:
+    """Kept results that today's code might not give, and what has changed since, by file."""
+    root, kept, found = Path(root), kept_definitions(root), {}
+    for path in _results(root):
+        result = _load(path)
+        now = rests_on(maker(result["command"], root), root, but=path.name)
+        if names := changes(result["key"], now, kept):
+            found[path.name] = names
+    return found
 
 
 def maker(command: str, root: str | Path) -> Path:

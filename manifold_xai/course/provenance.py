@@ -261,7 +261,7 @@ def evidence(args: argparse.Namespace) -> int:
         print(f"{name}: measured before {', '.join(changed)} changed")
     return 0
 
-# %% ../../nbs/library/course/provenance.ipynb #ac0bef59
+# %% ../../nbs/library/course/provenance.ipynb #cd53a672
 def write_result(
     path: str | Path, values: dict, command: str, root: str | Path | None = None
 ) -> None:
@@ -323,7 +323,8 @@ def maker(command: str, root: str | Path) -> Path:
 
 
 def _commit(root):
-    "The commit that is checked out, with a plus if files have changed since."
-    words = ["describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    said = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-    return said.stdout.strip() or "unknown"
+    "The commit that is checked out, with a plus if code has changed since."
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    code = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "*.py", "*.ipynb"], capture_output=True)
+    return head.stdout.strip() + "+" * (code.returncode == 1) or "unknown"

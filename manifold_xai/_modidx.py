@@ -595,8 +595,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'manifold_xai/course/structure.py'),
                                                'manifold_xai.course.structure._says_nothing': ( 'library/course/structure.html#_says_nothing',
                                                                                                 'manifold_xai/course/structure.py'),
-                                               'manifold_xai.course.structure._script': ( 'library/course/structure.html#_script',
-                                                                                          'manifold_xai/course/structure.py'),
                                                'manifold_xai.course.structure._sources': ( 'library/course/structure.html#_sources',
                                                                                            'manifold_xai/course/structure.py'),
                                                'manifold_xai.course.structure._statements': ( 'library/course/structure.html#_statements',

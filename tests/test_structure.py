@@ -1,15 +1,17 @@
 """A key depends on what computes a number, and on nothing else."""
 import ast
+import inspect
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from manifold_xai.course.notebooks import chapters
 from manifold_xai.course.provenance import key, rests_on
-from manifold_xai.course.structure import Reader, _library, _sources, reached
+from manifold_xai.course.structure import ASIDE, Reader, _library, _sources, reached
 
 ROOT = Path(__file__).parents[1]
 
@@ -334,3 +336,46 @@ def test_every_name_of_ours_is_found():
     said = [Reader(modules, module).text(parts) for module, home in modules.items() for parts in (*home.definitions.values(), home.loose)]
     lost = {name for text in said for name in re.findall(r"(?<![\w.@'\"/])manifold_xai\.[\w.]+", re.sub(r"'[^']*'", "", text))}
     assert lost == set()
+
+
+PAGE = """
+import torch
+from manifold_xai import catalogue, diffid, score, tangent_basis
+from manifold_xai.geometry import worlds
+from manifold_xai.geometry.geodesic import geodesic
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.subjects.data import digits
+
+model, vae, images = digit_classifier(), digit_vae(), digits("test")
+x, f = images.x[:2], score(model, images.y[:2])
+for name, method in catalogue(score(model), vae, steps=2, references=images.x[2:6], generator=torch.Generator().manual_seed(0)).items():
+    diffid(f, method(x, images.y[:2]), x, 0.1, levels=3)
+tangent_basis(vae.decode, vae.encode(x))
+for name in ("sphere", "paraboloid"):
+    world = getattr(worlds, name)
+    z = worlds.draw(world, 2, torch.Generator().manual_seed(0))
+    geodesic(world.decode, z[:1], z[1:], 4, iterations=2)
+"""
+
+
+def test_whatever_a_page_calls_is_reached(tmp_path, capsys):
+    """Python itself tells what of the package is called while a page runs."""
+    called, package = set(), str(ROOT / "manifold_xai")
+
+    def note(frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(package) and code.co_flags & inspect.CO_OPTIMIZED:
+            called.add((Path(code.co_filename).stem, code.co_qualname.split(".")[0]))
+
+    sys.setprofile(note)
+    try:
+        exec(PAGE, {"__name__": "page"})
+    finally:
+        sys.setprofile(None)
+    page = tmp_path / "page.py"
+    page.write_text(PAGE)
+    names = reached(page, ROOT).definitions
+    made = {(m, name) for m, name in called if m not in ASIDE and name[0] not in "<"}
+    missed = {name for _, name in made if name not in names} - {"__getattr__"}  # the lazy face itself
+    assert len(made) > 100 and missed == set()

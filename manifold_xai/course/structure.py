@@ -323,7 +323,7 @@ class Reader:
         self.keywords.add(node.arg or "")
         return self.plain(node)
 
-# %% ../../nbs/library/course/structure.ipynb #443f4c74
+# %% ../../nbs/library/course/structure.ipynb #b45717e1
 class Reached(NamedTuple):
     """All that the numbers of a page can depend on in code, its own and ours."""
 
@@ -347,7 +347,8 @@ def reached(page: str | Path, root: str | Path) -> Reached:
     Raises: ValueError for a notebook that is none; SyntaxError for a module that is not Python
     """
     page = Path(page)
-    exported, own = _cells(page) if page.suffix == ".ipynb" else _script(page)
+    is_script = page.suffix != ".ipynb"
+    exported, own = ([], [page.read_text(encoding="utf8")]) if is_script else _cells(page)
     return _reached(tuple(exported), tuple(own), _sources(Path(root)))
 
 
@@ -431,19 +432,13 @@ def _by_name(read):
             said[name or (LOOSE if module else OWN)].add(_hash(found.text))
     return {name: _hash(*sorted(texts)) for name, texts in sorted(said.items())}
 
-# %% ../../nbs/library/course/structure.ipynb #d74def3b
+# %% ../../nbs/library/course/structure.ipynb #c7318ff0
 def _cells(notebook):
     "Sources of a notebook's cells: those that are exported, and the others."
     cells = [cell for cell in read(notebook)["cells"] if cell["cell_type"] == "code"]
     kept = [c["source"] for c in cells if not OMITTED & {*c["metadata"].get("tags", [])}]
     is_exported = re.compile(r"#\|\s*export").match
     return [s for s in kept if is_exported(s)], [s for s in kept if not is_exported(s)]
-
-
-def _script(file):
-    "Source of a script, and what it does when it is run."
-    text = file.read_text(encoding="utf8")
-    return [text], [ast.unparse(s) for s in ast.parse(text).body if _is_main(s)]
 
 
 def _sources(root):

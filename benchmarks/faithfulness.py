@@ -33,9 +33,11 @@ from manifold_xai.evaluation.removal import channel_mean, diffid, kept_mean, rem
 from manifold_xai.paths.guided import guided_path
 from manifold_xai.chunks import values
 from manifold_xai.score import score
-from manifold_xai.files import data_root, write_aside
+from manifold_xai.course.provenance import is_of, write_result
+from manifold_xai.files import data_root
 
-RESULTS = Path(__file__).parent / "results" / "faithfulness.json"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "faithfulness.json"
 
 
 def race(competitors: dict, rounds: int) -> dict:
@@ -169,23 +171,15 @@ def evidence(args):
         photographs(args.size, args.photographs, root=args.data_root),
     )
     fill = channel_mean(images.x, preprocess)
-    command = (
-        f"python benchmarks/faithfulness.py --photographs {args.photographs} --steps {args.steps} "
-        f"--size {args.size} --data-root FOLDER"
-    )
-    result = dict(
-        command=command,
-        machine=f"1 thread, {platform.machine()}, torch {torch.__version__}",
-        seconds=0.0,
-        rows=[],
-        methods={},
-    )
+    command = f"python benchmarks/faithfulness.py --photographs {args.photographs} --steps {args.steps} --size {args.size} --data-root FOLDER"
+    machine = f"1 thread, {platform.machine()}, torch {torch.__version__}"
+    result = dict(machine=machine, seconds=0.0, rows=[], methods={})
     if args.results.exists():
         result = json.loads(args.results.read_text())
-        if result["command"] != command:
+        if not is_of(result, command, ROOT):
             raise SystemExit(
                 f"{args.results} was made by\n  {result['command']}\n"
-                "name another file with --results, or delete it."
+                "or with other code: name another file with --results, or delete it."
             )
     for i in range(len(result["rows"]), len(images.x), args.batch):
         start, x = time.process_time(), images.x[i : i + args.batch]
@@ -201,8 +195,7 @@ def evidence(args):
         result["rows"] += images.rows[i : i + args.batch].tolist()
         result["seconds"] = round(result["seconds"] + time.process_time() - start)
         print(f"{len(result['rows'])} photographs, {result['seconds']} s of one core", flush=True)
-        with write_aside(args.results) as aside:
-            aside.write_text(json.dumps(result, indent=1))
+        write_result(args.results, result, command, ROOT)
     for name, row in sorted(result["methods"].items(), key=lambda item: -sum(item[1]["diffid"])):
         print(f"{name:18s}", "  ".join(f"{k} {sum(q) / len(q):.3f}" for k, q in row.items()))
 

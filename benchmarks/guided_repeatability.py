@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.course.provenance import is_of, write_result
 from manifold_xai.subjects.classifiers import imagenet_classifier
 from manifold_xai.subjects.sources import photographs
 from manifold_xai.evaluation.removal import channel_mean, diffid
@@ -26,9 +27,9 @@ from manifold_xai.paths.blur import blur
 from manifold_xai.paths.guided import guided_path, mean_gradient, settled_path
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
-from manifold_xai.files import write_aside
 
-RESULTS = Path(__file__).parent / "results" / "guided_repeatability.json"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "guided_repeatability.json"
 
 
 PUBLISHED = "greedy, left rule (published)"
@@ -157,20 +158,14 @@ def collect(
     command = " ".join(
         [f"python benchmarks/{script}.py"] + [f"--{k} {getattr(args, k)}" for k in options]
     )
-    result = dict(
-        notes,
-        command=command,
-        machine=f"1 thread, {platform.machine()}, torch {torch.__version__}",
-        seconds=0.0,
-        rows=[],
-        variants={},
-    )
+    machine = f"1 thread, {platform.machine()}, torch {torch.__version__}"
+    result = dict(notes, machine=machine, seconds=0.0, rows=[], variants={})
     if args.results.exists() and not args.quick:
         result = json.loads(args.results.read_text())
-        if result["command"] != command or any(result.get(k) != v for k, v in notes.items()):
+        if not is_of(result, command, ROOT) or any(result.get(k) != v for k, v in notes.items()):
             raise SystemExit(
                 f"{args.results} was made by\n  {result['command']}\n"
-                "or with other settings: name another file with --results, or delete it."
+                "with other settings or other code: name another file with --results, or delete it."
             )
     for i in range(len(result["rows"]), len(images.x), args.batch):
         start, at = time.process_time(), slice(i, i + args.batch)
@@ -181,8 +176,7 @@ def collect(
         result["seconds"] = round(result["seconds"] + time.process_time() - start)
         print(f"{len(result['rows'])} photographs, {result['seconds']} s of one core", flush=True)
         if not args.quick:
-            with write_aside(args.results) as aside:
-                aside.write_text(json.dumps(result, indent=1))
+            write_result(args.results, result, command, ROOT)
     for name, row in result["variants"].items():
         print(f"{name:68s}", "  ".join(f"{k} {sum(q) / len(q):.3f}" for k, q in row.items()))
 

@@ -38,6 +38,7 @@ from manifold_xai.evaluation.plausibility import (
     support,
     taps,
 )
+from manifold_xai.course.provenance import is_of, write_result
 from manifold_xai.files import write_aside
 from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.guided import guided_path
@@ -47,6 +48,7 @@ from manifold_xai.paths.straight import straight_path
 from manifold_xai.chunks import values
 from manifold_xai.score import score
 
+ROOT = Path(__file__).parents[1]
 STAGES = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"]
 
 
@@ -164,10 +166,11 @@ def main():
     settings, rows = dict(steps=a.steps, size=a.size, seed=0), images.rows[order[: a.n]].tolist()
     about, file = (
         dict(settings, n=min(a.n, len(order)), rows=rows),
-        Path(__file__).parents[1] / "nbs" / "results" / "42_photographs.json",
+        ROOT / "nbs" / "results" / "42_photographs.json",
     )
+    command = f"python benchmarks/plausibility.py --data-root FOLDER --n {a.n} --steps {a.steps} --size {a.size}"
     have = json.loads(file.read_text(encoding="utf8")) if file.exists() and not a.quick else {}
-    have = have["paths"] if about.items() <= have.items() else {}
+    have = have["paths"] if about.items() <= have.items() and is_of(have, command, ROOT) else {}
     settings["have"] = sorted(have)
     state_file, done, start = Path(a.state), [], time.time()
     if state_file.exists() and not a.quick:
@@ -225,8 +228,7 @@ def main():
             machine=platform.processor() or platform.machine(),
             paths={name: by_path[name] for name in names},
         )
-        with write_aside(file) as aside:
-            aside.write_text(json.dumps(result), encoding="utf8")
+        write_result(file, result, command, ROOT)
         print(file)
 
 

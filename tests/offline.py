@@ -3,6 +3,7 @@
 `unshare --user --map-root-user --net .venv/bin/python tests/offline.py run --profile cpu`, as `make offline` does:
 the kernels of the chapters are spoken to over the loopback device, which such a namespace does not switch on.
 """
+
 import fcntl
 import socket
 import struct

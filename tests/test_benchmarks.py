@@ -44,15 +44,25 @@ def measured(images, calls, fails_at=None):
 
 def test_an_interrupted_benchmark_goes_on_where_it_stopped(script, images, tmp_path, capsys):
     whole, broken, calls = tmp_path / "whole.json", tmp_path / "broken.json", []
-    script.collect("it", settings(whole), images, measured(images, []), note="same")
+    script.collect(
+        "guided_repeatability", settings(whole), images, measured(images, []), note="same"
+    )
     with pytest.raises(KeyboardInterrupt):
         script.collect(
-            "it", settings(broken), images, measured(images, [], fails_at=2), note="same"
+            "guided_repeatability",
+            settings(broken),
+            images,
+            measured(images, [], fails_at=2),
+            note="same",
         )
     assert json.loads(broken.read_text())["rows"] == [0, 10]
-    script.collect("it", settings(broken), images, measured(images, calls), note="same")
+    script.collect(
+        "guided_repeatability", settings(broken), images, measured(images, calls), note="same"
+    )
     assert calls == [2, 4] and broken.read_bytes() == whole.read_bytes()
-    script.collect("it", settings(broken), images, measured(images, calls), note="same")
+    script.collect(
+        "guided_repeatability", settings(broken), images, measured(images, calls), note="same"
+    )
     assert calls == [2, 4] and broken.read_bytes() == whole.read_bytes()  # done is done
     stored = json.loads(whole.read_text())
     assert stored["rows"] == images.rows.tolist()
@@ -61,13 +71,19 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(script, images, tmp_p
 
 @pytest.mark.parametrize(
     "script_name, changed, note",
-    [("other", {}, "same"), ("it", dict(steps=5), "same"), ("it", {}, "other")],
+    [
+        ("repeatability", {}, "same"),
+        ("guided_repeatability", dict(steps=5), "same"),
+        ("guided_repeatability", {}, "other"),
+    ],
 )
 def test_a_file_made_with_other_settings_is_refused(
     script, images, tmp_path, script_name, changed, note
 ):
     results, calls = tmp_path / "results.json", []
-    script.collect("it", settings(results), images, measured(images, []), note="same")
+    script.collect(
+        "guided_repeatability", settings(results), images, measured(images, []), note="same"
+    )
     before = results.read_bytes()
     with pytest.raises(SystemExit, match="name another file with --results, or delete it"):
         script.collect(
@@ -76,7 +92,19 @@ def test_a_file_made_with_other_settings_is_refused(
     assert calls == [] and results.read_bytes() == before
 
 
+def test_a_file_made_with_other_code_is_refused(script, images, tmp_path):
+    results, calls = tmp_path / "results.json", []
+    script.collect("guided_repeatability", settings(results), images, measured(images, []))
+    made = json.loads(results.read_text())
+    results.write_text(json.dumps(made | {"key": made["key"] | {"code": "of yesterday"}}))
+    with pytest.raises(SystemExit, match="other code"):
+        script.collect("guided_repeatability", settings(results), images, measured(images, calls))
+    assert calls == []
+
+
 def test_a_quick_run_keeps_nothing(script, images, tmp_path):
     results = tmp_path / "results.json"
-    script.collect("it", settings(results, quick=True), images, measured(images, []))
+    script.collect(
+        "guided_repeatability", settings(results, quick=True), images, measured(images, [])
+    )
     assert not results.exists()

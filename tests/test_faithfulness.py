@@ -149,7 +149,9 @@ def test_removal_is_hiding_pixels_one_image_at_a_time(colours):
     found = removal(f, A, x, 0.3, 6)
     for i in range(3):
         slow = torch.tensor([by_hand(f, A[i], x[i], 0.3, share) for share in found.levels.tolist()])
-        assert torch.allclose(torch.stack([found.inserted[:, i], found.deleted[:, i]], 1), slow, atol=1e-6)
+        assert torch.allclose(
+            torch.stack([found.inserted[:, i], found.deleted[:, i]], 1), slow, atol=1e-6
+        )
         area = torch.trapezoid(slow[:, 0] - slow[:, 1], dx=1 / 5)
         assert found.diffid[i].item() == pytest.approx(area.item(), abs=1e-6)
 

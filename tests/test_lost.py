@@ -1,4 +1,5 @@
 """Nothing lost, and nothing believed that did not finish: faults of every kind, on toy courses."""
+
 import contextlib
 import io
 import json
@@ -57,6 +58,7 @@ def kernels_end(out: Path, seconds: float = 10) -> bool:
 
 # What did not finish does not count
 
+
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
     """Chapters that record a claim and then end in every way that is not the last cell's end; and two that are whole."""
@@ -83,9 +85,14 @@ def faults(tmp_path_factory):
 
 def test_a_chapter_that_stopped_leaves_no_claim_and_no_figure(faults):
     stopped = dict.fromkeys(["01_exit", "02_exit_last", "03_raises", "04_dies"], "failed")
-    assert faults.code == 1 and status(faults.out) == stopped | {"05_whole": "done", "06_loud": "done"}
+    assert faults.code == 1 and status(faults.out) == stopped | {
+        "05_whole": "done",
+        "06_loud": "done",
+    }
     assert [p.name for p in (faults.out / "claims").iterdir()] == ["MIG-10.json"]
-    assert [p.relative_to(faults.out / "figures").as_posix() for p in faults.out.rglob("*.png")] == ["05_whole/01.png"]
+    assert [
+        p.relative_to(faults.out / "figures").as_posix() for p in faults.out.rglob("*.png")
+    ] == ["05_whole/01.png"]
     assert not list((faults.out / ".running").iterdir())
     ledger = json.loads((faults.out / "ledger.json").read_text())
     assert [name for name, entry in ledger.items() if entry["conditions"]] == ["MIG-10"]
@@ -114,12 +121,24 @@ def whole(faults, tmp_path):
     return out
 
 
-@pytest.mark.parametrize("product", ["notebooks/05_whole.ipynb", "figures/05_whole/01.png", "claims/MIG-10.json", "finished/05_whole.json"])
+@pytest.mark.parametrize(
+    "product",
+    [
+        "notebooks/05_whole.ipynb",
+        "figures/05_whole/01.png",
+        "claims/MIG-10.json",
+        "finished/05_whole.json",
+    ],
+)
 @pytest.mark.parametrize("how", ["removed", "emptied", "cut", "one byte"])
 def test_every_damage_to_every_product_is_seen(whole, product, how):
     path = whole / product
     content = path.read_bytes()
-    new = {"emptied": b"", "cut": content[:-1], "one byte": content[:5] + bytes([content[5] ^ 1]) + content[6:]}
+    new = {
+        "emptied": b"",
+        "cut": content[:-1],
+        "one byte": content[:5] + bytes([content[5] ^ 1]) + content[6:],
+    }
     path.unlink()
     if how != "removed":
         path.write_bytes(new[how])
@@ -129,16 +148,43 @@ def test_every_damage_to_every_product_is_seen(whole, product, how):
 def test_resume_makes_again_what_is_amiss_and_leaves_the_rest(faults, whole):
     (whole / "claims" / "MIG-10.json").unlink()
     before = (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns
-    code, said = call("run", "--root", faults.root, "--profile", "smoke", "--out", whole, "--only", "05,06", "--resume")
+    code, said = call(
+        "run",
+        "--root",
+        faults.root,
+        "--profile",
+        "smoke",
+        "--out",
+        whole,
+        "--only",
+        "05,06",
+        "--resume",
+    )
     assert code == 0 and "05_whole" in said and (whole / "claims" / "MIG-10.json").exists()
     # the folder is another than the first run's, so both run once; from then on only what is amiss does
     assert (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns > before
     before = (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns
     (whole / "claims" / "MIG-10.json").write_text("{}")
-    code, said = call("run", "--root", faults.root, "--profile", "smoke", "--out", whole, "--only", "05,06", "--resume")
-    assert code == 0 and "claims/MIG-10.json is not what a finished chapter recorded: removed" in said
+    code, said = call(
+        "run",
+        "--root",
+        faults.root,
+        "--profile",
+        "smoke",
+        "--out",
+        whole,
+        "--only",
+        "05,06",
+        "--resume",
+    )
+    assert (
+        code == 0 and "claims/MIG-10.json is not what a finished chapter recorded: removed" in said
+    )
     assert "05_whole runs again: claims/MIG-10.json is missing" in said
-    assert status(whole)["06_loud"] == "done earlier" and (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns == before
+    assert (
+        status(whole)["06_loud"] == "done earlier"
+        and (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns == before
+    )
     assert json.loads((whole / "claims" / "MIG-10.json").read_text())["claim"] == "MIG-10"
 
 
@@ -147,7 +193,9 @@ class Power(BaseException):
 
 
 @pytest.mark.parametrize("step", range(6))
-def test_cut_off_while_it_is_put_away_a_chapter_counts_whole_or_not_at_all(faults, tmp_path, monkeypatch, step):
+def test_cut_off_while_it_is_put_away_a_chapter_counts_whole_or_not_at_all(
+    faults, tmp_path, monkeypatch, step
+):
     """At each rename in turn, as if the power went."""
     out, name = tmp_path / "out", "05_whole"
     stage = products.stage(out, name)
@@ -168,7 +216,12 @@ def test_cut_off_while_it_is_put_away_a_chapter_counts_whole_or_not_at_all(fault
         products.put_away(out, name)
     monkeypatch.undo()
     said = products.sweep(out, [name])
-    made = sorted(p.name for folder in ("notebooks", "figures", "claims") for p in (out / folder).rglob("*") if p.is_file())
+    made = sorted(
+        p.name
+        for folder in ("notebooks", "figures", "claims")
+        for p in (out / folder).rglob("*")
+        if p.is_file()
+    )
     if step < 5:  # three products in four files, and the note
         assert made == [] and f"{name} had not finished: what it left is removed" in said
     else:
@@ -179,22 +232,38 @@ def test_cut_off_while_it_is_put_away_a_chapter_counts_whole_or_not_at_all(fault
 def test_a_claim_recorded_by_hand_does_not_count_as_a_run(whole):
     entry = json.loads((whole / "claims" / "MIG-10.json").read_text())
     (whole / "claims" / "MIG-11.json").write_text(json.dumps(entry | {"claim": "MIG-11"}))
-    assert products.sweep(whole, ["05_whole"]) == ["claims/MIG-11.json is not what a finished chapter recorded: removed"]
+    assert products.sweep(whole, ["05_whole"]) == [
+        "claims/MIG-11.json is not what a finished chapter recorded: removed"
+    ]
     assert [p.name for p in (whole / "claims").iterdir()] == ["MIG-10.json"]
 
 
 def test_a_run_killed_at_its_start_leaves_no_chapter_that_looks_done(whole, faults, monkeypatch):
     """Without --resume everything is to run again: what is not done is not said to be done, at any moment."""
+
     def killed(out, name):
         raise Power
 
     monkeypatch.setattr(products, "clean", killed)
     with pytest.raises(Power):
-        main(["run", "--root", str(faults.root), "--profile", "smoke", "--out", str(whole), "--only", "05"])
+        main(
+            [
+                "run",
+                "--root",
+                str(faults.root),
+                "--profile",
+                "smoke",
+                "--out",
+                str(whole),
+                "--only",
+                "05",
+            ]
+        )
     assert status(whole)["05_whole"] == "not run"
 
 
 # Time-outs and orphans
+
 
 @pytest.mark.parametrize("limit", ["--timeout", "--cell-timeout"])
 def test_what_takes_too_long_is_ended_and_named(tmp_path, limit):
@@ -214,7 +283,9 @@ def test_every_profile_says_what_is_too_long():
         assert float(spend["timeout"]) >= float(spend["cell_timeout"]) > 0, name
 
 
-@pytest.mark.parametrize("words", [["--timeout", "-1"], ["--cell-timeout", "soon"], ["--timeout", "nan"]])
+@pytest.mark.parametrize(
+    "words", [["--timeout", "-1"], ["--cell-timeout", "soon"], ["--timeout", "nan"]]
+)
 def test_a_limit_is_a_number_of_seconds(words, capsys):
     with pytest.raises(SystemExit) as refused:
         main(["run", *words])
@@ -225,13 +296,32 @@ def test_a_limit_is_a_number_of_seconds(words, capsys):
 def test_a_kernel_does_not_outlive_its_runner(tmp_path, request, whom):
     """Even in a cell that never lets another thread run."""
     if sys.platform != "linux" and whom != "runner":
-        pytest.skip("only Linux kills a process when its parent dies; elsewhere ipykernel's own thread must find time to look")
+        pytest.skip(
+            "only Linux kills a process when its parent dies; elsewhere ipykernel's own thread must find time to look"
+        )
     root, out = course(tmp_path / "clone", **{"01_endless": [HOLDS_THE_LOCK]}), tmp_path / "out"
-    runner = start("run", "--root", root, "--out", out, "--profile", "smoke", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    runner = start(
+        "run",
+        "--root",
+        root,
+        "--out",
+        out,
+        "--profile",
+        "smoke",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     request.addfinalizer(lambda: (runner.kill(), runner.wait()))
-    wait_for(lambda: (kernel := own_processes(out)["kernel"]) and psutil.Process(kernel[0]).cpu_times().user > 1.5)
+    wait_for(
+        lambda: (
+            (kernel := own_processes(out)["kernel"])
+            and psutil.Process(kernel[0]).cpu_times().user > 1.5
+        )
+    )
     (driver,) = own_processes(out)["driver"]
-    victims = {"runner": [runner.pid], "runner, then driver": [runner.pid, driver]}.get(whom, [driver, runner.pid])
+    victims = {"runner": [runner.pid], "runner, then driver": [runner.pid, driver]}.get(
+        whom, [driver, runner.pid]
+    )
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     runner.wait()
@@ -251,11 +341,18 @@ def test_what_an_earlier_run_left_computing_is_ended_and_named(tmp_path, request
 
 def test_signals_that_were_ignored_stay_ignored(tmp_path):
     """As under nohup, or in the background of a shell."""
-    root, out = course(tmp_path / "clone", **{"01_a": ["import time; time.sleep(3)"]}), tmp_path / "out"
+    root, out = (
+        course(tmp_path / "clone", **{"01_a": ["import time; time.sleep(3)"]}),
+        tmp_path / "out",
+    )
     numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
-    ignore = "; ".join(["import signal", *(f"signal.signal({int(n)}, signal.SIG_IGN)" for n in numbers)])
+    ignore = "; ".join(
+        ["import signal", *(f"signal.signal({int(n)}, signal.SIG_IGN)" for n in numbers)]
+    )
     words = ["run", "--root", str(root), "--out", str(out), "--profile", "smoke"]
-    runner = subprocess.Popen([sys.executable, "-c", f"{ignore}; {RUNNER}", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    runner = subprocess.Popen(
+        [sys.executable, "-c", f"{ignore}; {RUNNER}", *words], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
     wait_for(lambda: own_processes(out)["kernel"])
     for number in numbers:
         runner.send_signal(number)
@@ -264,19 +361,33 @@ def test_signals_that_were_ignored_stay_ignored(tmp_path):
 
 # Disks
 
+
 def unshared(script: str, *words, network: bool = True) -> subprocess.CompletedProcess:
     """A shell script in namespaces of its own, as root there; skips where that is not permitted."""
     if not shutil.which("unshare"):
         pytest.skip("no unshare on this machine")
-    call = ["unshare", "--user", "--map-root-user", "--mount", *([] if network else ["--net"]), "sh", "-ec"]
+    call = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        *([] if network else ["--net"]),
+        "sh",
+        "-ec",
+    ]
     if subprocess.run([*call, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode:
         pytest.skip("this machine does not permit namespaces (unshare --user --mount)")
-    return subprocess.run([*call, script, "sh", *map(str, words)], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(
+        [*call, script, "sh", *map(str, words)], capture_output=True, text=True, cwd=ROOT
+    )
 
 
 def test_a_full_disk_fails_chapters_by_name_and_the_next_try(tmp_path):
     """A real one, of 300 kB, on which the first chapter does not fit."""
-    root = course(tmp_path / "clone", **{"01_large": ["print('x' * 2_000_000)"], "02_small": [f"{CLAIM}\nrecord('MIG-06', 1.0)"]})
+    root = course(
+        tmp_path / "clone",
+        **{"01_large": ["print('x' * 2_000_000)"], "02_small": [f"{CLAIM}\nrecord('MIG-06', 1.0)"]},
+    )
     (tmp_path / "out").mkdir()
     script = """
 mount -t tmpfs -o size=300k tmpfs "$2"
@@ -287,17 +398,29 @@ exit "$code"
 """
     ran = unshared(script, sys.executable, tmp_path / "out", RUNNER, root)
     assert ran.returncode == 1, ran.stdout + ran.stderr
-    assert "01_large failed" in ran.stdout + ran.stderr and "no room is left there" in ran.stdout + ran.stderr
+    assert (
+        "01_large failed" in ran.stdout + ran.stderr
+        and "no room is left there" in ran.stdout + ran.stderr
+    )
     assert "02_small.ipynb" in ran.stdout.split() and "02_small done earlier" in ran.stdout
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("error, says", [
-    (OSError(28, "No space left on device", "/d/x"), "/d/x could not be written whole: no room is left there. Free some, or name another folder"),
-    (OSError(122, "Disk quota exceeded", "/d/x"), "no room is left there"),
-    (PermissionError(13, "Permission denied", "/d/x"), "/d/x is not yours to write (Permission denied). Ask its owner, or name another"),
-    (OSError(30, "Read-only file system", "/d/x"), "not yours to write"),
-])
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (
+            OSError(28, "No space left on device", "/d/x"),
+            "/d/x could not be written whole: no room is left there. Free some, or name another folder",
+        ),
+        (OSError(122, "Disk quota exceeded", "/d/x"), "no room is left there"),
+        (
+            PermissionError(13, "Permission denied", "/d/x"),
+            "/d/x is not yours to write (Permission denied). Ask its owner, or name another",
+        ),
+        (OSError(30, "Read-only file system", "/d/x"), "not yours to write"),
+    ],
+)
 def test_what_the_disk_answers_is_said_with_the_way_out(tmp_path, monkeypatch, error, says):
     def refuse(*_):
         raise error
@@ -319,17 +442,35 @@ def test_a_clone_that_cannot_be_written_leaves_results_in_the_users_cache(tmp_pa
 def test_a_course_runs_without_a_network(tmp_path):
     refused = "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), 5)\nexcept OSError as error:\n    print('no network:', error.errno)"
     root = course(tmp_path / "clone", **{"01_a": [refused]})
-    ran = unshared('"$1" tests/offline.py run --root "$2" --out "$3" --profile smoke', sys.executable, root, tmp_path / "out", network=False)
+    ran = unshared(
+        '"$1" tests/offline.py run --root "$2" --out "$3" --profile smoke',
+        sys.executable,
+        root,
+        tmp_path / "out",
+        network=False,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "no network: 101" in text(tmp_path / "out" / "notebooks" / "01_a.ipynb")
 
 
 # Records are checked as they are read
 
-@pytest.mark.parametrize("content", [
-    "", "{", "[]", '{"chapters": 3}', '{"chapters": ["a"]}', '{"chapters": [{"chapter": "a"}]}', "\x00", "[" * 5000,
-    '{"chapters": [{"chapter": "a", "status": "done", "seconds": NaN}]}', '{"chapters": [{"chapter": "a", "status": "done", "seconds": "1"}]}',
-])
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"chapters": 3}',
+        '{"chapters": ["a"]}',
+        '{"chapters": [{"chapter": "a"}]}',
+        "\x00",
+        "[" * 5000,
+        '{"chapters": [{"chapter": "a", "status": "done", "seconds": NaN}]}',
+        '{"chapters": [{"chapter": "a", "status": "done", "seconds": "1"}]}',
+    ],
+)
 def test_a_damaged_summary_costs_what_it_said_and_nothing_else(tmp_path, content):
     root = course(tmp_path, **{"01_a": ["1"]})
     out = root / "_out" / "smoke"
@@ -339,12 +480,21 @@ def test_a_damaged_summary_costs_what_it_said_and_nothing_else(tmp_path, content
         read_summary(out)
     (root / "nbs" / "01_a.ipynb").write_text("{")  # so that no kernel starts
     code, said = call("run", "--root", root, "--profile", "smoke")
-    assert code == 1 and "what earlier runs cost is unknown" in said and status(out) == {"01_a": "failed"}
+    assert (
+        code == 1
+        and "what earlier runs cost is unknown" in said
+        and status(out) == {"01_a": "failed"}
+    )
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["chapter", "status", "seconds", "claims", "x"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["chapter", "status", "seconds", "claims", "x"]), inner, max_size=4
+        )
+    ),
     max_leaves=8,
 )
 
@@ -359,7 +509,11 @@ def test_any_summary_is_read_right_or_refused_by_name(tmp_path_factory, content)
     except ValueError as error:
         assert str(out / "summary.json") in str(error)
     else:
-        assert all(isinstance(c["chapter"], str) and (c["seconds"] is None or 0 <= c["seconds"] < float("inf")) for c in chapters)
+        assert all(
+            isinstance(c["chapter"], str)
+            and (c["seconds"] is None or 0 <= c["seconds"] < float("inf"))
+            for c in chapters
+        )
 
 
 @settings(max_examples=100, deadline=None)
@@ -377,7 +531,12 @@ def test_any_note_is_read_right_or_its_chapter_does_not_count(tmp_path_factory, 
 
 # All of it at once
 
+
 def test_ten_disturbed_runs_end_as_if_undisturbed():
     """Killed at random moments, starved of disk, damaged, and resumed; `make torture` does a hundred."""
-    ran = subprocess.run([sys.executable, Path(__file__).with_name("torture.py"), "--rounds", "10"], capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, Path(__file__).with_name("torture.py"), "--rounds", "10"],
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -1,4 +1,5 @@
 """The integral as the lesson writes it, against the integrator and the paths of the library."""
+
 import math
 
 import pytest

@@ -81,7 +81,10 @@ def test_any_file_is_refused_by_name(tmp_path_factory, content):
         load_tensors(path)
 
 
-META = st.dictionaries(st.sampled_from(["card", "seal", "sha256"]), st.sampled_from(["", "{}", "[]", "null", "{", "[" * 5000, '{"a": NaN}', "x" * 64]))
+META = st.dictionaries(
+    st.sampled_from(["card", "seal", "sha256"]),
+    st.sampled_from(["", "{}", "[]", "null", "{", "[" * 5000, '{"a": NaN}', "x" * 64]),
+)
 
 
 @given(META)
@@ -210,7 +213,14 @@ def test_weights_made_with_other_settings_are_refused_though_they_fit(tmp_path):
         trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS | {"seed": 1}, root=tmp_path)
 
 
-@pytest.mark.parametrize("value, why", [(float("nan"), "NaN or infinite"), (float("inf"), "NaN or infinite"), (1e5, "too large for half precision")])
+@pytest.mark.parametrize(
+    "value, why",
+    [
+        (float("nan"), "NaN or infinite"),
+        (float("inf"), "NaN or infinite"),
+        (1e5, "too large for half precision"),
+    ],
+)
 def test_weights_that_are_not_finite_are_not_kept(tmp_path, value, why):
     def diverge(model):
         nn.init.constant_(model.weight, value)
@@ -227,7 +237,9 @@ def test_weights_that_are_not_finite_are_not_read(tmp_path, value):
     (path,) = tmp_path.glob("weights/*.safetensors")
     tensors, card = load_tensors(path)
     save_tensors(path, tensors | {"weight": torch.full((1, 2), value).half()}, card)
-    with pytest.raises(ValueError, match=f"{path.name} holds values that are NaN or infinite, in weight"):
+    with pytest.raises(
+        ValueError, match=f"{path.name} holds values that are NaN or infinite, in weight"
+    ):
         trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=tmp_path)
 
 
@@ -236,7 +248,9 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     assert killed.wait() == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.name.endswith(".part") and left.read_text() == "half"
-    with write_aside(tmp_path / "b") as aside:  # so soon, it might be a slow writer on another machine
+    with write_aside(
+        tmp_path / "b"
+    ) as aside:  # so soon, it might be a slow writer on another machine
         aside.write_text("whole")
     assert left.exists()
     os.utime(left, (time.time() - 100,) * 2)
@@ -271,7 +285,10 @@ def test_files_get_the_rights_that_the_umask_leaves(tmp_path, umask):
     finally:
         os.umask(before)
     (path,) = tmp_path.glob("root/weights/*.safetensors")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask and stat.S_IMODE(path.parent.stat().st_mode) == 0o777 & ~umask
+    assert (
+        stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+        and stat.S_IMODE(path.parent.stat().st_mode) == 0o777 & ~umask
+    )
 
 
 def as_nobody(task) -> str:
@@ -298,13 +315,26 @@ def as_nobody(task) -> str:
 
 
 def test_a_second_user_reads_what_the_first_trained_and_is_told_what_he_may_not():
-    with tempfile.TemporaryDirectory(dir="/tmp") as root:  # pytest's own folders are closed to others
+    with tempfile.TemporaryDirectory(
+        dir="/tmp"
+    ) as root:  # pytest's own folders are closed to others
         Path(root).chmod(0o755)
         trained("line", nn.Linear(2, 1), teach, SETTINGS, root=root)
-        read = as_nobody(lambda: trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=root).weight.sum().item())
-        refused = as_nobody(lambda: trained("line", nn.Linear(2, 1), teach, SETTINGS | {"seed": 1}, root=root))
+        read = as_nobody(
+            lambda: (
+                trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=root)
+                .weight.sum()
+                .item()
+            )
+        )
+        refused = as_nobody(
+            lambda: trained("line", nn.Linear(2, 1), teach, SETTINGS | {"seed": 1}, root=root)
+        )
     assert read == "2.0"
-    assert refused.startswith("PermissionError") and "is not yours to write (Permission denied). Ask its owner" in refused
+    assert (
+        refused.startswith("PermissionError")
+        and "is not yours to write (Permission denied). Ask its owner" in refused
+    )
 
 
 def test_interrupted_training_leaves_nothing_that_looks_trained(tmp_path):

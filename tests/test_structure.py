@@ -1,16 +1,19 @@
 """A key depends on what computes a number, and on nothing else."""
 
 import ast
+import inspect
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
 from manifold_xai.course.notebooks import chapters
 from manifold_xai.course.provenance import key, rests_on
-from manifold_xai.course.structure import Reader, _library, _sources, reached
+from manifold_xai.course.structure import ASIDE, Reader, _library, _sources, reached
 
 STORE = '''"""Where things lie."""
 from manifold_xai.files import place
@@ -135,6 +138,7 @@ def keys(clone):
 
 
 def replace(file, old, new):
+    "Everywhere in the file."
     text = file.read_text(encoding="utf8")
     assert old in text
     file.write_text(text.replace(old, new), encoding="utf8")
@@ -173,6 +177,8 @@ NOTHING = [  # file, from, to: computes the same
     ("manifold_xai/plot.py", "print(x)", "print(x, x)"),  # figures make no number
     ("manifold_xai/other.py", 'how="half"):', 'how: str = "half") -> float:'),
     ("manifold_xai/__init__.py", "_FACE", "__version__ = '2'\n_FACE"),
+    ("manifold_xai/maths.py", "_half", "_one_half"),  # another name for the same
+    ("manifold_xai/maths.py", "class Point(", "Point_ = None\n\n\nclass Point("),
 ]
 
 
@@ -284,6 +290,47 @@ def test_a_cell_that_is_exported_counts_as_the_library_does(clone):
     assert keys(clone)["20_mean"] != one
 
 
+def test_renaming_what_pages_call_changes_no_key(clone):
+    before = keys(clone)
+    for file in ("manifold_xai/maths.py", "nbs/evidence/40_load.ipynb"):
+        replace(clone / file, "load_two", "load_both")
+    for file in ("manifold_xai/maths.py", "manifold_xai/other.py"):
+        replace(clone / file, "SOLVERS", "WAYS")
+    assert keys(clone) == before
+
+
+def test_of_two_definitions_that_read_alike_it_counts_who_calls_which(clone):
+    """Both read `return @(x)`; what they call, and who calls them, tells them apart."""
+    package = clone / "manifold_xai"
+    text = "def {0}(x):\n    return {1}(x)\n\n\n"
+    ends = "def one(x):\n    return x + 1\n\n\ndef two(x):\n    return x + 2\n\n\n"
+    write_page(clone, "20_mean", [([], "from manifold_xai.chain import a, b\na(b(1) * 3)")])
+    package.joinpath("chain.py").write_text(
+        ends
+        + text.format("c", "one")
+        + text.format("d", "two")
+        + text.format("a", "c")
+        + text.format("b", "d")
+    )
+    before = keys(clone)["20_mean"]
+    package.joinpath("chain.py").write_text(
+        ends
+        + text.format("c", "two")
+        + text.format("d", "one")
+        + text.format("a", "d")
+        + text.format("b", "c")
+    )
+    assert keys(clone)["20_mean"] == before  # only names changed hands
+    package.joinpath("chain.py").write_text(
+        ends
+        + text.format("c", "one")
+        + text.format("d", "two")
+        + text.format("a", "d")
+        + text.format("b", "c")
+    )
+    assert keys(clone)["20_mean"] != before
+
+
 def test_of_two_definitions_with_one_name_it_counts_who_calls_which(clone):
     package = clone / "manifold_xai"
     for name, step in (("left", 1), ("right", 2)):
@@ -354,7 +401,7 @@ def test_weights_and_stored_results_count_where_they_are_named(clone):
         clone / "nbs" / "evidence" / "40_load.ipynb", "'a'", "'silu', open('nbs/results/rows.json')"
     )
     page = clone / "nbs" / "evidence" / "40_load.ipynb"
-    assert {*rests_on(page, clone)["data"]} == {"vae-silu.safetensors", "rows.json"}
+    assert {*rests_on(page, clone).names["data"]} == {"vae-silu.safetensors", "rows.json"}
     before = key(page, clone)
     (results / "rows.json").write_text('{"command": "c", "key": {"code": "d"},\n "rows": [1, 2]}')
     store.save_tensors(weights / "vae-silu.safetensors", {"w": torch.zeros(3)}, {"note": 2})
@@ -381,7 +428,7 @@ def copied(tmp_path_factory):
 
 
 def all_codes(clone):
-    return {path.name: reached(path, clone).definitions for path in chapters(clone)}
+    return {path.name: reached(path, clone)[:2] for path in chapters(clone)}
 
 
 def test_a_docstring_in_every_module_and_function_leaves_all_keys_alone(copied):
@@ -415,3 +462,52 @@ def test_every_name_of_ours_is_found():
         for name in re.findall(r"(?<![\w.@'\"/])manifold_xai\.[\w.]+", re.sub(r"'[^']*'", "", text))
     }
     assert lost == set()
+
+
+PAGE = """
+import torch
+from manifold_xai import catalogue, diffid, score, tangent_basis
+from manifold_xai.geometry import worlds
+from manifold_xai.geometry.geodesic import geodesic
+from manifold_xai.subjects.autoencoders import digit_vae
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.subjects.data import digits
+
+model, vae, images = digit_classifier(), digit_vae(), digits("test")
+x, f = images.x[:2], score(model, images.y[:2])
+for name, method in catalogue(score(model), vae, steps=2, references=images.x[2:6], generator=torch.Generator().manual_seed(0)).items():
+    diffid(f, method(x, images.y[:2]), x, 0.1, levels=3)
+tangent_basis(vae.decode, vae.encode(x))
+for name in ("sphere", "paraboloid"):
+    world = getattr(worlds, name)
+    z = worlds.draw(world, 2, torch.Generator().manual_seed(0))
+    geodesic(world.decode, z[:1], z[1:], 4, iterations=2)
+"""
+
+
+def test_whatever_a_page_calls_is_reached(tmp_path, capsys):
+    """Python itself tells what of the package is called while a page runs."""
+    called, package = set(), str(ROOT / "manifold_xai")
+
+    def note(frame, event, _):
+        code = frame.f_code
+        if (
+            event == "call"
+            and code.co_filename.startswith(package)
+            and code.co_flags & inspect.CO_OPTIMIZED
+        ):
+            called.add((Path(code.co_filename).stem, code.co_qualname.split(".")[0]))
+
+    sys.setprofile(note)
+    try:
+        exec(PAGE, {"__name__": "page"})
+    finally:
+        sys.setprofile(None)
+    page = tmp_path / "page.py"
+    page.write_text(PAGE)
+    names = reached(page, ROOT).definitions
+    made = {(m, name) for m, name in called if m not in ASIDE and name[0] not in "<"}
+    missed = {name for _, name in made if name not in names} - {
+        "__getattr__"
+    }  # the lazy face itself
+    assert len(made) > 100 and missed == set()

@@ -20,7 +20,9 @@ from manifold_xai.files import requirements
 
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("[!.]*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
-LESSONS = [p for p in CHAPTERS if p.parent.name == "nbs"]  # evidence pages have no minutes, no exercises
+LESSONS = [
+    p for p in CHAPTERS if p.parent.name == "nbs"
+]  # evidence pages have no minutes, no exercises
 BIN = Path(sys.executable).parent
 
 

@@ -2,6 +2,7 @@
 
 `python tests/torture.py --rounds 100` prints what was done and what it found; `make torture` calls it.
 """
+
 import argparse
 import contextlib
 import hashlib
@@ -36,7 +37,9 @@ def record(claim, value):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{claim}.json").write_text(json.dumps(entry))
 """
-FIGURE = f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))"
+FIGURE = (
+    f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))"
+)
 PAUSE = "time.sleep(0.2)"
 
 
@@ -45,7 +48,13 @@ def toy(root: Path) -> Path:
     return course(
         root,
         **{
-            "40_toy": [CLAIM, FIGURE, "record('MIG-06', 1.0)", PAUSE, "record('MIG-07', 2.0); print('done')"],
+            "40_toy": [
+                CLAIM,
+                FIGURE,
+                "record('MIG-06', 1.0)",
+                PAUSE,
+                "record('MIG-07', 2.0); print('done')",
+            ],
             "evidence/40_toy": [CLAIM, "record('MIG-21', 3.0)", FIGURE, PAUSE, "print('done')"],
         },
     )
@@ -109,9 +118,13 @@ def picture(out: Path) -> dict[str, str]:
         name = path.relative_to(out).as_posix()
         if path.suffix == ".ipynb":
             cells = nbformat.read(path, 4).cells
-            content = json.dumps([[c.source, c.get("outputs")] for c in cells]).replace(str(out), "OUT")
+            content = json.dumps([[c.source, c.get("outputs")] for c in cells]).replace(
+                str(out), "OUT"
+            )
         elif name.startswith("finished/"):
-            content = " ".join(sorted(products.products(out, name.removeprefix("finished/").removesuffix(".json"))))
+            content = " ".join(
+                sorted(products.products(out, name.removeprefix("finished/").removesuffix(".json")))
+            )
         elif name in ("summary.json", "finished.json", ".lock"):
             content = ""
         else:
@@ -133,7 +146,11 @@ def kill(draw: random.Random, root: Path, out: Path, words: list, log: Path, too
     time.sleep(draw.uniform(0, took))
     here = own_processes(out)
     gentle = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
-    targets = {"driver": here["driver"], "kernel": here["kernel"], "all": [pid, *here["driver"], *here["kernel"]]}
+    targets = {
+        "driver": here["driver"],
+        "kernel": here["kernel"],
+        "all": [pid, *here["driver"], *here["kernel"]],
+    }
     for target in targets.get(whom, [pid]):
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, gentle.get(whom, signal.SIGKILL))
@@ -142,7 +159,11 @@ def kill(draw: random.Random, root: Path, out: Path, words: list, log: Path, too
     until = time.time() + 10
     while any(own_processes(out).values()) and time.time() < until:
         time.sleep(0.05)
-    check(not any(own_processes(out).values()), f"{whom} was killed, but something goes on computing", log)
+    check(
+        not any(own_processes(out).values()),
+        f"{whom} was killed, but something goes on computing",
+        log,
+    )
     return whom
 
 
@@ -152,7 +173,11 @@ def starve(draw: random.Random, root: Path, out: Path, words: list, log: Path, t
     code = finish(forked(words, log, most))
     check(code in (0, 1), f"files of at most {most} bytes: exit code {code}", log)
     done = [c for c in chapters_of(root) if not products.amiss(out, c)]
-    check(code == 1 or len(done) == 2, f"exit code {code} with {done} done and {most} bytes a file", log)
+    check(
+        code == 1 or len(done) == 2,
+        f"exit code {code} with {done} done and {most} bytes a file",
+        log,
+    )
     return "full disk"
 
 
@@ -166,7 +191,11 @@ def damage(draw: random.Random, root: Path, out: Path, words: list, log: Path, t
         path.write_bytes(content[: draw.randrange(len(content))])
     elif how == "changed":
         place = draw.randrange(len(content))
-        path.write_bytes(content[:place] + bytes([content[place] ^ draw.randrange(1, 256)]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place]
+            + bytes([content[place] ^ draw.randrange(1, 256)])
+            + content[place + 1 :]
+        )
     return f"{path.relative_to(out).parts[0]} {how}"
 
 
@@ -186,17 +215,25 @@ def torture(rounds: int, seed: int) -> Counter:
         log = Path(folder) / "log"
         words = ["run", "--root", root, "--profile", "smoke", "--jobs", 2, "--out"]
         start = time.time()
-        check(finish(forked([*words, Path(folder) / "whole"], log)) == 0, "the undisturbed run", log)
+        check(
+            finish(forked([*words, Path(folder) / "whole"], log)) == 0, "the undisturbed run", log
+        )
         whole, took = picture(Path(folder) / "whole"), time.time() - start
         for i in range(rounds):
             fault = FAULTS[i % len(FAULTS)]
             out = Path(folder) / f"out{i}"
             log.write_text("")
             what = fault(draw, root, out, [*words, out], log, took)
-            check(finish(forked([*words, out, "--resume"], log)) == 0, f"{what}: --resume failed", log)
+            check(
+                finish(forked([*words, out, "--resume"], log)) == 0, f"{what}: --resume failed", log
+            )
             after = picture(out)
             wrong = sorted(name for name in {*whole, *after} if whole.get(name) != after.get(name))
-            check(not wrong, f"{what} (round {i}, seed {seed}): after --resume these differ: {wrong}", log)
+            check(
+                not wrong,
+                f"{what} (round {i}, seed {seed}): after --resume these differ: {wrong}",
+                log,
+            )
             check("Traceback" not in log.read_text(), f"{what}: a traceback", log)
             done[what] += 1
             shutil.rmtree(out)
@@ -210,5 +247,7 @@ if __name__ == "__main__":
     asked = ask.parse_args()
     began = time.time()
     counts = torture(asked.rounds, asked.seed)
-    print(f"{asked.rounds} runs disturbed and resumed in {time.time() - began:.0f} s, all as if undisturbed:")
+    print(
+        f"{asked.rounds} runs disturbed and resumed in {time.time() - began:.0f} s, all as if undisturbed:"
+    )
     print(", ".join(f"{n} × {what}" for what, n in counts.most_common()))

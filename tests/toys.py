@@ -1,4 +1,5 @@
 """Courses in miniature, and what the tests that run them ask."""
+
 import json
 import shutil
 from contextlib import suppress
@@ -19,8 +20,15 @@ def course(root: Path, **cells: list[str]) -> Path:
         shutil.copy(ROOT / file, root)
     for name, sources in cells.items():
         text = f"# Title of {name}\n> What {name} shows.\n\n*About 5 minutes to read · not yet timed to run*"
-        nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
-        nb.cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+        nb = nbformat.v4.new_notebook(
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}
+            }
+        )
+        nb.cells = [
+            nbformat.v4.new_markdown_cell(text),
+            nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        ]
         nb.cells += [nbformat.v4.new_code_cell(source) for source in sources]
         for i, cell in enumerate(nb.cells):
             cell["id"] = f"{Path(name).name}-{i}"
@@ -32,7 +40,10 @@ def course(root: Path, **cells: list[str]) -> Path:
 
 def status(out: Path) -> dict[str, str]:
     """What became of each chapter, by the run's summary."""
-    return {c["chapter"]: c["status"] for c in json.loads((out / "summary.json").read_text())["chapters"]}
+    return {
+        c["chapter"]: c["status"]
+        for c in json.loads((out / "summary.json").read_text())["chapters"]
+    }
 
 
 def text(notebook: Path) -> str:
@@ -47,7 +58,17 @@ def own_processes(out: Path) -> dict[str, list[int]]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = " ".join(process.cmdline())
-            kind = "kernel" if "ipykernel_launcher" in words else "driver" if "execute.py" in words else None
-            if kind and process.status() != psutil.STATUS_ZOMBIE and process.environ().get("MANIFOLD_XAI_RUN") == str(out):
+            kind = (
+                "kernel"
+                if "ipykernel_launcher" in words
+                else "driver"
+                if "execute.py" in words
+                else None
+            )
+            if (
+                kind
+                and process.status() != psutil.STATUS_ZOMBIE
+                and process.environ().get("MANIFOLD_XAI_RUN") == str(out)
+            ):
                 found[kind].append(process.pid)
     return found

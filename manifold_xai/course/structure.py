@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Target', 'DEFINES', 'INNER', 'WHOLE', 'DROPPED', 'OMITTED', 'ASIDE', 'WRITTEN_DOWN', 'OWN',
            'LOOSE', 'bindings', 'Module', 'take_apart', 'Place', 'find', 'Reader', 'Reached',
-           'reached', 'fingerprint', 'Found']
+           'reached', 'Found']
 
 # %% ../../nbs/library/course/structure.ipynb #bbd1c8bc
 import ast
@@ -74,7 +74,7 @@ def _absolute(node, base):
     parents = base.split(".")
     return ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
 
-# %% ../../nbs/library/course/structure.ipynb #258baab3
+# %% ../../nbs/library/course/structure.ipynb #691ba66d
 class Module(NamedTuple):
     """A module or a page, its statements sorted by the names that they define."""
 
@@ -100,7 +100,7 @@ def take_apart(base: str, statements: list[ast.AST], own: list[ast.AST] = ()) ->
         changed = set() if names else _changes(statement) & {*made.definitions}
         for name in changed:
             made.definitions[name].append(statement)
-        if not (names or changed or _is_main(statement)):
+        if not (names or changed or _is_main(statement) or _says_nothing(statement)):
             made.loose.append(statement)
     for statement in own:
         names = _enter(made, statement, DEFINES)
@@ -153,6 +153,16 @@ def _owner(node):
 def _is_main(statement):
     return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
 
+
+def _says_nothing(statement):
+    "Imports, strings that stand alone, and what only editors read."
+    match statement:
+        case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Expr(ast.Constant()):
+            return True
+        case ast.If(ast.Name("TYPE_CHECKING") | ast.Attribute(ast.Name("typing"), "TYPE_CHECKING")):
+            return True
+    return False
+
 # %% ../../nbs/library/course/structure.ipynb #211b956a
 class Place(NamedTuple):
     """What a dotted name refers to."""
@@ -181,7 +191,7 @@ def find(modules: dict[str, Module], module: str, names: tuple[str, ...]) -> Pla
     unknown = Place(None, ".".join(filter(None, [module, *names])))
     return next((place for place in handed_on if place.module is not None), unknown)
 
-# %% ../../nbs/library/course/structure.ipynb #a8aa3f14
+# %% ../../nbs/library/course/structure.ipynb #28a23046
 WHOLE = "*"  # in the place of a name: all that a module defines
 DROPPED = {"ctx", "annotation", "returns", "type_comment", "type_params", "kind"}
 
@@ -189,12 +199,13 @@ DROPPED = {"ctx", "annotation", "returns", "type_comment", "type_params", "kind"
 class Reader:
     """Writes statements of one module as text in which nothing is left that computes nothing.
 
-    A name of ours reads @name, a foreign one is spelled out, wherever either comes from.
+    A name of ours reads @, and `places` says in the same order what stands there; a foreign name
+    is spelled out, wherever it comes from.
     """
 
     def __init__(self, modules: dict[str, Module], module: str):
         self.modules, self.module, self.home = modules, module, modules[module]
-        self.scopes, self.places, self.words, self.keywords = [], set(), set(), set()
+        self.scopes, self.places, self.words, self.keywords = [], [], set(), set()
 
     def text(self, node) -> str:
         """Any part of a syntax tree; what it refers to is noted in `places`, strings in `words`."""
@@ -202,6 +213,8 @@ class Reader:
             return f"[{', '.join(filter(None, map(self.text, node)))}]"
         if not isinstance(node, ast.AST):
             return repr(node)
+        if _says_nothing(node):
+            return ""
         return getattr(self, type(node).__name__, self.plain)(node)
 
     def plain(self, node) -> str:
@@ -219,24 +232,12 @@ class Reader:
 
     # What computes nothing
 
-    def Import(self, node):
-        return ""
-
-    ImportFrom = Pass = Import
-
-    def Expr(self, node):
-        return "" if isinstance(node.value, ast.Constant) else self.plain(node)
-
     def Raise(self, node):
         error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return f"Raise({self.text(error)})"
 
     def Assert(self, node):
         return f"Assert({self.text(node.test)})"
-
-    def If(self, node):
-        is_for_editors = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-        return "" if is_for_editors else self.plain(node)
 
     def AnnAssign(self, node):
         return self.plain(ast.Assign([node.target], node.value)) if node.value else ""
@@ -260,22 +261,21 @@ class Reader:
         """What `name` followed by attributes refers to, or the node as it stands if it is local."""
         scope = next((names for names in reversed(self.scopes) if name in names), None)
         if scope is None:
+            place = find(self.modules, self.module, (name, *rest))
             known = name in self.home.definitions or name in self.home.imports
-            found = known or self.home.stars
-            place = find(self.modules, self.module, (name, *rest)) if found else None
-            is_ours = place is not None and (known or place.module is not None)
-            return self.written(place) if is_ours else self.plain(node)
+            return self.written(place) if known or place.module is not None else self.plain(node)
         if scope[name] is None:
             return self.plain(node)
         module, origin = scope[name]
         return self.written(find(self.modules, module, (*filter(None, [origin]), *rest)))
 
     def written(self, place):
-        if place.module is None:
-            return place.name
-        self.places.add((place.module, place.name or WHOLE))
-        name = place.name or "module " + place.module.rpartition(".")[2]
-        return "@" + ".".join([name, *place.rest])
+        """A name of ours as @, unless no number comes from it; a foreign one in full."""
+        followed = place.module is not None and _makes_numbers(place)
+        if followed:
+            self.places.append((place.module, place.name or WHOLE))
+        name = place.name or place.module.rpartition(".")[2]
+        return ".".join(["@" if followed else name, *place.rest])
 
     # What has names of its own
 
@@ -323,11 +323,12 @@ class Reader:
         self.keywords.add(node.arg or "")
         return self.plain(node)
 
-# %% ../../nbs/library/course/structure.ipynb #a6e815ee
+# %% ../../nbs/library/course/structure.ipynb #b45717e1
 class Reached(NamedTuple):
     """All that the numbers of a page can depend on in code, its own and ours."""
 
-    definitions: dict[str, str]  # hash by name; where several share a name, one for all of them
+    code: str  # one hash of all of it, which a new name does not change
+    definitions: dict[str, str]  # a hash of what each says, by its name
     words: frozenset[str]  # strings in them, and keywords in the page and in what it names
 
 
@@ -346,19 +347,15 @@ def reached(page: str | Path, root: str | Path) -> Reached:
     Raises: ValueError for a notebook that is none; SyntaxError for a module that is not Python
     """
     page = Path(page)
-    exported, own = _cells(page) if page.suffix == ".ipynb" else _script(page)
+    is_script = page.suffix != ".ipynb"
+    exported, own = ([], [page.read_text(encoding="utf8")]) if is_script else _cells(page)
     return _reached(tuple(exported), tuple(own), _sources(Path(root)))
-
-
-def fingerprint(hashes: dict[str, str]) -> str:
-    """One hash for a set of named hashes."""
-    return _hash(*(f"{name} {hash}" for name, hash in sorted(hashes.items())))
 
 
 def _hash(*texts):
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
-# %% ../../nbs/library/course/structure.ipynb #f8353119
+# %% ../../nbs/library/course/structure.ipynb #79b21b00
 @lru_cache(maxsize=64)
 def _reached(exported, own, sources):
     modules, seen = _library(sources)
@@ -373,67 +370,75 @@ def _reached(exported, own, sources):
                 memory[place] = _read(modules, *place)
             read[place] = memory[place]
             todo.extend(read[place].places)
-    near = {place for place in read if not place[0]} | read["", ""].places
+    near = {place for place in read if not place[0]} | {*read["", ""].places}
     words = {word for found in read.values() for word in found.words}
     words |= {word for place in near for word in read[place].keywords}
-    return Reached(_by_name(read), frozenset(words))
+    return Reached(_as_one(read), _by_name(read), frozenset(words))
 
 
 class Found(NamedTuple):
     """One definition, or a module's loose statements, as a Reader leaves it."""
 
     text: str
-    places: frozenset[Target]
-    words: frozenset[str]
-    keywords: frozenset[str]
+    places: list[Target]  # what stands where the text has @, and what else is reached from here
+    words: set[str]
+    keywords: set[str]
 
 
 def _read(modules, module, name):
     home, reader = modules[module], Reader(modules, module)
-    text = reader.text(home.definitions.get(name, []) if name else home.loose)
-    reader.places.add((module, ""))
+    parts = [_nameless(part, name) for part in home.definitions.get(name, [])]
+    text = reader.text(parts if name else home.loose)
     if name == WHOLE:
-        reader.places.update((module, each) for each in home.definitions)
+        names = sorted(each for each in home.definitions if not each.startswith("__"))
+        text, reader.places = f"all of {names}", [(module, each) for each in names]
+    if module and name and home.loose:
+        reader.places.append((module, ""))
     if not module and name in home.imports:  # a page may call a name before it defines it anew
         origin, first = home.imports[name]
-        reader.written(find(modules, origin, tuple(filter(None, [first]))))
-    followed = filter(_makes_numbers, reader.places)
-    return Found(text, *map(frozenset, (followed, reader.words, reader.keywords)))
+        reader.written(find(modules, origin, (first,) if first else ()))
+    return Found(text, reader.places, reader.words, reader.keywords)
+
+
+def _nameless(statement, name):
+    "A definition without the name that it defines: it may be called otherwise tomorrow."
+    match statement:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return type(statement)(**vars(statement) | {"name": ""})
+        case ast.Assign([ast.Name()]) | ast.AnnAssign(ast.Name(), _, ast.expr()):
+            return ast.Assign([], statement.value)
+    return statement
 
 
 def _makes_numbers(place):
-    module, name = place
-    return not module or not (name in WRITTEN_DOWN or module.rpartition(".")[2] in ASIDE)
+    return not place.module or not (
+        place.name in WRITTEN_DOWN or place.module.rpartition(".")[2] in ASIDE
+    )
 
-# %% ../../nbs/library/course/structure.ipynb #4972373f
+# %% ../../nbs/library/course/structure.ipynb #3c944f67
+def _as_one(read, depth=8):
+    "A hash of all definitions, whatever they are called and wherever they lie."
+    known = texts = {place: _hash(found.text) for place, found in read.items()}
+    for _ in range(depth):
+        known = {p: _hash(texts[p], *(known[other] for other in read[p].places)) for p in read}
+    return _hash(*sorted({*known.values()}))
+
+
 def _by_name(read):
-    "Each definition's hash by its name alone, so that the file it lies in does not count."
-    alike = defaultdict(lambda: defaultdict(set))
+    "A hash of what each definition says, to name those that have changed."
+    said = defaultdict(set)
     for (module, name), found in read.items():
         if found.text != "[]":
-            users = {_hash(other.text) for other in read.values() if (module, name) in other.places}
-            alike[name or (LOOSE if module else OWN)][_hash(found.text)] |= users
-    return {name: _together(texts) for name, texts in sorted(alike.items())}
+            said[name or (LOOSE if module else OWN)].add(_hash(found.text))
+    return {name: _hash(*sorted(texts)) for name, texts in sorted(said.items())}
 
-
-def _together(texts):
-    if len(texts) == 1:
-        return next(iter(texts))
-    return _hash(*(f"{text} {sorted(users)}" for text, users in sorted(texts.items())))
-
-# %% ../../nbs/library/course/structure.ipynb #d74def3b
+# %% ../../nbs/library/course/structure.ipynb #c7318ff0
 def _cells(notebook):
     "Sources of a notebook's cells: those that are exported, and the others."
     cells = [cell for cell in read(notebook)["cells"] if cell["cell_type"] == "code"]
     kept = [c["source"] for c in cells if not OMITTED & {*c["metadata"].get("tags", [])}]
     is_exported = re.compile(r"#\|\s*export").match
     return [s for s in kept if is_exported(s)], [s for s in kept if not is_exported(s)]
-
-
-def _script(file):
-    "Source of a script, and what it does when it is run."
-    text = file.read_text(encoding="utf8")
-    return [text], [ast.unparse(s) for s in ast.parse(text).body if _is_main(s)]
 
 
 def _sources(root):

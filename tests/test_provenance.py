@@ -1,0 +1,230 @@
+"""What is kept says what it rests on, and decides nothing once that has changed."""
+
+import json
+import re
+import subprocess
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from manifold_xai.course.cli import main
+from manifold_xai.course.provenance import (
+    _results,
+    is_of,
+    kept_definitions,
+    keep_definitions,
+    key,
+    maker,
+    outdated,
+    outdated_results,
+    payload,
+    recorded_in,
+    restamp,
+    rests_on,
+    stale,
+    write_result,
+)
+
+ROOT = Path(__file__).parents[1]
+MATHS = "LIMIT = 1\n\n\ndef area(x):\n    return x * LIMIT\n\n\ndef length(x):\n    return x + 1\n"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """Two pages that record a claim each, with evidence and a stored run of today's code."""
+    for folder in ("manifold_xai", "nbs/results", "nbs/evidence", "benchmarks/results"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "settings.ini").write_text(
+        (ROOT / "settings.ini").read_text(encoding="utf8"), encoding="utf8"
+    )
+    (tmp_path / "manifold_xai" / "__init__.py").write_text("")
+    (tmp_path / "manifold_xai" / "maths.py").write_text(MATHS)
+    (tmp_path / "benchmarks" / "speed.py").write_text(
+        "from manifold_xai.maths import area\n\nif __name__ == '__main__':\n    area(2)\n"
+    )
+    for name, claim, call in (
+        ("20_area", "MIG-04", "area"),
+        ("evidence/30_length", "MIG-06", "length"),
+    ):
+        source = f'from manifold_xai.maths import {call}\nrecord("{claim}", {{"a": {call}(2)}})'
+        cell = dict(cell_type="code", metadata={}, source=source, outputs=[])
+        (tmp_path / "nbs" / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
+    for name, n in (("evidence", 200), ("ledger", 100)):
+        pages = recorded_in(tmp_path).items()
+        save(
+            tmp_path, name, {claim: entry(tmp_path, claim, page, name, n) for claim, page in pages}
+        )
+    keep_definitions(
+        tmp_path, [rests_on(page, tmp_path) for page in recorded_in(tmp_path).values()]
+    )
+    return tmp_path
+
+
+def entry(clone, claim, page, settings, n):
+    profile = "evidence" if settings == "evidence" else "cpu"
+    conditions = {"a": dict(value=0.1 + 0.2, low=0.1, high=0.5, n=n)}
+    return dict(
+        claim=claim,
+        chapter=page.stem,
+        profile=profile,
+        conditions=conditions,
+        key=key(page, clone) | {"settings": settings},
+    )
+
+
+def save(clone, name, values):
+    (clone / "nbs" / "results" / f"{name}.json").write_text(json.dumps(values))
+
+
+def load(clone, name):
+    return json.loads((clone / "nbs" / "results" / f"{name}.json").read_text())
+
+
+def run(clone, profile="cpu", **values):
+    """What a run of today's code leaves."""
+    for claim, page in recorded_in(clone).items():
+        made = entry(clone, claim, page, "evidence" if profile == "evidence" else "ledger", 100)
+        made["conditions"]["a"].update(values)
+        file = clone / "_out" / profile / "claims" / f"{claim}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(made))
+
+
+def edit(clone, old, new, file="manifold_xai/maths.py"):
+    text = (clone / file).read_text()
+    assert old in text
+    (clone / file).write_text(text.replace(old, new))
+
+
+def test_evidence_is_outdated_by_what_its_page_reaches_and_says_by_what(clone):
+    assert outdated(clone) == {} and stale(clone) == []
+    edit(clone, "LIMIT = 1", "LIMIT = 2")
+    assert outdated(clone) == {"MIG-04": ["LIMIT"]} and stale(clone) == ["20_area"]
+    edit(clone, "x + 1", "x + 2")
+    assert outdated(clone)["MIG-06"] == ["length"] and stale(clone) == [
+        "20_area",
+        "evidence/30_length",
+    ]
+
+
+def test_evidence_follows_a_claim_to_another_page(clone):
+    (clone / "nbs" / "20_area.ipynb").rename(clone / "nbs" / "evidence" / "20_area.ipynb")
+    assert outdated(clone) == {} and recorded_in(clone)["MIG-04"].parent.name == "evidence"
+    (clone / "nbs" / "evidence" / "20_area.ipynb").unlink()
+    assert outdated(clone) == {"MIG-04": ["the page that recorded it"]} and stale(clone) == []
+
+
+def test_restamp_where_a_run_gave_the_same_bits_and_nowhere_else(clone, capsys):
+    old = load(clone, "evidence")["MIG-04"]["key"]
+    edit(clone, "x * LIMIT", "LIMIT * x")
+    assert (
+        restamp(Namespace(root=clone, out=None)) == 1
+        and "this run has not recorded it" in capsys.readouterr().out
+    )
+    run(clone, value=0.3)  # 0.1 + 0.2 is another number
+    assert (
+        restamp(Namespace(root=clone, out=None)) == 1
+        and "MIG-04: other numbers: a" in capsys.readouterr().out
+    )
+    assert load(clone, "evidence")["MIG-04"]["key"] == old
+    run(clone)
+    assert main(["restamp", "--root", str(clone)]) == 0
+    for name in ("evidence", "ledger"):
+        made = load(clone, name)["MIG-04"]
+        assert made["was"][0]["code"] == old["code"] and made["key"]["settings"] == name
+        assert {"code": made["key"]["code"], "data": made["key"]["data"]} == key(
+            clone / "nbs" / "20_area.ipynb", clone
+        )
+        assert "was" not in load(clone, name)["MIG-06"]
+    assert outdated(clone) == {} and old["code"] not in kept_definitions(clone)
+    edit(clone, "LIMIT = 1", "LIMIT = 3")
+    assert outdated(clone) == {
+        "MIG-04": ["LIMIT"]
+    }  # what it rests on is known for the new key, too
+    assert (
+        restamp(Namespace(root=clone, out=None)) == 1
+        and "other code or data than today's" in capsys.readouterr().out
+    )
+
+
+def test_a_run_vouches_for_evidence_only_through_a_stored_run_of_the_same_code(clone, capsys):
+    edit(clone, "x * LIMIT", "LIMIT * x")
+    run(clone)
+    save(
+        clone,
+        "ledger",
+        {
+            claim: e | {"key": e["key"] | {"code": "other"}}
+            for claim, e in load(clone, "ledger").items()
+        },
+    )
+    assert restamp(Namespace(root=clone, out=None)) == 1
+    assert (
+        "ledger.json was not made with the code and data of the evidence" in capsys.readouterr().out
+    )
+
+
+def test_new_evidence_replaces_what_it_was_made_for_and_leaves_the_rest(clone, capsys):
+    edit(clone, "LIMIT = 1", "LIMIT = 2")
+    run(clone, "evidence", value=7.0)
+    (clone / "_out" / "evidence" / "claims" / "MIG-06.json").unlink()
+    before = load(clone, "evidence")
+    assert main(["evidence", "--root", str(clone)]) == 0
+    after = load(clone, "evidence")
+    assert (
+        after["MIG-04"]["conditions"]["a"]["value"] == 7.0 and after["MIG-06"] == before["MIG-06"]
+    )
+    assert outdated(clone) == {} and "to be run again: none" in capsys.readouterr().out
+    assert (
+        main(["run", "--only", "stale", "--root", str(clone)]) == 0
+        and "nothing to run" in capsys.readouterr().out
+    )
+
+
+def test_a_result_carries_key_commit_and_command(clone):
+    file = clone / "benchmarks" / "results" / "speed.json"
+    command = "python benchmarks/speed.py --n 3"
+    write_result(file, dict(machine="this", speed=[1.5, 2.0]), command, clone)
+    assert (
+        payload(file) == dict(speed=[1.5, 2.0])
+        and json.loads(file.read_text())["machine"] == "this"
+    )
+    assert json.loads(file.read_text())["key"] == key(clone / "benchmarks" / "speed.py", clone)
+    assert is_of(json.loads(file.read_text()), command, clone) and outdated_results(clone) == {}
+    assert not is_of(json.loads(file.read_text()), command + "0", clone)
+    edit(clone, "LIMIT = 1", "LIMIT = 2")
+    assert not is_of(json.loads(file.read_text()), command, clone)
+    assert (
+        maker("manifold-xai run --only 20_area --data-root FOLDER", clone)
+        == clone / "nbs" / "20_area.ipynb"
+    )
+    for wrong in ("make it so", "python benchmarks/no_such.py"):
+        with pytest.raises(ValueError, match="must name a script"):
+            maker(wrong, clone)
+
+
+# The clone itself
+
+
+@pytest.mark.parametrize("path", _results(ROOT), ids=lambda path: path.name)
+def test_every_stored_result_says_how_it_is_made_again(path):
+    result = json.loads(path.read_text(encoding="utf8"))
+    assert set(result.get("key", ())) == {"code", "data"}, (
+        f"{path.name} has no key: write it with write_result"
+    )
+    assert re.fullmatch(r"[0-9a-f]{12}\+?", result["commit"])
+    assert path.name in maker(result["command"], ROOT).read_text(encoding="utf8")
+
+
+def test_the_commits_of_stored_results_are_known():
+    for path in _results(ROOT):
+        commit = json.loads(path.read_text(encoding="utf8"))["commit"].rstrip("+")
+        found = subprocess.run(
+            ["git", "-C", ROOT, "cat-file", "-e", f"{commit}^{{commit}}"],
+            capture_output=True,
+            text=True,
+        )
+        if "not a git repository" in found.stderr or (ROOT / ".git" / "shallow").exists():
+            pytest.skip("no history here")
+        assert found.returncode == 0, f"{path.name}: no commit {commit}"

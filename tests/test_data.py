@@ -26,7 +26,8 @@ from torch.func import jacfwd, vmap
 from torch.utils.data import DataLoader
 
 from manifold_xai.subjects import data, sources, store
-from manifold_xai.subjects.data import digits, generate, plain_images, split, to_tensor, upsampled
+from manifold_xai.subjects.data import digits, plain_images, split, to_tensor
+from manifold_xai.subjects.generated import generate, upsampled
 from manifold_xai.subjects.sources import fetch, image_folder, image_set, load_images, photographs
 
 SAMPLE = SHARED / "data" / "imagenet-sample"

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from helpers import ROOT
+from toys import PIXEL, course, status, text
 
 from manifold_xai.course import doctor, publish
 from manifold_xai.course.cli import main
@@ -25,20 +26,8 @@ from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.session import Session, slots
 from manifold_xai.subjects.store import save_tensors
 
-PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5E"
-    "rkJggg=="
-)
-SLOW = (
-    "import subprocess, sys, time; "
-    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
-)
-LEFT_BEHIND = (
-    "import subprocess; p = subprocess.Popen("
-    "[sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); "
-    "print('left', p.pid)"
-)
+SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
+LEFT_BEHIND = "import subprocess; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); print('left', p.pid)"
 TRAIN = """
 import time
 from pathlib import Path
@@ -52,52 +41,11 @@ model = trained("line", nn.Linear(2, 1), train, {"width": 2}, root=out)
 """
 
 
-def course(root: Path, **cells: list[str]) -> Path:
-    """A clone in miniature: settings and one notebook for each keyword."""
-    (root / "nbs").mkdir(parents=True, exist_ok=True)
-    for file in ("settings.ini", "pyproject.toml"):
-        shutil.copy(ROOT / file, root)
-    for name, sources in cells.items():
-        text = (
-            f"# Title of {name}\n> What {name} shows.\n\n"
-            "*About 5 minutes to read · not yet timed to run*"
-        )
-        nb = nbformat.v4.new_notebook(
-            metadata={
-                "kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}
-            }
-        )
-        nb.cells = [
-            nbformat.v4.new_markdown_cell(text),
-            nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-        ]
-        nb.cells += [nbformat.v4.new_code_cell(source) for source in sources]
-        for i, cell in enumerate(nb.cells):
-            cell["id"] = f"{Path(name).name}-{i}"
-        path = root / "nbs" / f"{name}.ipynb"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(nb, path)
-    return root
-
-
 def call(*words) -> tuple[int, str]:
     """Exit code and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         code = main([str(word) for word in words])
     return code, out.getvalue()
-
-
-def status(out: Path) -> dict[str, str]:
-    return {
-        c["chapter"]: c["status"]
-        for c in json.loads((out / "summary.json").read_text())["chapters"]
-    }
-
-
-def text(notebook: Path) -> str:
-    """All that a notebook printed."""
-    outputs = [o for cell in nbformat.read(notebook, 4).cells for o in cell.get("outputs", [])]
-    return "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
 
 
 @pytest.fixture(scope="module")
@@ -294,12 +242,15 @@ def test_interrupt_then_resume(tmp_path, request):
     assert not alive
     assert [p.name for p in (out / "notebooks").iterdir()] == ["01_a.ipynb"]
     assert status(out) == {"01_a": "done", "02_b": "interrupted"}
-    # a runner that is killed outright leaves a partial file; and the slow chapter is mended
-    (out / "notebooks" / ".02_b.part.ipynb").write_text('{"cells": [')
+    # a runner that is killed outright leaves what it had begun; and the slow chapter is mended
+    (out / ".running" / "02_b").mkdir(parents=True)
+    (out / ".running" / "02_b" / "notebook.ipynb").write_text('{"cells": [')
     course(root, **{"02_b": ["2"]})
     first = (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns
     code, said = call(*words, "--resume")
     assert code == 0 and (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns == first
+    assert "02_b had not finished: what it left is removed" in said
+    assert not (out / ".running" / "02_b").exists()
     assert status(out) == {"01_a": "done earlier", "02_b": "done"}
     assert sorted(p.name for p in (out / "notebooks").iterdir()) == ["01_a.ipynb", "02_b.ipynb"]
 
@@ -548,10 +499,9 @@ def test_doctor_fails_for_essentials_and_notes_the_rest(tmp_path):
 def test_doctor_finds_damaged_weights_and_a_locked_data_root(tmp_path):
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(3)})
     (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
-    assert [(f.state, "b.safetensors" in f.text) for f in doctor.shipped(tmp_path)] == [
-        ("ok", False),
-        ("FAIL", True),
-    ]
+    save_tensors(tmp_path / "c.safetensors", {"w": torch.full((3,), float("nan"))})
+    found = [(f.state, re.findall(r"/(\w).safetensors", f.text)) for f in doctor.shipped(tmp_path)]
+    assert found == [("ok", []), ("FAIL", ["b"]), ("FAIL", ["c"])]
     (tmp_path / "file").write_text("")
     findings = list(doctor.machine(ROOT, str(tmp_path / "file" / "data")))
     assert any(f.state == "FAIL" and "MANIFOLD_XAI_DATA" in f.advice for f in findings)

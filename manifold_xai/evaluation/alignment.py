@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp
 
+from ..door import one_at_a_time
 from ..subjects.training import predictions, train_classifier
 from ..subjects.data import Images
 from ..geometry.metric import Decoder
@@ -181,7 +182,7 @@ def project_matrix_free(decode: Decoder, z: Tensor, v: Tensor, tol: float = 1e-4
         going = rho > tol**2 * start
         if not going.any():
             break
-        q = jvp(decode, (z,), (p,))[1]
+        q = one_at_a_time(jvp)(decode, (z,), (p,))[1]
         r = r - _per_row(torch.where(going, rho / _square(q), 0), q)
         s = pull(r)[0]
         new = torch.where(going, _square(s), rho)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..chunks import Chunks, takes_rows, values
-from ..score import Score, check_input
+from ..chunks import Chunks, values
+from ..score import Score, check_input, settled
 
 # %% ../../nbs/41_faithfulness.ipynb #627b2bd3
 PER = ("pixel", "channel")
@@ -40,11 +40,11 @@ def ranks(A: Tensor, per: str = "pixel", generator: torch.Generator | None = Non
     return torch.empty_like(order).scatter_(1, order, places).view_as(key)
 
 # %% ../../nbs/41_faithfulness.ipynb #d59a95d2
-def channel_mean(x: Tensor, preprocess: Callable | None = None) -> Tensor:
+def channel_mean(x: Tensor, preprocess: Callable | None = None, *, span: bool = True) -> Tensor:
     """Mean of each channel over images x, (n, C, H, W), after `preprocess`: the fixed fill of `removal`, (C,)."""
-    check_input(x)
+    check_input(x, span=span)
     with torch.no_grad():
-        z = x if preprocess is None else preprocess(x)
+        z = x if preprocess is None else preprocess(x.clone())
     return z.transpose(0, 1).flatten(1).mean(1)
 
 
@@ -75,16 +75,16 @@ def _answer(f, x, measure):
     if not isinstance(f, Score):
         if measure == "accuracy":
             raise ValueError("measure='accuracy' needs to see every class: hand over score(model, target), not a function of one score.")
-        return x, (lambda z, rows: f(z, rows=rows)) if takes_rows(f) else (lambda z, rows: f(z))
-    z = x if f.preprocess is None else f.preprocess(x)
+        return x, lambda z, rows: f(z.clone(), rows=rows)
+    z = x if f.preprocess is None else f.preprocess(x.clone())
     if z.shape[:1] + z.shape[2:] != x.shape[:1] + x.shape[2:]:
         raise ValueError(f"f's preprocessing must keep the pixels in place, but takes {tuple(x.shape)} to {tuple(z.shape)}: resize x beforehand.")
     inside = Score(f.model, f.target, f.output)
     if measure != "accuracy":
-        return z, inside
+        return z, lambda z, rows: inside(z.clone(), rows)
     if callable(f.target):
         raise ValueError("measure='accuracy' needs a class as the score's target, got a callable.")
-    return z, lambda z, rows: (inside.outputs(z, rows).argmax(1) == (f.target if isinstance(f.target, int) else f.target.to(z.device)[rows])).to(z)
+    return z, lambda z, rows: (inside.outputs(z.clone(), rows).argmax(1) == (f.target if isinstance(f.target, int) else f.target.to(z.device)[rows])).to(z)
 
 
 def _paint(fill, z):
@@ -145,6 +145,8 @@ def removal(
     *,
     batch: int | None = None,
     generator: torch.Generator | None = None,
+    check: bool = True,
+    span: bool = True,
 ) -> Removal:
     """Insertion, Deletion and DiffID of maps: what is left of the score when features go, least or most important first.
 
@@ -152,15 +154,16 @@ def removal(
     space after f's preprocessing: a number, one per channel (C,), images like x, or a callable (images, shown) -> fill, such as `kept_mean`;
     levels, a number of shares evenly from 0 to 1 (areas by the trapezoid), or shares (plain means); per, generator, as in `ranks`;
     measure, "confidence": F(x̃)/F(x), clipped to [0, 1] for each image; "ratio": not clipped; "accuracy": 1 where f's class is the one
-    predicted; batch, images evaluated at once.
+    predicted; batch, images evaluated at once; check, refuse a score that answers at random or depends on the batch; span, refuse
+    images out of range.
     Returns: Removal(diffid, insertion, deletion, inserted, deleted, levels), one number per image.
     Raises: ValueError for maps not like x or not finite, an unknown option, shares outside [0, 1], a score that is not positive at x.
     Source: Petsiuk et al. 2018; Yang et al. 2023; MA-GIG app. E, with its code's deletion.
     """
-    check_input(x)
+    check_input(x, span=span)
     check_map(A, x)
     shares, weights = _shares(levels)
-    z, answer = _answer(f.at(x, batch) if isinstance(f, Score) else f, x, measure)
+    z, answer = _answer(settled(f, x, batch, check=check), x, measure)
     paint, places = _paint(fill, z), ranks(A, per, generator).int()
     n, b = places[0].numel(), len(x)
     removed = [round(share * n) for share in shares.tolist()]
@@ -236,15 +239,17 @@ def probes(
     *,
     generator: torch.Generator,
     batch: int | None = None,
+    check: bool = True,
+    span: bool = True,
 ) -> Probes:
     """Perturbations ξ, and the drops of the score F(x) − F(x − ξ) that a faithful map predicts.
 
     Parameters: f, a `score` or any callable (b, ...) -> (b,); x, x0, (b, ...); sigma, deviation of the noise, in units of x;
     samples, draws for each image; law, "baseline": ξ = x − (x0 + ε), towards a noisy baseline (MIG); "noise": ξ = ε;
-    generator, draws for all images at once, so that `batch`, images evaluated at once, changes nothing.
+    generator, draws for all images at once, so that `batch`, images evaluated at once, changes nothing; check, span, as in `removal`.
     Raises: ValueError for an unknown law, sigma ≤ 0, samples < 1, x0 not like x. Source: Yeh et al. 2019; MIG §5.1.
     """
-    check_input(x)
+    check_input(x, span=span)
     if x0.shape != x.shape:
         raise ValueError(f"`x0` must have the shape of `x`, got x0 {tuple(x0.shape)} and x {tuple(x.shape)}. One baseline for all rows: x0.expand_as(x).")
     if law not in LAWS:
@@ -252,7 +257,7 @@ def probes(
     _check_draws(sigma, samples, "sigma")
     eps = sigma * torch.randn(samples, *x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
     xi = x - x0 - eps if law == "baseline" else eps
-    f = f.at(x, batch) if isinstance(f, Score) else f
+    f = settled(f, x, batch, check=check)
     rows, chunks = torch.arange(len(x), device=x.device), Chunks.of(x, batch)
     after = values(f, (x - xi).flatten(0, 1), rows.repeat(samples), chunks).view(samples, -1)
     return Probes(xi, values(f, x, rows, chunks) - after, x - x0)
@@ -291,16 +296,16 @@ class Sensitivity(NamedTuple):
 
 
 def max_sensitivity(
-    attribute: Callable, x: Tensor, radius: float = 0.02, samples: int = 10, *, generator: torch.Generator, A: Tensor | None = None
+    attribute: Callable, x: Tensor, radius: float = 0.02, samples: int = 10, *, generator: torch.Generator, A: Tensor | None = None, span: bool = True
 ) -> Sensitivity:
     """The largest change of a map among `samples` draws of δ, uniform in ‖δ‖_∞ ≤ radius.
 
     Parameters: attribute, images -> maps like them, with its class settled: lambda x: method.attribute(x, target=y); x, (b, ...);
-    radius, in units of x; x + δ is not clipped; generator, draws for all images at once, so that no internal batch changes them; A, attribute(x), if known.
+    radius, in units of x; x + δ is not clipped; generator, draws for all images at once, so that no internal batch changes them; A, attribute(x), if known; span, as in `removal`.
     Returns: Sensitivity(raw, relative); where a map is zero, relative is raw, as captum has it.
     Raises: ValueError for radius ≤ 0, samples < 1, maps not like x or not finite. Source: Yeh et al. 2019, def. 3.1; captum.metrics.sensitivity_max.
     """
-    check_input(x)
+    check_input(x, span=span)
     _check_draws(radius, samples, "radius")
     A = attribute(x) if A is None else A
     check_map(A, x)
@@ -314,15 +319,15 @@ def max_sensitivity(
     return Sensitivity(worst, worst / torch.where(norm > 0, norm, 1))
 
 # %% ../../nbs/41_faithfulness.ipynb #55ef5296
-def completeness_residual(f: Callable, A: Tensor, x: Tensor, x0: Tensor, *, batch: int | None = None) -> Tensor:
+def completeness_residual(f: Callable, A: Tensor, x: Tensor, x0: Tensor, *, batch: int | None = None, check: bool = True, span: bool = True) -> Tensor:
     """|ΣA − (F(x) − F(x0))| of each image, (b,): what a map leaves out of the score's gain, whatever its path.
 
-    Parameters: f, a `score` or any callable (b, ...) -> (b,); A, maps like x; x, x0, (b, ...); batch, images evaluated at once.
+    Parameters: f, a `score` or any callable (b, ...) -> (b,); A, maps like x; x, x0, (b, ...); batch, images evaluated at once; check, span, as in `removal`.
     Raises: ValueError for maps not like x or not finite. Source: Sundararajan et al. 2017, §3; MA-GIG app. D.1.
     """
-    check_input(x)
-    check_input(x0, "x0")
+    check_input(x, span=span)
+    check_input(x0, "x0", span)
     check_map(A, x)
-    f = f.at(x, batch) if isinstance(f, Score) else f
+    f = settled(f, x, batch, check=check)
     end, start = values(f, torch.cat([x, x0]), torch.arange(len(x), device=x.device).repeat(2), batch).chunk(2)
     return (A.flatten(1).sum(1) - (end - start)).abs()

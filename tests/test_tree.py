@@ -267,12 +267,21 @@ def test_imports_go_one_way(layer):
         *([ROOT / "manifold_xai/score.py"] if layer == "geometry" else []),
     ]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
-            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("manifold_xai")):
-                assert not set(later) & set((node.module or "").split(".")), f"{path.name} imports {node.module}"
+            if isinstance(node, ast.ImportFrom) and (
+                node.level or (node.module or "").startswith("manifold_xai")
+            ):
+                assert not set(later) & set((node.module or "").split(".")), (
+                    f"{path.name} imports {node.module}"
+                )
 
 
 def test_workflows_run_actions_by_hash():
     """A tag can be moved to other code."""
-    used = [line for path in (ROOT / ".github" / "workflows").glob("*.yml") for line in path.read_text().splitlines() if "uses:" in line]
+    used = [
+        line
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
     assert len(used) >= 5
     assert all(re.search(r"uses: [\w./-]+@[0-9a-f]{40}  # v[\d.]+$", line) for line in used), used

@@ -26,8 +26,15 @@ from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.session import Session, slots
 from manifold_xai.subjects.store import save_tensors
 
-SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
-LEFT_BEHIND = "import subprocess; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); print('left', p.pid)"
+SLOW = (
+    "import subprocess, sys, time; "
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
+)
+LEFT_BEHIND = (
+    "import subprocess; p = subprocess.Popen("
+    "[sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); "
+    "print('left', p.pid)"
+)
 TRAIN = """
 import time
 from pathlib import Path

@@ -15,6 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from .chunks import Chunks
 from manifold_xai.door import (
     AT_MOST,
     Watch,
@@ -109,9 +110,19 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
     check_eval(autoencoder)
     encode, decode = coders(autoencoder)
     with undrawn(x.device), torch.no_grad():
-        check_answers(lambda x, _: only_tensor(encode(x), "encode"), x, "`encode`", batch)
-        z = only_tensor(encode(x[: min(AT_MOST, batch)]), "encode").to(x.dtype)
-        check_answers(lambda z, _: only_tensor(decode(z), "decode"), z, "`decode`", batch)
+        check_answers(_asked(encode, "encode", batch), x, "`encode`", batch)
+        z = _asked(encode, "encode", batch)(x[: min(AT_MOST, batch)]).to(x.dtype)
+        check_answers(_asked(decode, "decode", batch), z, "`decode`", batch)
+
+
+def _asked(fn: Callable, name: str, batch: int) -> Callable:
+    """fn in portions of at most `batch` rows, smaller where memory is short."""
+    chunks = Chunks(batch)
+
+    def ask(v: Tensor, rows: Tensor | None = None) -> Tensor:
+        return torch.cat(chunks(lambda v, _: only_tensor(fn(v), name), v, v))
+
+    return ask
 
 # %% ../nbs/library/autoencoder.ipynb #877efb8d
 KINKED = (

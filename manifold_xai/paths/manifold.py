@@ -85,13 +85,13 @@ def encoded(autoencoder: Autoencoder, x: Tensor, batch: int | None = None, check
     Raises: ValueError as `check_autoencoder`; for layers in train mode, by name; for codes that are no tensor, or a code missing for a row.
     """
     check_eval(check_autoencoder(autoencoder))
-    if check:
-        check_coders(autoencoder, x, Chunks.of(x, batch).batch)
     rows = torch.arange(len(x), device=x.device)
     with torch.no_grad():
         z = torch.cat(Chunks.of(x, batch)(lambda x, rows: only_tensor(autoencoder.encode(x.clone()), "encode"), x, rows)).to(x.dtype)  # under autocast it may be shorter
     if len(z) != len(x):
         raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(x.shape)}.")
+    if check:
+        check_coders(autoencoder, x, Chunks.of(x, batch).batch)
     return z
 
 # %% ../../nbs/32_manifold.ipynb #a2b84a8d

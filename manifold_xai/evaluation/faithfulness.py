@@ -163,7 +163,9 @@ def removal(
     check_input(x, span=span)
     check_map(A, x)
     shares, weights = _shares(levels)
-    z, answer = _answer(settled(f, x, batch, check=check), x, measure)
+    f = settled(f, x, batch)
+    z, answer = _answer(f, x, measure)
+    settled(f, x, batch, check=check)
     paint, places = _paint(fill, z), ranks(A, per, generator).int()
     n, b = places[0].numel(), len(x)
     removed = [round(share * n) for share in shares.tolist()]

@@ -1,12 +1,16 @@
-"""Attacks on IG of photographs, and what the maps of other methods make of the same images: the measures of chapter 43, by photograph.
+"""Attacks on IG of photographs, and what the maps of other methods make of the same images:
+the measures of chapter 43, by photograph.
 
-    python benchmarks/attacks.py --data-root FOLDER     (100 photographs, an hour and a half on one core)
+    python benchmarks/attacks.py --data-root FOLDER
+        (100 photographs, an hour and a half on one core)
     python benchmarks/attacks.py --data-root FOLDER --quick
 
-FOLDER holds `taef2` and, for more than eight photographs, `imagenet-sample`. EfficientNet-Lite0 is explained, from black. Each photograph is attacked
-towards the IG map of the next photograph of another class; its ReLU6s are softplus for the attacker, who draws the points of his path anew at each step,
-and the class stays the same for the network itself. The last two methods explain nothing: maps that do not know the network.
-Photographs that are in the result file already are not done again. Numbers only: no photograph is written.
+FOLDER holds `taef2` and, for more than eight photographs, `imagenet-sample`. EfficientNet-Lite0
+is explained, from black. Each photograph is attacked towards the IG map of the next photograph
+of another class; its ReLU6s are softplus for the attacker, who draws the points of his path anew
+at each step, and the class stays the same for the network itself. The last two methods explain
+nothing: maps that do not know the network. Photographs that are in the result file already are
+not done again. Numbers only: no photograph is written.
 """
 
 from pathlib import Path
@@ -43,20 +47,34 @@ EPS, POINTS, ITERATIONS, SEGMENTS, SWEEPS, DRAWS = 8 / 255, 6, 24, 4, 2, 10
 
 def methods(f, autoencoder, steps):
     """Maps of v by name, all from black, of the class that f names."""
-    plain, every = IntegratedGradients(score(f.model, preprocess=f.preprocess)), score(f.model, preprocess=f.preprocess)
+    plain, every = (
+        IntegratedGradients(score(f.model, preprocess=f.preprocess)),
+        score(f.model, preprocess=f.preprocess),
+    )
+
     def redrawn(v):
         return autoencoder.decode(autoencoder.encode(v)).detach()
+
     def asked(method, v):
         return method.attribute(v, target=f.target, n_steps=steps)
+
     def drawn():
         return torch.Generator().manual_seed(9)  # the same for a photograph and its attacked copy
+
     def line(x0, v):
         return path_attribution(f, straight_path(x0, v, steps)).A
 
     def smooth(v):  # the same noise for every photograph and its attacked copy
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            return NoiseTunnel(plain).attribute(v, nt_samples=DRAWS, nt_samples_batch_size=1, stdevs=0.15, target=f.target, n_steps=max(1, steps // 4))
+            return NoiseTunnel(plain).attribute(
+                v,
+                nt_samples=DRAWS,
+                nt_samples_batch_size=1,
+                stdevs=0.15,
+                target=f.target,
+                n_steps=max(1, steps // 4),
+            )
 
     def tangent(v):  # one latent direction, seen at the code of v
         z = autoencoder.encode(v)
@@ -71,17 +89,25 @@ def methods(f, autoencoder, steps):
         "IG on the reconstruction": lambda v: line(redrawn(torch.zeros_like(v)), redrawn(v)),
         "EIG": lambda v: asked(EnhancedIG(every, autoencoder), v),
         "EIG, anchored": lambda v: asked(EnhancedIG(every, autoencoder, anchor=True), v),
-        "MIG": lambda v: asked(ManifoldIG(every, autoencoder, geodesic=dict(segments=SEGMENTS, iterations=SWEEPS)), v),
+        "MIG": lambda v: asked(
+            ManifoldIG(every, autoencoder, geodesic=dict(segments=SEGMENTS, iterations=SWEEPS)), v
+        ),
         "MA-GIG": lambda v: asked(ManifoldAlignedGuidedIG(every, autoencoder), v),
-        "MA-GIG, not anchored": lambda v: asked(ManifoldAlignedGuidedIG(every, autoencoder, anchor=False), v),
+        "MA-GIG, not anchored": lambda v: asked(
+            ManifoldAlignedGuidedIG(every, autoencoder, anchor=False), v
+        ),
         "random tangent": tangent,
         "intensity": torch.abs,
     }
 
 
 def ig_explain(f):
-    """IG from black on few points, each moved by up to half a segment at every call, with a graph, of the network that the attacker sees."""
-    soft, draws = score(softened(f.model), f.target, preprocess=f.preprocess), torch.Generator().manual_seed(8)
+    """IG from black on few points, each moved by up to half a segment at every call, with a graph,
+    of the network that the attacker sees."""
+    soft, draws = (
+        score(softened(f.model), f.target, preprocess=f.preprocess),
+        torch.Generator().manual_seed(8),
+    )
 
     def explain(v, rows):
         t = torch.linspace(0, 1, POINTS + 1)
@@ -95,29 +121,46 @@ ALIKE = dict(ssim=map_ssim, correlation=map_correlation)
 
 
 def likeness(clean, attacked, noisy):
-    """How much of a clean map is left after the attack and after noise of the same size, by SSIM and by correlation."""
-    return {f"{what}_{how}": alike(clean, A) for what, A in (("attack", attacked), ("noise", noisy)) for how, alike in ALIKE.items()}
+    """How much of a clean map is left after the attack and after noise of the same size,
+    by SSIM and by correlation."""
+    return {
+        f"{what}_{how}": alike(clean, A)
+        for what, A in (("attack", attacked), ("noise", noisy))
+        for how, alike in ALIKE.items()
+    }
 
 
 def measure(network, autoencoder, x, other, steps):
-    """One list per quantity over the photographs of x, each attacked towards the map of its row of `other`."""
+    """One list per quantity over the photographs of x, each attacked towards the map of its row of
+    `other`."""
     model, preprocess = network
     f, theirs = (score(model, preprocess=preprocess).at(v) for v in (x, other))
     explain = methods(f, autoencoder, steps)
     aim = methods(theirs, autoencoder, steps)["IG"](other)
     attacked = targeted_attack(ig_explain(f), f, x, unit_mass(aim), EPS, iterations=ITERATIONS)
-    noise = (x + EPS * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(6)) - 1)).clamp(0, 1)
+    noise = (
+        x + EPS * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(6)) - 1)
+    ).clamp(0, 1)
     found = {}
     for name, ask in explain.items():
         maps = [ask(v) for v in (x, attacked.x, noise)]
         found[name] = likeness(*maps)
         if name == "IG":
             found["IG, map blurred"] = likeness(*(blur(A.abs(), 2.0) for A in maps))
-            found["target"] = {f"{when}_{how}": alike(A, aim) for when, A in zip(("before", "after"), maps) for how, alike in ALIKE.items()}
+            found["target"] = {
+                f"{when}_{how}": alike(A, aim)
+                for when, A in zip(("before", "after"), maps)
+                for how, alike in ALIKE.items()
+            }
     outputs = model(preprocess(attacked.x)).argmax(1)
     change = (attacked.x - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
-    found["image"] = dict(change=change, same_class=(outputs == f.target).double(), kept=attacked.kept)
-    return {name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()} for name, row in found.items()}
+    found["image"] = dict(
+        change=change, same_class=(outputs == f.target).double(), kept=attacked.kept
+    )
+    return {
+        name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()}
+        for name, row in found.items()
+    }
 
 
 def main():
@@ -127,11 +170,29 @@ def main():
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     images = photographs(args.size, args.photographs, root=args.data_root)
     with torch.no_grad():
-        seen = torch.cat([network.model(network.preprocess(part)).argmax(1) for part in images.x.split(16)])
+        seen = torch.cat(
+            [network.model(network.preprocess(part)).argmax(1) for part in images.x.split(16)]
+        )
     n = len(seen)
-    partner = torch.tensor([next(j for k in range(1, n) if seen[j := (i + k) % n] != seen[i]) for i in range(n)])
-    notes = dict(eps=round(EPS, 4), points=POINTS, iterations=ITERATIONS, segments=SEGMENTS, sweeps=SWEEPS, draws=DRAWS)
-    collect("attacks", args, images, lambda at: measure(network, autoencoder, images.x[at], images.x[partner[at]], args.steps), ("photographs", "steps", "size"), **notes)
+    partner = torch.tensor(
+        [next(j for k in range(1, n) if seen[j := (i + k) % n] != seen[i]) for i in range(n)]
+    )
+    notes = dict(
+        eps=round(EPS, 4),
+        points=POINTS,
+        iterations=ITERATIONS,
+        segments=SEGMENTS,
+        sweeps=SWEEPS,
+        draws=DRAWS,
+    )
+    collect(
+        "attacks",
+        args,
+        images,
+        lambda at: measure(network, autoencoder, images.x[at], images.x[partner[at]], args.steps),
+        ("photographs", "steps", "size"),
+        **notes,
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
     python benchmarks/faithfulness.py            (500 digits, 21 shares: two minutes)
     python benchmarks/faithfulness.py --quick    (50 digits, 11 shares)
-    python benchmarks/faithfulness.py --photographs 64 --data-root FOLDER    (an hour on one core; resumes)
+    python benchmarks/faithfulness.py --photographs 64 --data-root FOLDER
+        (an hour on one core; resumes)
 
-The first form times `diffid` against the same number of bare forward passes, in turn, on one thread: a ratio of medians.
-The last writes Insertion, Deletion and DiffID of every method for each photograph to results/faithfulness.json. FOLDER holds `imagenet-sample` and
-`taef2`. Photographs that are in the file already are not done again.
+The first form times `diffid` against the same number of bare forward passes, in turn, on one
+thread: a ratio of medians. The last writes Insertion, Deletion and DiffID of every method for
+each photograph to results/faithfulness.json. FOLDER holds `imagenet-sample` and `taef2`.
+Photographs that are in the file already are not done again.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from manifold_xai.subjects.autoencoders import taef2
 from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classifier
 from manifold_xai.subjects.data import digits
 from manifold_xai.subjects.sources import photographs
-from manifold_xai.evaluation.faithfulness import channel_mean, diffid, kept_mean, removal
+from manifold_xai.evaluation.removal import channel_mean, diffid, kept_mean, removal
 from manifold_xai.paths.guided import guided_path
 from manifold_xai.chunks import values
 from manifold_xai.score import score
@@ -58,68 +60,140 @@ def timing(n, levels, rounds):
     images = digits("test")
     x = images.x[:n]
     f = score(digit_classifier("smooth")).at(x)
-    A, fill = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), channel_mean(images.x)
+    A, fill = (
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(0)),
+        channel_mean(images.x),
+    )
     seen = []
     hook = f.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     diffid(f, A, x, fill, levels=levels)
     hook.remove()
-    found = race({"diffid": lambda: diffid(f, A, x, fill, levels=levels), "passes": lambda: bare(f, x, 2 * levels)}, rounds)
+    found = race(
+        {
+            "diffid": lambda: diffid(f, A, x, fill, levels=levels),
+            "passes": lambda: bare(f, x, 2 * levels),
+        },
+        rounds,
+    )
     own = found["passes"] * sum(seen) / (2 * levels * n)
-    print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, processor time; {n} digits, {levels} shares, {rounds} rounds")
-    print(f"images through the network: {sum(seen)}, {sum(seen) / n:.0f} for each digit; two for each share would be {2 * levels}")
-    print(f"diffid {found['diffid']:.2f} s; {2 * levels * n} bare forward passes {found['passes']:.2f} s: ratio {found['diffid'] / found['passes']:.2f}")
+    print(
+        f"{platform.machine()}, torch {torch.__version__}, 1 thread, processor time; "
+        f"{n} digits, {levels} shares, {rounds} rounds"
+    )
+    print(
+        f"images through the network: {sum(seen)}, {sum(seen) / n:.0f} for each digit; "
+        f"two for each share would be {2 * levels}"
+    )
+    print(
+        f"diffid {found['diffid']:.2f} s; {2 * levels * n} bare forward passes "
+        f"{found['passes']:.2f} s: ratio {found['diffid'] / found['passes']:.2f}"
+    )
     print(f"against the {sum(seen)} passes it makes: ratio {found['diffid'] / own:.2f}")
 
 
 def grad_cam(f, x):
-    """Grad-CAM (Selvaraju et al. 2017) at the last convolution, enlarged to x, in each channel alike."""
+    """Grad-CAM (Selvaraju et al. 2017) at the last convolution, enlarged to x,
+    in each channel alike."""
     layer = [module for module in f.model.modules() if isinstance(module, torch.nn.Conv2d)][-1]
-    cam = captum.attr.LayerGradCam(f.model, layer).attribute(f.preprocess(x).requires_grad_(), target=f.target, relu_attributions=True)
-    return F.interpolate(cam.detach(), x.shape[2:], mode="bilinear", align_corners=False).expand_as(x)
+    cam = captum.attr.LayerGradCam(f.model, layer).attribute(
+        f.preprocess(x).requires_grad_(), target=f.target, relu_attributions=True
+    )
+    cam = F.interpolate(cam.detach(), x.shape[2:], mode="bilinear", align_corners=False)
+    return cam.expand_as(x)
 
 
 def maps_of(f, autoencoder, x, target, steps, generator):
     """Each method's map of x, by name, one after the other."""
     any_class = score(f.model, preprocess=f.preprocess)
-    references = x.roll(1, 0)  # another photograph of the batch; with batches of one class they would be the image's own
-    ways = catalogue(any_class, autoencoder, steps=steps, generator=generator, references=references)
-    for name in ("Saliency", "Input × Gradient", "SmoothGrad", "Smooth IG", "IG", "BlurIG", "GIG", "Settled IG", "IG2", "AGI", "EIG", "MA-GIG", "Settled MA-GIG"):
+    # another photograph of the batch; with batches of one class they would be the image's own
+    references = x.roll(1, 0)
+    ways = catalogue(
+        any_class, autoencoder, steps=steps, generator=generator, references=references
+    )
+    for name in (
+        "Saliency",
+        "Input × Gradient",
+        "SmoothGrad",
+        "Smooth IG",
+        "IG",
+        "BlurIG",
+        "GIG",
+        "Settled IG",
+        "IG2",
+        "AGI",
+        "EIG",
+        "MA-GIG",
+        "Settled MA-GIG",
+    ):
         yield name, ways[name](x, target)
-    yield "MIG", ManifoldIG(any_class, autoencoder, geodesic=dict(iterations=5)).attribute(x, target=target, n_steps=max(1, steps * 2 // 5))
-    yield "EIG, raw ends", EnhancedIG(any_class, autoencoder, anchor=True).attribute(x, target=target, n_steps=steps)
-    yield "GIG, random order", path_attribution(f, guided_path(f, torch.zeros_like(x), x, steps, order="random", generator=generator)).A
+    yield (
+        "MIG",
+        ManifoldIG(any_class, autoencoder, geodesic=dict(iterations=5)).attribute(
+            x, target=target, n_steps=max(1, steps * 2 // 5)
+        ),
+    )
+    yield (
+        "EIG, raw ends",
+        EnhancedIG(any_class, autoencoder, anchor=True).attribute(x, target=target, n_steps=steps),
+    )
+    yield (
+        "GIG, random order",
+        path_attribution(
+            f, guided_path(f, torch.zeros_like(x), x, steps, order="random", generator=generator)
+        ).A,
+    )
     yield "Grad-CAM", grad_cam(f, x)
     yield "random", torch.randn(x.shape, generator=generator)
     yield "intensity", x
 
 
 def judged(f, A, x, fill):
-    """DiffID in our protocol, Insertion and Deletion, per channel value, and the published counts; one list each."""
+    """DiffID in our protocol, Insertion and Deletion, per channel value, and the published counts;
+    one list each."""
     ours = removal(f, A, x, fill)
     n = x[0].numel()
     nine = [int(i / 10 * n) / n for i in range(1, 10)]
     found = dict(diffid=ours.diffid, insertion=ours.insertion, deletion=ours.deletion)
     found["per channel"] = diffid(f, A, x, fill, per="channel")
-    found["published, hard"] = diffid(f, A, x, kept_mean, levels=nine, per="channel", measure="accuracy")
+    found["published, hard"] = diffid(
+        f, A, x, kept_mean, levels=nine, per="channel", measure="accuracy"
+    )
     return {key: [round(v, 4) for v in q.tolist()] for key, q in found.items()}
 
 
 def evidence(args):
     """Judge the photographs that are not in the file yet, and print the means."""
     model, preprocess = imagenet_classifier("efficientnet_lite0")
-    autoencoder, images = taef2(data_root(args.data_root) / "taef2"), photographs(args.size, args.photographs, root=args.data_root)
+    autoencoder, images = (
+        taef2(data_root(args.data_root) / "taef2"),
+        photographs(args.size, args.photographs, root=args.data_root),
+    )
     fill = channel_mean(images.x, preprocess)
-    command = f"python benchmarks/faithfulness.py --photographs {args.photographs} --steps {args.steps} --size {args.size} --data-root FOLDER"
-    result = dict(command=command, machine=f"1 thread, {platform.machine()}, torch {torch.__version__}", seconds=0.0, rows=[], methods={})
+    command = (
+        f"python benchmarks/faithfulness.py --photographs {args.photographs} --steps {args.steps} "
+        f"--size {args.size} --data-root FOLDER"
+    )
+    result = dict(
+        command=command,
+        machine=f"1 thread, {platform.machine()}, torch {torch.__version__}",
+        seconds=0.0,
+        rows=[],
+        methods={},
+    )
     if args.results.exists():
         result = json.loads(args.results.read_text())
         if result["command"] != command:
-            raise SystemExit(f"{args.results} was made by\n  {result['command']}\nname another file with --results, or delete it.")
+            raise SystemExit(
+                f"{args.results} was made by\n  {result['command']}\n"
+                "name another file with --results, or delete it."
+            )
     for i in range(len(result["rows"]), len(images.x), args.batch):
         start, x = time.process_time(), images.x[i : i + args.batch]
         target = values(score(model, preprocess=preprocess), x).argmax(1)
         f = score(model, target, preprocess=preprocess)
-        for name, A in maps_of(f, autoencoder, x, target, args.steps, torch.Generator().manual_seed(i)):
+        for name, A in maps_of(
+            f, autoencoder, x, target, args.steps, torch.Generator().manual_seed(i)
+        ):
             for key, q in judged(f, A.detach(), x, fill).items():
                 result["methods"].setdefault(name, {}).setdefault(key, []).extend(q)
             if args.verbose:
@@ -134,7 +208,9 @@ def evidence(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--photographs", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)

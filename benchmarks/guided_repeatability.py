@@ -1,10 +1,12 @@
-"""Does a guided map come back? Signed maps again in float64 and after 1e-6 noise on the input, and what each order of features costs in DiffID.
+"""Does a guided map come back? Signed maps again in float64 and after 1e-6 noise on the input,
+and what each order of features costs in DiffID.
 
-    python benchmarks/guided_repeatability.py --data-root FOLDER     (64 photographs, 15 minutes on one core)
+    python benchmarks/guided_repeatability.py --data-root FOLDER
+        (64 photographs, 15 minutes on one core)
     python benchmarks/guided_repeatability.py --quick
 
-FOLDER holds `imagenet-sample`; without it the eight photographs that ship with scikit-image and scikit-learn are used.
-Photographs that are in the result file already are not done again.
+FOLDER holds `imagenet-sample`; without it the eight photographs that ship with scikit-image and
+scikit-learn are used. Photographs that are in the result file already are not done again.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.subjects.classifiers import imagenet_classifier
 from manifold_xai.subjects.sources import photographs
-from manifold_xai.evaluation.faithfulness import channel_mean, diffid
+from manifold_xai.evaluation.removal import channel_mean, diffid
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.guided import guided_path, mean_gradient, settled_path
 from manifold_xai.paths.straight import straight_path
@@ -33,7 +35,8 @@ PUBLISHED = "greedy, left rule (published)"
 
 
 def drawn(f, x, steps, order, random, which):
-    """Each variant's name and map on the rows of x; one drawing of the greedy path is read by both rules. which: "main", "again" or "all"."""
+    """Each variant's name and map on the rows of x; one drawing of the greedy path is read by both
+    rules. which: "main", "again" or "all"."""
     x0 = torch.zeros_like(x)
     yield "straight", path_attribution(f, straight_path(x0, x, steps))
     greedy = list(guided_path(f, x0, x, steps).draw())
@@ -42,56 +45,100 @@ def drawn(f, x, steps, order, random, which):
     del greedy
     yield "settled, window 0.5", path_attribution(f, settled_path(f, x0, x, steps, 0.5, order))
     if which != "main":
-        yield "mean order, groups of 0.1", path_attribution(f, guided_path(f, x0, x, steps, order=order))
+        yield (
+            "mean order, groups of 0.1",
+            path_attribution(f, guided_path(f, x0, x, steps, order=order)),
+        )
     if which != "again":
-        yield "random order, window 0.5", path_attribution(f, settled_path(f, x0, x, steps, 0.5, random))
+        yield (
+            "random order, window 0.5",
+            path_attribution(f, settled_path(f, x0, x, steps, 0.5, random)),
+        )
     if which == "all":
         authors = guided_path(f, x0, x, steps, fraction=0.25, max_dist=0.02)
-        yield "greedy, left rule, fraction 0.25, corridor 0.02 (authors' defaults)", path_attribution(f, authors, rule="left")
+        yield (
+            "greedy, left rule, fraction 0.25, corridor 0.02 (authors' defaults)",
+            path_attribution(f, authors, rule="left"),
+        )
         for window in (0.1, 0.9):
-            yield f"settled, window {window:g}", path_attribution(f, settled_path(f, x0, x, steps, window, order))
+            yield (
+                f"settled, window {window:g}",
+                path_attribution(f, settled_path(f, x0, x, steps, window, order)),
+            )
 
 
 def likeness(A, B):
     """Cosine of signed maps, and rank correlation of the blurred |A|, (b,) each."""
-    ranks = [blur(M.abs().sum(1, keepdim=True), 4.0).flatten(1).argsort(dim=1).argsort(dim=1).float() for M in (A, B)]
+    ranks = [
+        blur(M.abs().sum(1, keepdim=True), 4.0).flatten(1).argsort(dim=1).argsort(dim=1).float()
+        for M in (A, B)
+    ]
     ranks = [r - r.mean(1, keepdim=True) for r in ranks]
-    return F.cosine_similarity(A.double().flatten(1), B.double().flatten(1)), F.cosine_similarity(*ranks)
+    return F.cosine_similarity(A.double().flatten(1), B.double().flatten(1)), F.cosine_similarity(
+        *ranks
+    )
 
 
 def measure(network, x, steps, fill, wide):
-    """One list per variant and quantity over the photographs of x; noise, float64 and the lesser variants only where `wide`."""
+    """One list per variant and quantity over the photographs of x; noise,
+    float64 and the lesser variants only where `wide`."""
     model, preprocess = network
     n, generator = len(x), torch.Generator().manual_seed(1)
-    noise, random = 1e-6 * torch.randn(x.shape, generator=generator), torch.rand(x.shape, generator=generator)
+    noise, random = (
+        1e-6 * torch.randn(x.shape, generator=generator),
+        torch.rand(x.shape, generator=generator),
+    )
     y, found, maps = model(preprocess(x)).argmax(1), {}, {}
     copies = 2 if wide else 1
-    f, both = score(model, y.repeat(copies), preprocess=preprocess), torch.cat([x, x + noise][:copies])
-    own, order = score(model, y, preprocess=preprocess), mean_gradient(f, torch.zeros_like(both), both, steps)
-    for name, (A, gap, _) in drawn(f, both, steps, order, random.repeat(copies, 1, 1, 1), "all" if wide else "main"):
+    f, both = (
+        score(model, y.repeat(copies), preprocess=preprocess),
+        torch.cat([x, x + noise][:copies]),
+    )
+    own, order = (
+        score(model, y, preprocess=preprocess),
+        mean_gradient(f, torch.zeros_like(both), both, steps),
+    )
+    for name, (A, gap, _) in drawn(
+        f, both, steps, order, random.repeat(copies, 1, 1, 1), "all" if wide else "main"
+    ):
         maps[name] = A[:n]
         found[name] = dict(diffid=diffid(own, A[:n], x, fill), gap=gap[:n].abs())
         if wide:
             found[name]["noise"], found[name]["noise_rank"] = likeness(A[:n], A[n:])
     if wide:
         f, x = score(model.double(), y, preprocess=preprocess), x.double()
-        for name, (A, _, _) in drawn(f, x, steps, mean_gradient(f, torch.zeros_like(x), x, steps), random, "again"):
+        for name, (A, _, _) in drawn(
+            f, x, steps, mean_gradient(f, torch.zeros_like(x), x, steps), random, "again"
+        ):
             found[name]["float64"], found[name]["float64_rank"] = likeness(maps[name], A)
         model.float()
-    return {name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()} for name, row in found.items()}
+    return {
+        name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()}
+        for name, row in found.items()
+    }
 
 
 def arguments(doc, results, **defaults):
-    """The options of a repeatability benchmark, `defaults` in place of ours; --quick makes them tiny."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The options of a repeatability benchmark, `defaults` in place of ours;
+    --quick makes them tiny."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photographs", type=int, default=64)
-    parser.add_argument("--wide", type=int, default=16, help="photographs that are also done with noise, in float64, by all variants")
+    parser.add_argument(
+        "--wide",
+        type=int,
+        default=16,
+        help="photographs that are also done with noise, in float64, by all variants",
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--data-root")
     parser.add_argument("--results", type=Path, default=results)
-    parser.add_argument("--quick", action="store_true", help="two photographs, ten steps, nothing kept")
+    parser.add_argument(
+        "--quick", action="store_true", help="two photographs, ten steps, nothing kept"
+    )
     parser.set_defaults(**defaults)
     args = parser.parse_args()
     if args.quick:
@@ -99,17 +146,32 @@ def arguments(doc, results, **defaults):
     return args
 
 
-def collect(script, args, images, measured, options=("photographs", "wide", "steps", "size"), **notes):
-    """measured(slice) of one batch of photographs after the other, added to the result file, which is gone on with if it is there.
+def collect(
+    script, args, images, measured, options=("photographs", "wide", "steps", "size"), **notes
+):
+    """measured(slice) of one batch of photographs after the other, added to the result file,
+    which is gone on with if it is there.
 
     options, those that name the command; notes, kept in the file.
     """
-    command = " ".join([f"python benchmarks/{script}.py"] + [f"--{k} {getattr(args, k)}" for k in options])
-    result = dict(notes, command=command, machine=f"1 thread, {platform.machine()}, torch {torch.__version__}", seconds=0.0, rows=[], variants={})
+    command = " ".join(
+        [f"python benchmarks/{script}.py"] + [f"--{k} {getattr(args, k)}" for k in options]
+    )
+    result = dict(
+        notes,
+        command=command,
+        machine=f"1 thread, {platform.machine()}, torch {torch.__version__}",
+        seconds=0.0,
+        rows=[],
+        variants={},
+    )
     if args.results.exists() and not args.quick:
         result = json.loads(args.results.read_text())
         if result["command"] != command or any(result.get(k) != v for k, v in notes.items()):
-            raise SystemExit(f"{args.results} was made by\n  {result['command']}\nor with other settings: name another file with --results, or delete it.")
+            raise SystemExit(
+                f"{args.results} was made by\n  {result['command']}\n"
+                "or with other settings: name another file with --results, or delete it."
+            )
     for i in range(len(result["rows"]), len(images.x), args.batch):
         start, at = time.process_time(), slice(i, i + args.batch)
         for name, row in measured(at).items():
@@ -131,7 +193,12 @@ def main():
     network = imagenet_classifier("efficientnet_lite0")
     images = photographs(args.size, args.photographs, root=args.data_root)
     fill = channel_mean(images.x, network.preprocess)
-    collect("guided_repeatability", args, images, lambda at: measure(network, images.x[at], args.steps, fill, at.start < args.wide))
+    collect(
+        "guided_repeatability",
+        args,
+        images,
+        lambda at: measure(network, images.x[at], args.steps, fill, at.start < args.wide),
+    )
 
 
 if __name__ == "__main__":

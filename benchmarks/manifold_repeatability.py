@@ -1,9 +1,11 @@
 """Does a manifold-guided map come back? As `guided_repeatability.py`, for paths that TAEF2 draws.
 
-    python benchmarks/manifold_repeatability.py --data-root FOLDER     (64 photographs, half an hour on one core)
+    python benchmarks/manifold_repeatability.py --data-root FOLDER
+        (64 photographs, half an hour on one core)
     python benchmarks/manifold_repeatability.py --data-root FOLDER --quick
 
-FOLDER holds `taef2` and, for more than eight photographs, `imagenet-sample`. Photographs that are in the result file already are not done again.
+FOLDER holds `taef2` and, for more than eight photographs, `imagenet-sample`. Photographs that
+are in the result file already are not done again.
 """
 
 from pathlib import Path
@@ -18,9 +20,9 @@ from manifold_xai.subjects.sources import photographs
 from manifold_xai.geometry.metric import latent_line
 from manifold_xai.paths.manifold import anchored
 from manifold_xai.paths.manifold_guided import (
+    decode_and_grad,
     manifold_guided_path,
     manifold_settled_path,
-    two_gradients,
 )
 from manifold_xai.paths.path import Step
 from manifold_xai.paths.straight import straight_path
@@ -38,14 +40,15 @@ def walked_line(f, autoencoder, x, steps):
     with torch.no_grad():
         z0, z = autoencoder.encode(torch.zeros_like(x)), autoencoder.encode(x)
     for position in latent_line(z0, z, steps):
-        seen = two_gradients(f, autoencoder.decode, position, batch=chunks)
+        seen = decode_and_grad(f, autoencoder.decode, position, batch=chunks)
         line.append(Step(seen.x, seen.grad, seen.value))
         total = total + seen.grad_z.abs()
     return line, total / (steps + 1)
 
 
 def drawn(f, autoencoder, x, steps, random, which):
-    """Each variant's name and map on the rows of x; one drawing of the greedy path is read twice. which: "main", "again" or "all"."""
+    """Each variant's name and map on the rows of x; one drawing of the greedy path is read twice.
+    which: "main", "again" or "all"."""
     x0 = torch.zeros_like(x)
     line, order = walked_line(f, autoencoder, x, steps)
     if which != "again":
@@ -58,29 +61,44 @@ def drawn(f, autoencoder, x, steps, random, which):
     del greedy
 
     def settled(window, order):
-        return path_attribution(f, manifold_settled_path(f, autoencoder, x0, x, steps, window, jump=JUMP, order=order))
+        return path_attribution(
+            f, manifold_settled_path(f, autoencoder, x0, x, steps, window, jump=JUMP, order=order)
+        )
 
     yield "settled, window 0.5", settled(0.5, order)
     if which != "again":
         yield "random order, window 0.5", settled(0.5, random)
     if which == "all":
-        yield "mean order, groups of 0.05", path_attribution(f, manifold_guided_path(f, autoencoder, x0, x, steps, order=order, jump=JUMP))
+        yield (
+            "mean order, groups of 0.05",
+            path_attribution(
+                f, manifold_guided_path(f, autoencoder, x0, x, steps, order=order, jump=JUMP)
+            ),
+        )
         for window in (0.1, 0.9):
             yield f"settled, window {window:g}", settled(window, order)
 
 
 def measure(network, autoencoder, x, steps, fill, wide):
-    """One list per variant and quantity over the photographs of x; noise, float64 and the lesser variants only where `wide`."""
+    """One list per variant and quantity over the photographs of x; noise,
+    float64 and the lesser variants only where `wide`."""
     model, preprocess = network
     n, generator, copies = len(x), torch.Generator().manual_seed(1), 2 if wide else 1
     noise = 1e-6 * torch.randn(x.shape, generator=generator)
     random = torch.rand(autoencoder.encode(x).shape, generator=generator)
     y, found, maps = model(preprocess(x)).argmax(1), {}, {}
-    f, both = score(model, y.repeat(copies), preprocess=preprocess), torch.cat([x, x + noise][:copies])
+    f, both = (
+        score(model, y.repeat(copies), preprocess=preprocess),
+        torch.cat([x, x + noise][:copies]),
+    )
     own = score(model, y, preprocess=preprocess)
-    for name, (A, gap, ends) in drawn(f, autoencoder, both, steps, random.repeat(copies, 1, 1, 1), "all" if wide else "main"):
+    for name, (A, gap, ends) in drawn(
+        f, autoencoder, both, steps, random.repeat(copies, 1, 1, 1), "all" if wide else "main"
+    ):
         maps[name] = A[:n]
-        found[name] = dict(diffid=diffid(own, A[:n], x, fill), gap=(gap + ends[:, 0] - ends[:, 1])[:n].abs())
+        found[name] = dict(
+            diffid=diffid(own, A[:n], x, fill), gap=(gap + ends[:, 0] - ends[:, 1])[:n].abs()
+        )
         if wide:
             found[name]["noise"], found[name]["noise_rank"] = likeness(A[:n], A[n:])
     if wide:
@@ -89,7 +107,10 @@ def measure(network, autoencoder, x, steps, fill, wide):
             found[name]["float64"], found[name]["float64_rank"] = likeness(maps[name], A)
         model.float()
         autoencoder.float()
-    return {name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()} for name, row in found.items()}
+    return {
+        name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()}
+        for name, row in found.items()
+    }
 
 
 def main():
@@ -99,7 +120,14 @@ def main():
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     images = photographs(args.size, args.photographs, root=args.data_root)
     fill = images.x.mean((0, 2, 3)).view(1, 3, 1, 1)
-    collect("manifold_repeatability", args, images, lambda at: measure(network, autoencoder, images.x[at], args.steps, fill, at.start < args.wide))
+    collect(
+        "manifold_repeatability",
+        args,
+        images,
+        lambda at: measure(
+            network, autoencoder, images.x[at], args.steps, fill, at.start < args.wide
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""How much of each method's time is the networks': every pass that it asks for is written down, repeated bare, and timed beside it.
+"""How much of each method's time is the networks': every pass that it asks for is written down,
+repeated bare, and timed beside it.
 
     python benchmarks/passes.py            (32 digits, 200 steps, MNIST32 CNN and VAE: some minutes)
     python benchmarks/passes.py --quick    (4 digits, 20 steps)
 
-A pass is the score and its gradient, or a forward pass through encoder or decoder and the backward passes that came back through it, as many rows at once as the method sent;
-Jacobians that a geodesic asks for are repeated as Jacobians. Method and bare passes run in turn, round after round; the share is of medians. Aim: 85 % or more.
+A pass is the score and its gradient, or a forward pass through encoder or decoder and the
+backward passes that came back through it, as many rows at once as the method sent; Jacobians
+that a geodesic asks for are repeated as Jacobians. Method and bare passes run in turn, round
+after round; the share is of medians. Aim: 85 % or more.
 """
 
 import argparse
@@ -22,13 +25,14 @@ from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import digits
 from manifold_xai.geometry import geodesic
-from manifold_xai.geometry.metric import jacobian
+from manifold_xai.geometry.decoder import jacobian
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import score
 
 
 class Heard(nn.Module):
-    """A network that writes down what it is asked: [itself, one of its inputs, rows, backward passes]."""
+    """A network that writes down what it is asked: [itself, one of its inputs, rows,
+    backward passes]."""
 
     def __init__(self, inner, asked, scored=None):
         super().__init__()
@@ -44,7 +48,8 @@ class Heard(nn.Module):
 
 
 class Asked(list):
-    """Passes in their order; closed while a Jacobian, which is one entry of its own, goes through the decoder."""
+    """Passes in their order; closed while a Jacobian, which is one entry of its own,
+    goes through the decoder."""
 
     open = True
 
@@ -73,7 +78,9 @@ def bare(passes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
@@ -83,25 +90,52 @@ def main():
     x, vae, asked = digits("test").x[:n], digit_vae("silu"), Asked()
     network = digit_classifier("smooth")
     model = Heard(network, asked, score(network, 0)).eval()
-    vae.encoder, vae.decoder, geodesic.jacobian = Heard(vae.encoder, asked), Heard(vae.decoder, asked), asked.jacobian
+    vae.encoder, vae.decoder, geodesic.jacobian = (
+        Heard(vae.encoder, asked),
+        Heard(vae.decoder, asked),
+        asked.jacobian,
+    )
     methods = catalogue(
-        score(model), vae.eval(), steps=steps, generator=torch.Generator().manual_seed(0), references=digits("train").x[:200]
+        score(model),
+        vae.eval(),
+        steps=steps,
+        generator=torch.Generator().manual_seed(0),
+        references=digits("train").x[:200],
     )
     print(
-        f"{platform.machine()}, torch {torch.__version__}, {args.threads} thread(s); {n} digits at once, {steps} steps, median of {rounds}; rows for each digit"
+        f"{platform.machine()}, torch {torch.__version__}, {args.threads} thread(s); "
+        f"{n} digits at once, {steps} steps, median of {rounds}; rows for each digit"
     )
-    print(f"{'method':20s}{'s a digit':>10s}{'scored':>8s}{'back':>7s}{'drawn':>8s}{'back':>7s}{'Jacobians':>10s}{'passes':>8s}")
+    print(
+        f"{'method':20s}{'s a digit':>10s}{'scored':>8s}{'back':>7s}{'drawn':>8s}{'back':>7s}"
+        f"{'Jacobians':>10s}{'passes':>8s}"
+    )
     for name, method in methods.items():
         method(x)  # the first call may load something
         asked.clear()
         method(x)
         passes, rows = [*asked], Counter()
         for net, _, k, backs in passes:
-            rows.update({(net, "out"): k, (net, "back"): k * backs} if isinstance(net, Heard) else {"J": k})
-        counts = [rows[key] / n for key in ((model, "out"), (model, "back"), (vae.decoder, "out"), (vae.decoder, "back"), "J")]
-        times = race({"method": lambda: method(x), "passes": lambda: bare(passes)}, rounds, time.perf_counter)
+            rows.update(
+                {(net, "out"): k, (net, "back"): k * backs} if isinstance(net, Heard) else {"J": k}
+            )
+        counts = [
+            rows[key] / n
+            for key in (
+                (model, "out"),
+                (model, "back"),
+                (vae.decoder, "out"),
+                (vae.decoder, "back"),
+                "J",
+            )
+        ]
+        times = race(
+            {"method": lambda: method(x), "passes": lambda: bare(passes)}, rounds, time.perf_counter
+        )
         print(
-            f"{name:20s}{times['method'] / n:10.4f}{counts[0]:8.0f}{counts[1]:7.0f}{counts[2]:8.0f}{counts[3]:7.0f}{counts[4]:10.0f}{times['passes'] / times['method']:8.0%}",
+            f"{name:20s}{times['method'] / n:10.4f}{counts[0]:8.0f}{counts[1]:7.0f}"
+            f"{counts[2]:8.0f}{counts[3]:7.0f}{counts[4]:10.0f}"
+            f"{times['passes'] / times['method']:8.0%}",
             flush=True,
         )
 

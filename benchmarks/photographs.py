@@ -1,10 +1,13 @@
-"""Which map of a photograph is faithful? Insertion, Deletion and DiffID of MA-GIG and its rivals through TAEF2, by photograph.
+"""Which map of a photograph is faithful? Insertion, Deletion and DiffID of MA-GIG and its rivals
+through TAEF2, by photograph.
 
-    python benchmarks/photographs.py --data-root FOLDER     (100 photographs, 53 minutes on one core)
+    python benchmarks/photographs.py --data-root FOLDER
+        (100 photographs, 53 minutes on one core)
     python benchmarks/photographs.py --data-root FOLDER --quick
 
-FOLDER holds `taef2` and `imagenet-sample`; EfficientNet-Lite0 and the class it predicts are explained. Photographs that are in the result file already
-are not done again. Numbers only: no photograph is written. Chapter 41 reads the file and does a few photographs anew.
+FOLDER holds `taef2` and `imagenet-sample`; EfficientNet-Lite0 and the class it predicts are
+explained. Photographs that are in the result file already are not done again. Numbers only: no
+photograph is written. Chapter 41 reads the file and does a few photographs anew.
 """
 
 import warnings
@@ -22,8 +25,9 @@ from manifold_xai.attribution.methods import AGI, IG2
 from manifold_xai.subjects.autoencoders import taef2
 from manifold_xai.subjects.classifiers import imagenet_classifier
 from manifold_xai.subjects.sources import photographs
-from manifold_xai.evaluation.faithfulness import channel_mean, kept_mean, removal
-from manifold_xai.geometry.geodesic import geodesic, resample
+from manifold_xai.evaluation.removal import channel_mean, kept_mean, removal
+from manifold_xai.geometry.geodesic import geodesic
+from manifold_xai.geometry.latent import resample
 from manifold_xai.geometry.metric import latent_line, path_energy
 from manifold_xai.paths.blur import blur, blur_path
 from manifold_xai.paths.guided import guided_path, settled_path
@@ -33,17 +37,29 @@ from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 
 RESULTS = Path(__file__).parent / "results" / "photographs.json"
-SEGMENTS, SWEEPS = 4, 3  # of MIG's geodesic, and how often it is improved; it has not converged then
+# of MIG's geodesic, and how often it is improved; it has not converged then
+SEGMENTS, SWEEPS = 4, 3
 CELLS, ROUNDS = 14, 60  # of the optimised mask: cells a side, gradient steps
-WEIGHTS = dict(area=0.5, variation=0.5)  # of the mask's mean and of its mean step between neighbours
+# of the mask's mean and of its mean step between neighbours
+WEIGHTS = dict(area=0.5, variation=0.5)
 BLUR = 20.0  # width, in pixels, of the image that the mask shows in the place of what it hides
 
 
 def settings(args):
     """What the numbers depend on, beside the photographs."""
     return dict(
-        pixel_steps=args.steps, latent_steps=latent_steps(args.steps), jump=JUMP, mig_segments=SEGMENTS, mig_iterations=SWEEPS, batch=args.batch,
-        mask_cells=CELLS, mask_rounds=ROUNDS, mask_weights=WEIGHTS, mask_blur=BLUR, classifier="efficientnet_lite0", autoencoder="taef2",
+        pixel_steps=args.steps,
+        latent_steps=latent_steps(args.steps),
+        jump=JUMP,
+        mig_segments=SEGMENTS,
+        mig_iterations=SWEEPS,
+        batch=args.batch,
+        mask_cells=CELLS,
+        mask_rounds=ROUNDS,
+        mask_weights=WEIGHTS,
+        mask_blur=BLUR,
+        classifier="efficientnet_lite0",
+        autoencoder="taef2",
     )
 
 
@@ -52,24 +68,40 @@ def latent_steps(steps):
 
 
 def load(root, size, n):
-    """The classifier with its preprocessing, TAEF2, and the photographs; both networks laid out as the CPU likes them."""
+    """The classifier with its preprocessing, TAEF2, and the photographs;
+    both networks laid out as the CPU likes them."""
     model, preprocess = imagenet_classifier("efficientnet_lite0")
-    autoencoder = taef2(Path(root) / "taef2" if root else None).to(memory_format=torch.channels_last)
-    return (model.to(memory_format=torch.channels_last), preprocess), autoencoder, photographs(size, n, root=root)
+    autoencoder = taef2(Path(root) / "taef2" if root else None).to(
+        memory_format=torch.channels_last
+    )
+    return (
+        (model.to(memory_format=torch.channels_last), preprocess),
+        autoencoder,
+        photographs(size, n, root=root),
+    )
 
 
 def grad_cam(network, x, y):
-    """captum's Grad-CAM of the logits at the last feature maps, drawn up to x's size; shifted to begin at 0, since we rank by size, not cut off."""
+    """captum's Grad-CAM of the logits at the last feature maps, drawn up to x's size;
+    shifted to begin at 0, since we rank by size, not cut off."""
     model, preprocess = network
     method = LayerGradCam(score(model, output="logit", preprocess=preprocess), model._avg_pooling)
-    A = LayerAttribution.interpolate(method.attribute(x.clone().requires_grad_(), y, attribute_to_layer_input=True).detach(), x.shape[2:], "bilinear")
+    A = LayerAttribution.interpolate(
+        method.attribute(x.clone().requires_grad_(), y, attribute_to_layer_input=True).detach(),
+        x.shape[2:],
+        "bilinear",
+    )
     return (A - A.amin((1, 2, 3), keepdim=True)).expand_as(x) / x.shape[1]
 
 
-def optimised_mask(f, x, other, cells=CELLS, rounds=ROUNDS, area=WEIGHTS["area"], variation=WEIGHTS["variation"]):
-    """What to keep of x, in (0, 1), like x: a coarse mask whose removal loses the score and which alone keeps it, after I-GOS (Qi et al. 2020).
+def optimised_mask(
+    f, x, other, cells=CELLS, rounds=ROUNDS, area=WEIGHTS["area"], variation=WEIGHTS["variation"]
+):
+    """What to keep of x, in (0, 1), like x: a coarse mask whose removal loses the score and which
+    alone keeps it, after I-GOS (Qi et al. 2020).
 
-    Parameters: f, a score of one class per row; other, images like x or one per channel, shown where x is hidden; the rest in this file's head.
+    Parameters: f, a score of one class per row; other, images like x or one per channel, shown
+    where x is hidden; the rest in this file's head.
     """
     whole, w = f(x).detach(), torch.zeros(len(x), 1, cells, cells, requires_grad=True)
     descent = torch.optim.Adam([w], 0.1)
@@ -85,7 +117,8 @@ def optimised_mask(f, x, other, cells=CELLS, rounds=ROUNDS, area=WEIGHTS["area"]
 
 
 def short_geodesic(autoencoder, x0, x, steps):
-    """MIG's path with few segments, little improved, on which `steps` are laid; and its energy over that of the latent line, (b,)."""
+    """MIG's path with few segments, little improved, on which `steps` are laid;
+    and its energy over that of the latent line, (b,)."""
     z0, z = autoencoder.encode(x0), autoencoder.encode(x)
     found = geodesic(autoencoder.decode, z0, z, SEGMENTS, iterations=SWEEPS)
     gamma_z = resample(found.gamma_z, torch.ones(SEGMENTS, len(x)), steps)
@@ -95,14 +128,28 @@ def short_geodesic(autoencoder, x0, x, steps):
 
 
 def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
-    """Each method's name and map on photographs x, and what else there is to store. before, like x: IG2's references; which: "all" or "again".
+    """Each method's name and map on photographs x, and what else there is to store. before, like x:
+    IG2's references; which: "all" or "again".
 
     "again" leaves it at those that come back on another computer: no greedy path, nothing long.
     """
     model, preprocess = network
-    every, x0, latents = score(model, preprocess=preprocess), torch.zeros_like(x), latent_steps(steps)
+    every, x0, latents = (
+        score(model, preprocess=preprocess),
+        torch.zeros_like(x),
+        latent_steps(steps),
+    )
     f = every.at(x)
-    yield "random", torch.stack([torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(row))) for row in rows]), {}
+    yield (
+        "random",
+        torch.stack(
+            [
+                torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(row)))
+                for row in rows
+            ]
+        ),
+        {},
+    )
     yield "intensity", x, {}
     yield "Input × Gradient", InputXGradient(every).attribute(x, target=f.target), {}
     yield "Grad-CAM", grad_cam(network, x, f.target), {}
@@ -110,14 +157,24 @@ def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
     yield "Settled IG", path_attribution(f, settled_path(f, x0, x, steps)).A, {}
     line, order = walked_line(f, autoencoder, x, latents)
     yield "EIG", path_attribution(f, anchored(line, x0, x, False)).A, {}
-    yield "Settled MA-GIG", path_attribution(f, manifold_settled_path(f, autoencoder, x0, x, latents, jump=JUMP, order=order)).A, {}
+    yield (
+        "Settled MA-GIG",
+        path_attribution(
+            f, manifold_settled_path(f, autoencoder, x0, x, latents, jump=JUMP, order=order)
+        ).A,
+        {},
+    )
     if which == "again":
         return
     del line
     yield "GIG", path_attribution(f, guided_path(f, x0, x, steps)).A, {}
     greedy = list(manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False).draw())
     yield "MA-GIG", path_attribution(f, anchored(greedy, x0, x, True, JUMP)).A, {}
-    yield f"MA-GIG: {PUBLISHED}", path_attribution(f, anchored(greedy, x0, x, "published"), rule="left").A, {}
+    yield (
+        f"MA-GIG: {PUBLISHED}",
+        path_attribution(f, anchored(greedy, x0, x, "published"), rule="left").A,
+        {},
+    )
     del greedy
     gamma, energy = short_geodesic(autoencoder, x0, x, latents)
     yield "MIG", path_attribution(f, gamma).A, dict(energy=energy)
@@ -129,10 +186,18 @@ def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
 
 
 def controls(f, autoencoder, x, rows, steps):
-    """What a method becomes when one thing is taken from it, by name: its order, its ends, its jumps, its steps; and noise in the tangent space."""
+    """What a method becomes when one thing is taken from it, by name: its order, its ends,
+    its jumps, its steps; and noise in the tangent space."""
     x0, latents = torch.zeros_like(x), latent_steps(steps)
+
     def each(like):
-        return torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(row))) for row in rows])
+        return torch.stack(
+            [
+                torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(row)))
+                for row in rows
+            ]
+        )
+
     with torch.no_grad():
         z0, z = autoencoder.encode(x0), autoencoder.encode(x)
         ends = autoencoder.decode(z0), autoencoder.decode(z)
@@ -141,25 +206,55 @@ def controls(f, autoencoder, x, rows, steps):
     yield "IG on the reconstruction", path_attribution(f, straight_path(*ends, steps)).A, {}
     yield f"IG, {latents} steps", path_attribution(f, straight_path(x0, x, latents)).A, {}
     yield f"GIG, {latents} steps", path_attribution(f, guided_path(f, x0, x, latents)).A, {}
-    yield "GIG, random order", path_attribution(f, guided_path(f, x0, x, steps, order=each(x).abs())).A, {}
-    yield "EIG, anchored", path_attribution(f, enhanced_path(autoencoder, x0, x, latents, anchor=True, jump=JUMP)).A, {}
-    yield "MA-GIG, not anchored", path_attribution(f, manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False)).A, {}
-    yield "MA-GIG, random order", path_attribution(f, manifold_guided_path(f, autoencoder, x0, x, latents, order=each(z).abs(), jump=JUMP)).A, {}
+    yield (
+        "GIG, random order",
+        path_attribution(f, guided_path(f, x0, x, steps, order=each(x).abs())).A,
+        {},
+    )
+    yield (
+        "EIG, anchored",
+        path_attribution(f, enhanced_path(autoencoder, x0, x, latents, anchor=True, jump=JUMP)).A,
+        {},
+    )
+    yield (
+        "MA-GIG, not anchored",
+        path_attribution(f, manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False)).A,
+        {},
+    )
+    yield (
+        "MA-GIG, random order",
+        path_attribution(
+            f, manifold_guided_path(f, autoencoder, x0, x, latents, order=each(z).abs(), jump=JUMP)
+        ).A,
+        {},
+    )
 
 
 def judged(network, A, x, fill):
-    """Our protocol's three numbers of each map, and the published one's, counted hard: channel values, the mean of what is left, nine shares."""
+    """Our protocol's three numbers of each map, and the published one's, counted hard:
+    channel values, the mean of what is left, nine shares."""
     model, preprocess = network
     f, n = score(model, preprocess=preprocess).at(x), x[0].numel()
     ours = removal(f, A, x, fill)
-    hard = removal(f, A, x, kept_mean, [int(i / 10 * n) / n for i in range(1, 10)], "channel", "accuracy")
-    return dict(diffid=ours.diffid, insertion=ours.insertion, deletion=ours.deletion, hard_diffid=hard.diffid, hard_insertion=hard.insertion)
+    hard = removal(
+        f, A, x, kept_mean, [int(i / 10 * n) / n for i in range(1, 10)], "channel", "accuracy"
+    )
+    return dict(
+        diffid=ours.diffid,
+        insertion=ours.insertion,
+        deletion=ours.deletion,
+        hard_diffid=hard.diffid,
+        hard_insertion=hard.insertion,
+    )
 
 
 def measure(network, autoencoder, images, at, colour, steps, which="all"):
-    """{method: {measure: one number per photograph}} for the photographs in the slice `at`; colour, the mean of all, (1, 3, 1, 1)."""
+    """{method: {measure: one number per photograph}} for the photographs in the slice `at`; colour,
+    the mean of all, (1, 3, 1, 1)."""
     x, found = images.x[at], {}
-    for name, A, more in drawn(network, autoencoder, x, images.rows[at], images.x.roll(1, 0)[at], colour, steps, which):
+    for name, A, more in drawn(
+        network, autoencoder, x, images.rows[at], images.x.roll(1, 0)[at], colour, steps, which
+    ):
         seen = judged(network, A.detach(), x, network[1](colour)) | more
         found[name] = {key: [round(v, 4) for v in values.tolist()] for key, values in seen.items()}
     return found
@@ -172,9 +267,24 @@ def main():
     network, autoencoder, images = load(args.data_root, args.size, args.photographs)
     colour = channel_mean(images.x).view(1, 3, 1, 1)
     with torch.no_grad():
-        sure, predicted = torch.cat([network[0](network[1](x)).softmax(1) for x in images.x.split(20)]).max(1)
-    notes = dict(settings=settings(args), colour=colour.flatten().tolist(), labels=images.y.tolist(), predicted=predicted.tolist(), probability=sure.tolist())
-    collect("photographs", args, images, lambda at: measure(network, autoencoder, images, at, colour, args.steps), ("photographs", "steps", "size"), **notes)
+        sure, predicted = torch.cat(
+            [network[0](network[1](x)).softmax(1) for x in images.x.split(20)]
+        ).max(1)
+    notes = dict(
+        settings=settings(args),
+        colour=colour.flatten().tolist(),
+        labels=images.y.tolist(),
+        predicted=predicted.tolist(),
+        probability=sure.tolist(),
+    )
+    collect(
+        "photographs",
+        args,
+        images,
+        lambda at: measure(network, autoencoder, images, at, colour, args.steps),
+        ("photographs", "steps", "size"),
+        **notes,
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ _FACE = {
     "geometry.metric": (
         "latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis",
     ),
+    "geometry.matrix_free": ("project_matrix_free",),
+    "geometry.geodesic": ("geodesic",),
     "paths.path": ("Path", "Step"),
     "paths.straight": ("straight_path",),
     "paths.blur": ("blur", "blur_path"),
@@ -33,11 +35,11 @@ _FACE = {
     ),
     "attribution.catalogue": ("catalogue",),
     "attribution.maps": ("heat_map", "load_map", "save_map"),
-    "evaluation.alignment": (
-        "project_matrix_free", "roar", "tangent_fraction", "tangent_importance",
-    ),
+    "evaluation.alignment": ("tangent_fraction", "tangent_importance"),
+    "evaluation.roar": ("roar",),
+    "evaluation.removal": ("diffid", "removal"),
     "evaluation.faithfulness": (
-        "completeness_residual", "diffid", "infidelity", "max_sensitivity", "probes", "removal",
+        "completeness_residual", "infidelity", "max_sensitivity", "probes",
     ),
     "evaluation.plausibility": ("along", "area", "nearest_on_manifold", "prdc"),
     "evaluation.sanity": ("efficient_mprt", "mprt", "randomised"),

@@ -1,4 +1,6 @@
-"""Every method of the course, made for a score: what the tests that span methods are parametrised over."""
+"""Every method of the course, made for a score: what the tests that span methods are parametrised
+over."""
+
 from helpers import seeded
 
 from manifold_xai.attribution import captum as neighbours
@@ -16,7 +18,11 @@ from manifold_xai.attribution.methods import (
 )
 
 # each: (f, autoencoder, references) -> method. The draws of two methods made alike are alike.
-LINES = {"IG": lambda f, a, r: IntegratedGradients(f), "GIG": lambda f, a, r: GuidedIG(f), "Settled IG": lambda f, a, r: SettledIG(f)}
+LINES = {
+    "IG": lambda f, a, r: IntegratedGradients(f),
+    "GIG": lambda f, a, r: GuidedIG(f),
+    "Settled IG": lambda f, a, r: SettledIG(f),
+}
 LATENT = {
     "EIG": lambda f, a, r: EnhancedIG(f, a),
     "MIG": lambda f, a, r: ManifoldIG(f, a, geodesic=dict(iterations=3)),
@@ -30,7 +36,9 @@ NEIGHBOURS = {
     "Input × Gradient": lambda f, a, r: neighbours.InputXGradient(f),
     "SmoothGrad": lambda f, a, r: neighbours.SmoothGrad(f, samples=4, generator=seeded()),
     "Smooth IG": lambda f, a, r: neighbours.SmoothIG(f, samples=3, steps=4, generator=seeded()),
-    "Expected Gradients": lambda f, a, r: neighbours.ExpectedGradients(f, r, samples=4, generator=seeded()),
+    "Expected Gradients": lambda f, a, r: neighbours.ExpectedGradients(
+        f, r, samples=4, generator=seeded()
+    ),
 }
 EVERY = PATHS | NEIGHBOURS
 

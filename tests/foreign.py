@@ -1,4 +1,5 @@
 """Networks that are not ours, of the kinds people bring, and what a map must be whatever library made it: sums row by row."""
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,10 @@ class Net(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.first, self.last = nn.Linear(features, 12).double(), nn.Linear(12, classes).double()
+            self.first, self.last = (
+                nn.Linear(features, 12).double(),
+                nn.Linear(12, classes).double(),
+            )
 
     def inside(self, h):
         return h
@@ -85,7 +89,9 @@ class Attention(Net):
 class FunctionalAttention(Net):
     def inside(self, h):
         h = torch.stack([h, h.sin(), h.cos()], 1)
-        return F.scaled_dot_product_attention(h, h, h, dropout_p=0.3 if self.training else 0.0).mean(1)
+        return F.scaled_dot_product_attention(
+            h, h, h, dropout_p=0.3 if self.training else 0.0
+        ).mean(1)
 
 
 class BatchNorm(Net):
@@ -166,12 +172,30 @@ def made(kind, features=48, train=False):
 
 
 GOOD = dict(plain=Net, in_place=InPlace, patches=Patches)  # right in either mode
-EVAL = dict(functional_dropout=FunctionalDropout, stochastic_depth=StochasticDepth, lstm=Lstm, attention=Attention)  # right in eval mode
-EVAL |= dict(functional_attention=FunctionalAttention, batch_norm=BatchNorm, spectral=Spectral, counting=Counting)
-NOISY = dict(always_noisy=AlwaysNoisy, numpy_noise=NumpyNoise, own_generator=OwnGenerator)  # right in no mode
+EVAL = dict(
+    functional_dropout=FunctionalDropout,
+    stochastic_depth=StochasticDepth,
+    lstm=Lstm,
+    attention=Attention,
+)  # right in eval mode
+EVAL |= dict(
+    functional_attention=FunctionalAttention,
+    batch_norm=BatchNorm,
+    spectral=Spectral,
+    counting=Counting,
+)
+NOISY = dict(
+    always_noisy=AlwaysNoisy, numpy_noise=NumpyNoise, own_generator=OwnGenerator
+)  # right in no mode
 MIXING = dict(batch_statistics=BatchStatistics, centred=Centred)
 
-SHAPES = {"image": (3, 4, 4), "volume": (1, 2, 4, 6), "series": (2, 24), "table": (48,), "tokens": (6, 8)}
+SHAPES = {
+    "image": (3, 4, 4),
+    "volume": (1, 2, 4, 6),
+    "series": (2, 24),
+    "table": (48,),
+    "tokens": (6, 8),
+}
 
 
 def autoencoder(shape, features=48, codes=5, dtype=torch.float64):
@@ -179,7 +203,9 @@ def autoencoder(shape, features=48, codes=5, dtype=torch.float64):
     with torch.random.fork_rng():
         torch.manual_seed(7)
         encode = nn.Sequential(nn.Flatten(), nn.Linear(features, codes)).to(dtype)
-        decode = nn.Sequential(nn.Linear(codes, features), nn.Sigmoid(), nn.Unflatten(1, shape)).to(dtype)
+        decode = nn.Sequential(nn.Linear(codes, features), nn.Sigmoid(), nn.Unflatten(1, shape)).to(
+            dtype
+        )
     return adapt(encode, decode)
 
 
@@ -208,13 +234,28 @@ def oracle(f, x, steps, x0=None):
 
 def state_of(*modules):
     """All that a method must leave as it was, to be compared with `same`."""
-    found = [torch.get_rng_state().clone(), np.random.get_state()[1].copy(), np.random.get_state()[2]]
+    found = [
+        torch.get_rng_state().clone(),
+        np.random.get_state()[1].copy(),
+        np.random.get_state()[2],
+    ]
     for module in modules:
         for name, m in module.named_modules():
-            hooks = [m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks]
+            hooks = [
+                m._forward_hooks,
+                m._forward_pre_hooks,
+                m._backward_hooks,
+                m._backward_pre_hooks,
+            ]
             found += [name, m.training, *map(len, hooks), sorted(k for k in m.__dict__)]
         for name, v in [*module.named_parameters(), *module.named_buffers()]:
-            found += [name, v.detach().clone(), v.requires_grad, None if v.grad is None else v.grad.clone(), v._version]
+            found += [
+                name,
+                v.detach().clone(),
+                v.requires_grad,
+                None if v.grad is None else v.grad.clone(),
+                v._version,
+            ]
     return found
 
 

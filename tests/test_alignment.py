@@ -1,4 +1,5 @@
-"""Alignment: fractions that a rotation of the basis cannot change, splits without a basis, rankings, removal and retraining."""
+"""Alignment: fractions that a rotation of the basis cannot change, splits without a basis,
+rankings, removal and retraining."""
 
 import copy
 import math
@@ -10,16 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.evaluation.alignment import (
-    digit_mask,
-    project_matrix_free,
-    removed,
-    roar,
-    structure,
-    tangent_fraction,
-    tangent_importance,
-    tangent_noise,
-)
+from manifold_xai.evaluation.alignment import tangent_fraction, tangent_importance
+from manifold_xai.evaluation.controls import digit_mask, structure, tangent_noise
+from manifold_xai.evaluation.roar import removed, roar
+from manifold_xai.geometry.matrix_free import project_matrix_free
 from manifold_xai.geometry.metric import project, random_fraction, tangent_basis
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.data import Images
@@ -29,7 +24,7 @@ def orthonormal(b, D, k, seed=0):
     return torch.linalg.qr(randn(b, D, k, seed=seed)).Q
 
 
-# --- the fraction --------------------------------------------------------------------------------------------------------------
+# --- the fraction ---------------------------------------------------------------------------------
 
 
 def test_on_a_sphere_it_is_the_sine_of_the_angle():
@@ -37,7 +32,9 @@ def test_on_a_sphere_it_is_the_sine_of_the_angle():
     a = randn(50, 3, seed=1)
     basis = torch.linalg.svd(x[:, None])[2][:, 1:].mT  # what is at right angles to x
     cosine = (a * x).sum(1) / a.norm(dim=1)
-    torch.testing.assert_close(tangent_fraction(basis, a), (1 - cosine**2).sqrt(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        tangent_fraction(basis, a), (1 - cosine**2).sqrt(), atol=1e-12, rtol=0
+    )
 
 
 @given(st.integers(1, 6), st.integers(0, 1000), st.floats(-30, 30))
@@ -47,19 +44,25 @@ def test_it_depends_on_the_space_and_the_direction_only(k, seed, power):
     turn = orthonormal(1, k, k, seed + 2)
     want = project(basis, A).tangent.flatten(1).norm(dim=1) / A.flatten(1).norm(dim=1)
     assert ((tangent_fraction(basis, A) - want).abs() < 1e-12).all() and (want <= 1).all()
-    torch.testing.assert_close(tangent_fraction(basis @ turn, -(10.0**power) * A), want, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        tangent_fraction(basis @ turn, -(10.0**power) * A), want, atol=1e-12, rtol=0
+    )
 
 
 def test_tiny_maps_in_single_precision_are_measured_not_lost():
     basis, A = orthonormal(4, 100, 5).float(), randn(4, 1, 10, 10, seed=1).float()
-    torch.testing.assert_close(tangent_fraction(basis, 1e-30 * A), tangent_fraction(basis, A), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        tangent_fraction(basis, 1e-30 * A), tangent_fraction(basis, A), atol=1e-5, rtol=0
+    )
 
 
 def test_the_ends_of_the_scale():
     basis = orthonormal(4, 64, 6)
     inside = tangent_noise(basis, torch.zeros(4, 1, 8, 8), seeded())
     outside = project(basis, randn(4, 1, 8, 8)).normal
-    torch.testing.assert_close(tangent_fraction(basis, inside), torch.ones(4).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        tangent_fraction(basis, inside), torch.ones(4).double(), atol=1e-12, rtol=0
+    )
     assert tangent_fraction(basis, outside).max() < 1e-12
     assert (tangent_fraction(basis, torch.zeros(4, 1, 8, 8)) == 0).all()
 
@@ -69,20 +72,31 @@ def test_noise_has_the_exact_level_and_a_row_does_not_see_its_neighbours():
     basis, A = orthonormal(1, D, k).expand(n, D, k), randn(n, D, seed=3)
     found = tangent_fraction(basis, A)
     error = 4 * found.std() / math.sqrt(n)
-    assert abs(found.mean() - random_fraction(k, D)) < error < abs(math.sqrt(k / D) - random_fraction(k, D))  # tells the two apart
+    # tells the two apart
+    assert (
+        abs(found.mean() - random_fraction(k, D))
+        < error
+        < abs(math.sqrt(k / D) - random_fraction(k, D))
+    )
     assert tangent_fraction(basis[7:8], A[7:8]).item() == pytest.approx(found[7].item(), abs=1e-12)
 
 
-@pytest.mark.parametrize("A, says", [
-    (torch.ones(2, 1, 3, 3), "same images"), (torch.ones(3, 1, 3, 4), "same images"), (torch.full((2, 12), torch.nan), "NaN or infinite"),
-    (torch.ones(2, 12, dtype=torch.long), "floating-point"), (None, "NoneType"),
-])
+@pytest.mark.parametrize(
+    "A, says",
+    [
+        (torch.ones(2, 1, 3, 3), "same images"),
+        (torch.ones(3, 1, 3, 4), "same images"),
+        (torch.full((2, 12), torch.nan), "NaN or infinite"),
+        (torch.ones(2, 12, dtype=torch.long), "floating-point"),
+        (None, "NoneType"),
+    ],
+)
 def test_a_map_that_cannot_be_meant_is_refused(A, says):
     with pytest.raises(ValueError, match=says):
         tangent_fraction(orthonormal(2, 12, 3), A)
 
 
-# --- controls ------------------------------------------------------------------------------------------------------------------
+# --- controls -------------------------------------------------------------------------------------
 
 
 def test_tangent_noise_is_even_in_all_directions_of_the_space():
@@ -90,7 +104,8 @@ def test_tangent_noise_is_even_in_all_directions_of_the_space():
     v = tangent_noise(basis, torch.zeros(6000, 40), seeded(1))
     c = (basis.mT @ v[..., None])[..., 0]
     assert (v.norm(dim=1) - 1).abs().max() < 1e-12
-    assert (c.mT @ c / 6000 - torch.eye(3) / 3).abs().max() < 0.02  # 4 standard errors of a mean of 6,000
+    # 4 standard errors of a mean of 6,000
+    assert (c.mT @ c / 6000 - torch.eye(3) / 3).abs().max() < 0.02
     assert torch.equal(v, tangent_noise(basis, torch.zeros(6000, 40), seeded(1)))
 
 
@@ -110,14 +125,16 @@ def test_structure_is_a_correlation_of_neighbours():
     assert structure(checks[None, None]).item() == pytest.approx(-1, abs=1e-5)
     noise = randn(200, 2, 32, 32)
     assert abs(structure(noise).mean()) < 0.01
-    torch.testing.assert_close(structure(-3e-25 * noise.float() + 0), structure(noise).float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        structure(-3e-25 * noise.float() + 0), structure(noise).float(), atol=1e-4, rtol=0
+    )
     assert structure(torch.ones(2, 1, 4, 4)).tolist() == [0, 0]
     for bad in (torch.ones(2, 16), torch.ones(2, 1, 1, 16), torch.full((1, 1, 4, 4), torch.inf)):
         with pytest.raises(ValueError):
             structure(bad)
 
 
-# --- importance, removal, retraining ----------------------------------------------------------------------------------------------
+# --- importance, removal, retraining --------------------------------------------------------------
 
 
 def test_importance_is_the_squared_fraction_of_each_pixel_and_adds_up_to_k():
@@ -126,7 +143,9 @@ def test_importance_is_the_squared_fraction_of_each_pixel_and_adds_up_to_k():
     torch.testing.assert_close(importance.flatten(1).sum(1), torch.full((3,), 4.0).double())
     for j in range(12):
         one = torch.eye(12).double()[j].expand(3, 12)
-        torch.testing.assert_close(importance.flatten(1)[:, j], tangent_fraction(basis, one) ** 2, atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            importance.flatten(1)[:, j], tangent_fraction(basis, one) ** 2, atol=1e-12, rtol=0
+        )
     with pytest.raises(ValueError, match="same images"):
         tangent_importance(basis, torch.zeros(3, 1, 4, 4))
 
@@ -140,7 +159,9 @@ def test_a_product_of_surfaces_shares_importance_equally():
 
     z = randn(5, 4)
     importance = tangent_importance(tangent_basis(whole, z), whole(z))
-    torch.testing.assert_close(importance[:, :3].sum(1), torch.full((5,), 2.0).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        importance[:, :3].sum(1), torch.full((5,), 2.0).double(), atol=1e-9, rtol=0
+    )
 
 
 def test_removed_takes_the_highest_and_only_those():
@@ -152,7 +173,9 @@ def test_removed_takes_the_highest_and_only_those():
         assert (gone.sum(1) == round(16 * share)).all() and ((out == x) | (out == 0)).all()
         if share == 0.25:
             values = ranking.flatten(1)
-            assert (values.masked_fill(~gone, 2).amin(1) >= values.masked_fill(gone, -1).amax(1)).all()
+            assert (
+                values.masked_fill(~gone, 2).amin(1) >= values.masked_fill(gone, -1).amax(1)
+            ).all()
 
 
 def test_fills_are_what_they_say():
@@ -174,12 +197,20 @@ def test_ties_go_at_random_and_not_from_the_top():
     assert (out.mean((0, 1)) - 0.5).abs().max() < 0.12  # 4.8 standard errors, for 64 pixels
 
 
-@pytest.mark.parametrize("change, says", [
-    (dict(share=1.5), "share"), (dict(fill="grey"), "zero, mean, noise"), (dict(ranking=torch.ones(2, 1, 4, 5)), "each pixel"),
-    (dict(ranking=torch.full((2, 1, 4, 4), torch.nan)), "NaN"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(share=1.5), "share"),
+        (dict(fill="grey"), "zero, mean, noise"),
+        (dict(ranking=torch.ones(2, 1, 4, 5)), "each pixel"),
+        (dict(ranking=torch.full((2, 1, 4, 4), torch.nan)), "NaN"),
+    ],
+)
 def test_removal_refuses_what_cannot_be_meant(change, says):
-    given = dict(x=torch.ones(2, 1, 4, 4), ranking=torch.ones(2, 1, 4, 4), share=0.5, fill="zero") | change
+    given = (
+        dict(x=torch.ones(2, 1, 4, 4), ranking=torch.ones(2, 1, 4, 4), share=0.5, fill="zero")
+        | change
+    )
     with pytest.raises(ValueError, match=says):
         removed(**given, generator=seeded())
 
@@ -202,9 +233,27 @@ def test_retraining_without_the_corner_that_decides_is_guessing():
     corner[..., 0, 0] = 1
     elsewhere = 1 - corner
     how = dict(make=linear, shares=(0.1,), epochs=15, lr=0.05)
-    blind = roar(train, test, (corner.expand(300, -1, -1, -1), corner.expand(200, -1, -1, -1)), fill="mean", **how)
-    sees = roar(train, test, (elsewhere.expand(300, -1, -1, -1), elsewhere.expand(200, -1, -1, -1)), fill="mean", **how)
-    robbed = roar(train, test, (elsewhere.expand(300, -1, -1, -1), corner.expand(200, -1, -1, -1)), fill="mean", **how)
+    blind = roar(
+        train,
+        test,
+        (corner.expand(300, -1, -1, -1), corner.expand(200, -1, -1, -1)),
+        fill="mean",
+        **how,
+    )
+    sees = roar(
+        train,
+        test,
+        (elsewhere.expand(300, -1, -1, -1), elsewhere.expand(200, -1, -1, -1)),
+        fill="mean",
+        **how,
+    )
+    robbed = roar(
+        train,
+        test,
+        (elsewhere.expand(300, -1, -1, -1), corner.expand(200, -1, -1, -1)),
+        fill="mean",
+        **how,
+    )
     assert blind.shape == (1, 200) and blind.dtype == torch.bool
     assert blind.double().mean() < 0.65
     assert sees.double().mean() > 0.95
@@ -222,7 +271,7 @@ def test_roar_repeats_and_leaves_the_global_generator_alone():
     assert torch.equal(one, roar(train, test, rankings, **how))
 
 
-# --- without a basis ---------------------------------------------------------------------------------------------------------------
+# --- without a basis ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -232,25 +281,41 @@ def vae():
 
 def test_conjugate_gradients_agree_with_qr(vae):
     z, v = randn(6, 10), randn(6, 1, 32, 32, seed=1)
-    found, want = project_matrix_free(vae.decode, z, v, tol=1e-11, iterations=200), project(tangent_basis(vae.decode, z), v)
+    found = project_matrix_free(vae.decode, z, v, tol=1e-11, iterations=200)
+    want = project(tangent_basis(vae.decode, z), v)
     torch.testing.assert_close(found.tangent, want.tangent, atol=1e-9, rtol=0)
     torch.testing.assert_close(found.normal, want.normal, atol=1e-9, rtol=0)
     assert (found.residual <= 1e-11).all() and (found.iterations < 200).all()
 
 
 def bumpy(z):  # latents as maps, (b, 2, 3, 3) -> (b, 1, 6, 6), curved
-    return nn.functional.interpolate((z + 0.3 * z**3).sum(1, keepdim=True) + (z[:, :1] * z[:, 1:]).sin(), (6, 6), mode="bilinear")
+    return nn.functional.interpolate(
+        (z + 0.3 * z**3).sum(1, keepdim=True) + (z[:, :1] * z[:, 1:]).sin(), (6, 6), mode="bilinear"
+    )
 
 
 def wide(z):
-    return torch.cat([bumpy(z), z.sum((2, 3))[:, :1, None, None].cos() * bumpy(z).flip(3), z.repeat(1, 1, 2, 2)[:, :1] ** 3], 1)
+    return torch.cat(
+        [
+            bumpy(z),
+            z.sum((2, 3))[:, :1, None, None].cos() * bumpy(z).flip(3),
+            z.repeat(1, 1, 2, 2)[:, :1] ** 3,
+        ],
+        1,
+    )
 
 
 def test_latents_may_be_maps_and_the_bound_comes_from_below():
     z, v = randn(3, 2, 3, 3), randn(3, 3, 6, 6, seed=1)
     want = tangent_fraction(tangent_basis(lambda z: wide(z.reshape(-1, 2, 3, 3)), z.flatten(1)), v)
     whole = v.flatten(1).norm(dim=1)
-    bound = torch.stack([project_matrix_free(wide, z, v, tol=1e-12, iterations=n).tangent.flatten(1).norm(dim=1) / whole for n in (1, 2, 4, 8, 60)])
+    bound = torch.stack(
+        [
+            project_matrix_free(wide, z, v, tol=1e-12, iterations=n).tangent.flatten(1).norm(dim=1)
+            / whole
+            for n in (1, 2, 4, 8, 60)
+        ]
+    )
     assert (bound.diff(dim=0) > -1e-12).all() and (bound <= want + 1e-10).all()
     assert (bound[0] < 0.95 * want).all()  # it had something to do
     torch.testing.assert_close(bound[-1], want, atol=1e-8, rtol=0)
@@ -266,19 +331,27 @@ def test_rows_stop_by_themselves_and_do_not_see_each_other(vae):
     assert all(t.isfinite().all() for t in together)
     for i in range(1, 4):
         alone = project_matrix_free(vae.decode, z[i : i + 1], v[i : i + 1], tol=1e-6)
-        assert abs(alone.iterations - together.iterations[i]) <= 1  # batched products round differently
+        # batched products round differently
+        assert abs(alone.iterations - together.iterations[i]) <= 1
         torch.testing.assert_close(alone.tangent[0], together.tangent[i], atol=1e-5, rtol=0)
 
 
 def test_stopping_early_says_so(vae):
-    found = project_matrix_free(vae.decode, randn(2, 10), randn(2, 1, 32, 32), tol=1e-12, iterations=2)
+    found = project_matrix_free(
+        vae.decode, randn(2, 10), randn(2, 1, 32, 32), tol=1e-12, iterations=2
+    )
     assert (found.iterations == 2).all() and (found.residual > 1e-12).all()
 
 
-@pytest.mark.parametrize("change, says", [
-    (dict(v=torch.ones(2, 1, 32, 31).double()), "shaped like decode"), (dict(v=torch.full((2, 1, 32, 32), torch.nan).double()), "NaN"),
-    (dict(z=torch.full((2, 10), torch.inf).double()), "`z` must be finite"), (dict(iterations=0), "at least 1"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(v=torch.ones(2, 1, 32, 31).double()), "shaped like decode"),
+        (dict(v=torch.full((2, 1, 32, 32), torch.nan).double()), "NaN"),
+        (dict(z=torch.full((2, 10), torch.inf).double()), "`z` must be finite"),
+        (dict(iterations=0), "at least 1"),
+    ],
+)
 def test_a_split_that_cannot_be_meant_is_refused(vae, change, says):
     given = dict(z=torch.zeros(2, 10).double(), v=torch.ones(2, 1, 32, 32).double()) | change
     with pytest.raises(ValueError, match=says):

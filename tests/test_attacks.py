@@ -1,4 +1,5 @@
-"""Attacks keep their box and their class, reach what can be reached on paper, and compare maps as others do."""
+"""Attacks keep their box and their class, reach what can be reached on paper,
+and compare maps as others do."""
 
 import json
 
@@ -54,30 +55,46 @@ def smooth():
     """A small smooth network on images, and images."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 3)).double().eval()
+        net = (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 3))
+            .double()
+            .eval()
+        )
     return net, rand(6, 1, 8, 8, seed=1)
 
 
 def test_traced_map_is_the_integrators(smooth):
     net, x = smooth
     f = score(net).at(x)
-    bent = torch.cat([line(x, 3), x[None] * torch.rand(2, *x.shape, dtype=x.dtype, generator=seeded(2)), x[None]])
-    torch.testing.assert_close(traced_attribution(f, bent).detach(), path_attribution(f, bent.detach(), bent[0].detach(), x).A, rtol=1e-10, atol=1e-12)
+    bent = torch.cat(
+        [line(x, 3), x[None] * torch.rand(2, *x.shape, dtype=x.dtype, generator=seeded(2)), x[None]]
+    )
+    torch.testing.assert_close(
+        traced_attribution(f, bent).detach(),
+        path_attribution(f, bent.detach(), bent[0].detach(), x).A,
+        rtol=1e-10,
+        atol=1e-12,
+    )
 
 
 def test_traced_map_has_the_right_slope(smooth):
     net, x = smooth
     f = score(net, 1)
-    assert torch.autograd.gradcheck(lambda v: traced_attribution(f, line(v, 3)), x[:1].clone().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda v: traced_attribution(f, line(v, 3)), x[:1].clone().requires_grad_()
+    )
 
 
 @pytest.mark.parametrize("eps", [0.05, 0.2])
 def test_topk_attack_reaches_the_best_on_a_linear_score(eps):
-    w, x = torch.randn(20, generator=seeded(1)).double(), torch.rand(6, 20, generator=seeded(2)).double()
+    w = torch.randn(20, generator=seeded(1)).double()
+    x = torch.rand(6, 20, generator=seeded(2)).double()
     f, A = score(Two(lambda v: v @ w), 0, "logit"), (w * x).abs()
     top = A.topk(5, dim=1).indices
     best = (w.abs() * (x - eps).clamp(min=0)).gather(1, top).sum(1) / A.gather(1, top).sum(1)
-    torch.testing.assert_close(topk_attack(ig(f), f, x, 5, eps, weight=0.0, iterations=80).loss, best, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        topk_attack(ig(f), f, x, 5, eps, weight=0.0, iterations=80).loss, best, rtol=0, atol=1e-9
+    )
 
 
 def test_targeted_attack_reaches_the_best_on_a_sphere():
@@ -85,14 +102,18 @@ def test_targeted_attack_reaches_the_best_on_a_sphere():
     f = score(Two(lambda v: v.square().sum(1) / 2), 0, "logit")
     found = targeted_attack(gradient(f), f, x, aim, 0.1, weight=0.0, iterations=200)
     torch.testing.assert_close(found.x, x + (aim - x).clamp(-0.1, 0.1), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.loss, (found.x - aim).square().sum(1) / (x - aim).square().sum(1))
+    torch.testing.assert_close(
+        found.loss, (found.x - aim).square().sum(1) / (x - aim).square().sum(1)
+    )
 
 
 def test_box_and_class_are_kept(smooth):
     net, x = smooth
     f = score(net)
+
     def explain(v, rows):
         return unit_mass(traced_attribution(score(net, f.at(x).target), line(v), rows))
+
     aim = explain(x.flip(0).clone().requires_grad_(), torch.arange(6)).detach()
     found = targeted_attack(explain, f, x, aim, 0.3, weight=0.0, iterations=30)
     assert (found.x - x).abs().max() <= 0.3 + 1e-12 and found.x.min() >= 0 and found.x.max() <= 1
@@ -105,17 +126,24 @@ def test_box_and_class_are_kept(smooth):
 def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
     net, x, eps = digit_classifier("relu"), digits("test").x[:24], 0.1
     classes = score(net).at(x).target
-    apart = classes != classes.roll(1)  # each is sent to the map of the digit before it, if that is of another class
+    # each is sent to the map of the digit before it, if that is of another class
+    apart = classes != classes.roll(1)
     kept, aim = x[apart], x.roll(1, 0)[apart]
+
     def explained(v):
         return path_attribution(score(net).at(v), straight_path(torch.full_like(v, start), v, 50)).A
+
     f, target, draws = score(net).at(kept), explained(aim), seeded(2)
     soft = score(softened(net, 10.0), f.target)
 
-    def seen(v, rows):  # by the attacker: few points, drawn anew at each step, or he learns to fool the sum and not the integral
+    # by the attacker: few points, drawn anew at each step, or he learns to fool the sum and not the
+    # integral
+    def seen(v, rows):
         t = torch.linspace(0, 1, 9)
         t[1:-1] += (torch.rand(7, generator=draws) - 0.5) / 8
-        return unit_mass(traced_attribution(soft, start + t.view(-1, 1, 1, 1, 1) * (v - start), rows))
+        return unit_mass(
+            traced_attribution(soft, start + t.view(-1, 1, 1, 1, 1) * (v - start), rows)
+        )
 
     found = targeted_attack(seen, f, kept, unit_mass(target), eps, iterations=25, lr=eps / 5)
     noisy = (kept + eps * (2 * torch.rand(kept.shape, generator=seeded(3)) - 1)).clamp(0, 1)
@@ -136,21 +164,33 @@ def test_the_stored_attacks_on_photographs_reach_their_target(how):
     assert set(found["image"]["same_class"]) == {1.0} and max(found["image"]["change"]) < 0.2
     before, after = (torch.tensor(found["target"][f"{when}_{how}"]) for when in ("before", "after"))
     assert bootstrap(after - before, seeded(5)).low > 0
-    assert {"IG on the reconstruction", "EIG", "EIG, anchored", "BlurIG", "GIG, random order", "random tangent", "intensity"} <= set(found)
+    assert {
+        "IG on the reconstruction",
+        "EIG",
+        "EIG, anchored",
+        "BlurIG",
+        "GIG, random order",
+        "random tangent",
+        "intensity",
+    } <= set(found)
 
 
 def test_an_iterate_of_another_class_does_not_count():
     # the only way towards the aim crosses the border x₀ = 0.5, where the class changes
     f = score(Two(lambda v: 40 * (v[:, 0] - 0.5), low=0.0), output="logit")
     x = torch.tensor([[0.9, 0.5]])
-    found = targeted_attack(lambda v: v * 1, f, x, torch.tensor([[0.0, 0.5]]), 0.8, weight=0.0, iterations=40, lr=0.05)
+    found = targeted_attack(
+        lambda v: v * 1, f, x, torch.tensor([[0.0, 0.5]]), 0.8, weight=0.0, iterations=40, lr=0.05
+    )
     assert 0.5 < found.x[0, 0] < 0.56 and found.kept[0] < 0.5
 
 
 def test_a_row_that_never_keeps_its_class_comes_back_as_it_was():
     f = score(Two(lambda v: 1e3 * (v[:, 0] - 0.6), low=0.0), output="logit")
     x = torch.tensor([[0.601, 0.5]])
-    found = targeted_attack(lambda v: v * 1, f, x, torch.tensor([[0.0, 0.5]]), 0.5, weight=0.0, iterations=3, lr=0.1)
+    found = targeted_attack(
+        lambda v: v * 1, f, x, torch.tensor([[0.0, 0.5]]), 0.5, weight=0.0, iterations=3, lr=0.1
+    )
     assert torch.equal(found.x, x) and found.loss == 1 and found.kept == 0
 
 
@@ -163,18 +203,30 @@ def test_the_lead_is_held_by_its_weight(smooth):
         first, second = net(x).topk(2, dim=1).values.T
         return (first - second).detach()
 
-    lost = [(lead(x) - lead(targeted_attack(explain, f, x, aim, 0.3, weight=w, iterations=60, lr=0.01).x)).clamp(min=0).mean() for w in (0.0, 100.0)]
+    lost = [
+        (
+            lead(x)
+            - lead(targeted_attack(explain, f, x, aim, 0.3, weight=w, iterations=60, lr=0.01).x)
+        )
+        .clamp(min=0)
+        .mean()
+        for w in (0.0, 100.0)
+    ]
     assert lost[1] < 0.2 * lost[0]
 
 
 def test_rows_do_not_see_each_other(smooth):
     net, x = smooth
     f = score(net).at(x)
+
     def explain(v, rows):
         return unit_mass(traced_attribution(score(net, f.target), line(v), rows))
+
     aim = unit_mass(torch.rand(x.shape, generator=seeded(6)).double())
+
     def attack(batch):
         return targeted_attack(explain, f, x, aim, 0.1, iterations=10, batch=batch)
+
     for a, b in zip(attack(1), attack(6)):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
     top = [topk_attack(explain, f, x, 5, 0.1, iterations=5, batch=batch).x for batch in (2, 6)]
@@ -186,20 +238,39 @@ class Functional(nn.Module):
 
     def forward(self, x):
         F = nn.functional
-        once = torch.relu(x) + F.relu(x) + x.relu() + nn.ReLU(inplace=True)(x * 1) + F.relu(x * 1, inplace=True)
-        return once + F.relu6(9 * x) + nn.ReLU6()(9 * x) + F.hardtanh(x, -0.5, 0.5) + F.hardtanh(x) + nn.LeakyReLU(0.3)(x) + F.leaky_relu(x)
+        once = (
+            torch.relu(x)
+            + F.relu(x)
+            + x.relu()
+            + nn.ReLU(inplace=True)(x * 1)
+            + F.relu(x * 1, inplace=True)
+        )
+        return (
+            once
+            + F.relu6(9 * x)
+            + nn.ReLU6()(9 * x)
+            + F.hardtanh(x, -0.5, 0.5)
+            + F.hardtanh(x)
+            + nn.LeakyReLU(0.3)(x)
+            + F.leaky_relu(x)
+        )
 
 
 def test_softened_approaches_the_network_and_has_curvature():
     x = torch.linspace(-1, 1, 41).double()
-    apart = [(softened(Functional(), beta)(x) - Functional()(x)).abs().max().item() for beta in (10, 100, 1000)]
+    apart = [
+        (softened(Functional(), beta)(x) - Functional()(x)).abs().max().item()
+        for beta in (10, 100, 1000)
+    ]
     assert apart[0] / apart[1] == pytest.approx(10, rel=0.3)
     assert apart[1] / apart[2] == pytest.approx(10, rel=0.3)
 
     def bend(model, x):
         x = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.sum(), x)[0] if slope.requires_grad else torch.zeros_like(x)
+        return (
+            torch.autograd.grad(slope.sum(), x)[0] if slope.requires_grad else torch.zeros_like(x)
+        )
 
     assert bend(Functional(), x + 0.013).abs().max() == 0
     assert bend(softened(Functional(), 10), x).abs().max() > 1
@@ -217,10 +288,18 @@ def test_ssim_is_scikit_images():
 
     A, B = torch.randn(2, 3, 3, 24, 20, generator=seeded(7)).double()
     maps = [(M.abs().sum(1) / M.abs().sum(1).amax((1, 2), keepdim=True)).numpy() for M in (A, B)]
-    how = dict(data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
-    # torchmetrics mirrors the image at its edge, without repeating the edge itself, and takes the mean over all windows
-    theirs = [structural_similarity(*(np.pad(m, 5, "reflect") for m in pair), **how)[1][5:-5, 5:-5].mean() for pair in zip(*maps)]
-    torch.testing.assert_close(map_ssim(A, B), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-6)
+    how = dict(
+        data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+    )
+    # torchmetrics mirrors the image at its edge, without repeating the edge itself, and takes the
+    # mean over all windows
+    theirs = [
+        structural_similarity(*(np.pad(m, 5, "reflect") for m in pair), **how)[1][5:-5, 5:-5].mean()
+        for pair in zip(*maps)
+    ]
+    torch.testing.assert_close(
+        map_ssim(A, B), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-6
+    )
     assert map_ssim(A[:1], B[:1]).shape == (1,)
 
 
@@ -229,12 +308,18 @@ def test_correlation_is_scipys():
 
     A, B = torch.randn(2, 3, 3, 8, 8, generator=seeded(11)).double()
     maps = [M.abs().sum(1).flatten(1).numpy() for M in (A, B)]
-    torch.testing.assert_close(map_correlation(A, B), torch.tensor([pearsonr(a, b)[0] for a, b in zip(*maps)]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        map_correlation(A, B),
+        torch.tensor([pearsonr(a, b)[0] for a, b in zip(*maps)]),
+        rtol=0,
+        atol=1e-10,
+    )
     assert map_correlation(0 * A, B).abs().max() == 0
 
 
 def test_follow_moves_the_end_and_keeps_the_shape():
-    gamma_z, z1 = torch.randn(6, 3, 4, generator=seeded(8)), torch.randn(3, 4, generator=seeded(9)).requires_grad_()
+    gamma_z = torch.randn(6, 3, 4, generator=seeded(8))
+    z1 = torch.randn(3, 4, generator=seeded(9)).requires_grad_()
     torch.testing.assert_close(follow(gamma_z, gamma_z[-1]), gamma_z)
     moved = follow(gamma_z, z1)
     assert torch.equal(moved[0], gamma_z[0])
@@ -262,7 +347,10 @@ def bad(**changes):
         (dict(explain=lambda v: v.detach()), "with a graph back to x"),
         (dict(explain=lambda v: v.sum()), "one map per row"),
         (dict(f=lambda v: v.sum(1)), "has to see that the predicted class stays"),
-        (dict(f=score(Two(lambda v: v.sum(1)), lambda out: out[:, 0])), "has to see that the predicted class stays"),
+        (
+            dict(f=score(Two(lambda v: v.sum(1)), lambda out: out[:, 0])),
+            "has to see that the predicted class stays",
+        ),
     ],
 )
 def test_bad_input(changes, says):

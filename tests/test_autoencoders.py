@@ -70,17 +70,22 @@ def test_parts_sum_to_the_log_ratio(b, more, d, seed):
 def test_parts_of_a_whole_data_set_are_those_of_its_mixture():
     q = posterior()
     z = as_torch(q).sample()
+
     def mix(base):
         return MixtureSameFamily(Categorical(torch.ones(6).double()), base)
+
     joint = mix(as_torch(q)).log_prob(z)
-    each = sum(mix(Normal(q.mean[:, j], (q.logvar[:, j] / 2).exp())).log_prob(z[:, j]) for j in range(4))
+    each = sum(
+        mix(Normal(q.mean[:, j], (q.logvar[:, j] / 2).exp())).log_prob(z[:, j]) for j in range(4)
+    )
     parts = A.kl_parts(z, q, n=6)
     torch.testing.assert_close(parts.mutual, as_torch(q).log_prob(z) - joint)
     torch.testing.assert_close(parts.correlation, joint - each)
 
 
 def test_density_from_a_batch_is_unbiased():
-    # q(z) at image 0's sample from every batch of 3 that holds image 0, out of 6: the mean is the mixture's density
+    # q(z) at image 0's sample from every batch of 3 that holds image 0, out of 6: the mean is the
+    # mixture's density
     q, n = posterior(), 6
     z = as_torch(q).sample()
     found = []
@@ -94,14 +99,23 @@ def test_density_from_a_batch_is_unbiased():
 
 
 def test_family_of_losses():
-    vae, x = A.initialise(A.VAE(4, channels=4, hidden=8, size=8), seeded()), torch.rand(5, 1, 8, 8, generator=seeded(1))
-    paid = {w: A.vae_loss(vae, x, 20, seeded(2), w) for w in ((1.0, 1.0, 1.0), (4.0, 4.0, 4.0), (1.0, 6.0, 1.0))}
+    vae = A.initialise(A.VAE(4, channels=4, hidden=8, size=8), seeded())
+    x = torch.rand(5, 1, 8, 8, generator=seeded(1))
+    paid = {
+        w: A.vae_loss(vae, x, 20, seeded(2), w)
+        for w in ((1.0, 1.0, 1.0), (4.0, 4.0, 4.0), (1.0, 6.0, 1.0))
+    }
     q = vae.posterior(x)
     z = q.mean + torch.randn(q.mean.shape, generator=seeded(2)) * (q.logvar / 2).exp()
     error, parts = A.cross_entropy(vae.decode(z), x), A.kl_parts(z, q, 20)
-    for (a, b, c), expected in {(1.0, 1.0, 1.0): error + A.kl(q), (4.0, 4.0, 4.0): error + 4 * A.kl(q)}.items():
+    for (a, b, c), expected in {
+        (1.0, 1.0, 1.0): error + A.kl(q),
+        (4.0, 4.0, 4.0): error + 4 * A.kl(q),
+    }.items():
         torch.testing.assert_close(paid[a, b, c].loss, expected)
-    torch.testing.assert_close(paid[1.0, 6.0, 1.0].loss, error + parts.mutual + 6 * parts.correlation + parts.prior)
+    torch.testing.assert_close(
+        paid[1.0, 6.0, 1.0].loss, error + parts.mutual + 6 * parts.correlation + parts.prior
+    )
 
 
 def test_posterior_with_channels_counts_every_latent():
@@ -109,7 +123,9 @@ def test_posterior_with_channels_counts_every_latent():
     folded = A.Posterior(q.mean.view(3, 3, 2, 2), q.logvar.view(3, 3, 2, 2))
     torch.testing.assert_close(A.kl(folded), A.kl(q))
     z = as_torch(q).sample()
-    torch.testing.assert_close(A.kl_parts(z.view(3, 3, 2, 2), folded, 9).correlation, A.kl_parts(z, q, 9).correlation)
+    torch.testing.assert_close(
+        A.kl_parts(z.view(3, 3, 2, 2), folded, 9).correlation, A.kl_parts(z, q, 9).correlation
+    )
 
 
 def test_kl_parts_need_company():
@@ -122,13 +138,20 @@ def test_kl_parts_need_company():
 def test_perceptual_sums_over_features_and_leaves_the_target_alone():
     def features(x):
         return [x[:, :1], 2 * x[:, 1:]]
+
     xhat, x = torch.rand(2, 3, 2, 4, 4, generator=seeded())
     x.requires_grad_()
     xhat.requires_grad_()
     cost = A.perceptual(features, 0.5, A.squared_error)(xhat, x)
     d2 = (xhat - x).square()
-    torch.testing.assert_close(cost, 0.5 * d2.sum((1, 2, 3)) + 0.25 * (d2[:, 0] + 4 * d2[:, 1]).sum((1, 2)))
-    alone = torch.autograd.grad(A.perceptual(features, 1.0, lambda a, b: torch.zeros(3))(xhat, x).sum(), x, allow_unused=True)[0]
+    torch.testing.assert_close(
+        cost, 0.5 * d2.sum((1, 2, 3)) + 0.25 * (d2[:, 0] + 4 * d2[:, 1]).sum((1, 2))
+    )
+    alone = torch.autograd.grad(
+        A.perceptual(features, 1.0, lambda a, b: torch.zeros(3))(xhat, x).sum(),
+        x,
+        allow_unused=True,
+    )[0]
     assert alone is None
     with pytest.raises(ValueError):  # zip(strict=True): one feature net, one number of layers
         A.perceptual(lambda x: [x] * (1 + x.requires_grad), 1.0)(xhat.detach(), x)
@@ -138,9 +161,12 @@ def test_perceptual_sums_over_features_and_leaves_the_target_alone():
 
 
 def test_plain_images_pass_through_the_transform():
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
     def normalise(image):
         return (to_tensor(image, 8) - mean) / deviation
+
     x = torch.randn(2, 3, 8, 8)
     out = A.add_plain(x, 3, plain_images(normalise))
     assert len(out) == 8
@@ -163,11 +189,21 @@ def test_nudge_moves_little_and_keeps_plain_images_plain(seed):
     assert abs(centre - 15.5) < 0.06 * 16 + 0.6 and 0.8 < y[1].sum() / x[1].sum() < 1.3
 
 
-@pytest.mark.parametrize("make", [partial(nn.Linear, 300, 300), partial(nn.Conv2d, 16, 16, 3, padding=1), partial(nn.ConvTranspose2d, 16, 16, 4, 2, 1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(nn.Linear, 300, 300),
+        partial(nn.Conv2d, 16, 16, 3, padding=1),
+        partial(nn.ConvTranspose2d, 16, 16, 4, 2, 1),
+    ],
+)
 def test_initialise_keeps_the_size_of_the_signal(make):
     layer = A.initialise(make(), seeded())
-    x = torch.randn(*((64, 300) if isinstance(layer, nn.Linear) else (8, 16, 24, 24)), generator=seeded(1)).relu()
-    assert 0.7 < float(layer(x).detach().square().mean() / (2 * x.square().mean())) < 1.3  # times 2: half is lost in the next ReLU
+    x = torch.randn(
+        *((64, 300) if isinstance(layer, nn.Linear) else (8, 16, 24, 24)), generator=seeded(1)
+    ).relu()
+    # times 2: half is lost in the next ReLU
+    assert 0.7 < float(layer(x).detach().square().mean() / (2 * x.square().mean())) < 1.3
 
 
 # networks and their training
@@ -175,7 +211,8 @@ def test_initialise_keeps_the_size_of_the_signal(make):
 
 @pytest.mark.parametrize("size, colours", [(8, 3), (32, 1), (64, 3)])
 def test_vae_shapes(size, colours):
-    vae, x = A.VAE(5, hidden=16, channels=4, size=size, colours=colours), torch.rand(2, colours, size, size)
+    vae = A.VAE(5, hidden=16, channels=4, size=size, colours=colours)
+    x = torch.rand(2, colours, size, size)
     assert vae.encode(x).shape == (2, 5) and vae.decode(vae.encode(x)).shape == x.shape
     torch.testing.assert_close(vae.encode(x), vae.posterior(x).mean)
 
@@ -190,12 +227,18 @@ def short(vae, x, **how):
     return A.train_vae(vae, x, generator=seeded(3), epochs=2, **how)
 
 
-@pytest.mark.parametrize("how", [{}, {"weights": (1.0, 6.0, 1.0), "augment": A.nudge}, {"error": A.squared_error}], ids=["elbo", "tc", "gauss"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"weights": (1.0, 6.0, 1.0), "augment": A.nudge}, {"error": A.squared_error}],
+    ids=["elbo", "tc", "gauss"],
+)
 def test_training_falls_and_repeats(x, how):
     def make():
         return A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
+
     one, two = make(), make()
-    figures = short(one, x, batch=17, **how)  # 120 = 7 · 17 + 1: the last image of an epoch is left out
+    # 120 = 7 · 17 + 1: the last image of an epoch is left out
+    figures = short(one, x, batch=17, **how)
     assert figures["loss"][1] < figures["loss"][0] and not one.training
     assert short(two, x, batch=17, **how) == figures
     for a, b in zip(one.parameters(), two.parameters()):
@@ -218,6 +261,7 @@ def test_every_step_is_clipped(x, monkeypatch):
 def test_training_resumes(x, tmp_path):
     def make():
         return A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
+
     straight, interrupted, calls = make(), make(), []
 
     def power_cut(x, generator):
@@ -240,7 +284,11 @@ def test_training_resumes(x, tmp_path):
 
 def test_training_refuses(x):
     vae = A.VAE(3, hidden=16, channels=4)
-    for bad, message in ((x * float("nan"), "finite"), (x * 255, "0…255"), (x.mul(255).byte(), "floating-point")):
+    for bad, message in (
+        (x * float("nan"), "finite"),
+        (x * 255, "0…255"),
+        (x.mul(255).byte(), "floating-point"),
+    ):
         with pytest.raises(ValueError, match=message):
             short(vae, bad)
     with pytest.raises(ValueError, match="at least 1"):
@@ -295,7 +343,8 @@ def test_make_weights_makes_what_ships(tmp_path, monkeypatch):
     assert [p.name for p in made] == [f"vae-{name}.safetensors" for name in A.DIGIT_VAES]
     assert sorted(tmp_path.iterdir()) == sorted(made)  # and nothing else is left there
     for path in made:
-        ours, shipped = store.load_tensors(path)[1], store.load_tensors(store.SHIPPED / path.name)[1]
+        ours = store.load_tensors(path)[1]
+        shipped = store.load_tensors(store.SHIPPED / path.name)[1]
         assert ours["settings"] == shipped["settings"] and ours.keys() == shipped.keys()
 
 
@@ -313,7 +362,9 @@ def test_residual_vae_at_any_width(blocks):
 def test_residual_vae_learns():
     x = A.add_plain(torch.rand(16, 3, 16, 16, generator=seeded()), 8)
     vae = A.initialise(A.ResidualVAE(4, latents=4), seeded())
-    figures = A.train_vae(vae, x, epochs=4, batch=8, generator=seeded(1), error=partial(A.squared_error, sigma=0.1))
+    figures = A.train_vae(
+        vae, x, epochs=4, batch=8, generator=seeded(1), error=partial(A.squared_error, sigma=0.1)
+    )
     assert figures["loss"][-1] < figures["loss"][0]
 
 
@@ -323,18 +374,31 @@ def test_residual_vae_is_table_3():
     table = SHARED / "papers" / "tables" / "mig_table3_vae_architecture.csv"
     if not table.exists():
         pytest.skip("the paper's tables are not beside the repository")
-    rows = [r for r in csv.DictReader(table.read_text(encoding="utf8").splitlines()) if r["layer"] != "Input"]
+    rows = [
+        r
+        for r in csv.DictReader(table.read_text(encoding="utf8").splitlines())
+        if r["layer"] != "Input"
+    ]
     seen = []
     with torch.device("meta"):
         vae = A.ResidualVAE()
-        layers = [m for m in (*vae.encoder, vae.mean, vae.logvar, *vae.decoder) if any(True for _ in m.parameters())]
+        layers = [
+            m
+            for m in (*vae.encoder, vae.mean, vae.logvar, *vae.decoder)
+            if any(True for _ in m.parameters())
+        ]
         for layer in layers:
             layer.register_forward_hook(lambda _, __, y: seen.append(y.shape[1:3]))
         vae.decode(vae.posterior(torch.empty(1, 3, 192, 192)).mean)
-    assert [tuple(map(int, s)) for s in seen] == [(int(r["out_channels"]), int(r["out_height"])) for r in rows]
+    assert [tuple(map(int, s)) for s in seen] == [
+        (int(r["out_channels"]), int(r["out_height"])) for r in rows
+    ]
     convs = [sum(isinstance(m, nn.Conv2d) for m in layer.modules()) for layer in layers]
-    skip = [("Res" in r["layer"] and "Block" not in r["layer"]) for r in rows]  # the skip branch is not in the table
-    assert [c - s for c, s in zip(convs, skip)] == [2 if "2 conv" in r["ops_listed"] else 1 for r in rows]
+    # the skip branch is not in the table
+    skip = [("Res" in r["layer"] and "Block" not in r["layer"]) for r in rows]
+    assert [c - s for c, s in zip(convs, skip)] == [
+        2 if "2 conv" in r["ops_listed"] else 1 for r in rows
+    ]
 
 
 # anybody's pair
@@ -345,7 +409,14 @@ class Foreign(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 64), nn.Tanh(), nn.Unflatten(1, (1, 8, 8)))
+        self.net = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(64, 5),
+            nn.Tanh(),
+            nn.Linear(5, 64),
+            nn.Tanh(),
+            nn.Unflatten(1, (1, 8, 8)),
+        )
 
 
 def test_adapt_a_foreign_autoencoder():
@@ -366,7 +437,9 @@ def test_adapt_undoes_any_range(low, span):
     x = torch.rand(2, 3, 4, 4, generator=seeded()).double()
     seen = []
     pair = autoencoder.adapt(lambda x: seen.append(x) or x, lambda z: z, low, low + span)
-    torch.testing.assert_close(pair.decode(pair.encode(x)), x, rtol=1e-9, atol=1e-9 * (1 + abs(low) / span))
+    torch.testing.assert_close(
+        pair.decode(pair.encode(x)), x, rtol=1e-9, atol=1e-9 * (1 + abs(low) / span)
+    )
     assert low - 1e-9 <= seen[0].min() and seen[0].max() <= low + span + 1e-9
 
 
@@ -393,12 +466,17 @@ def test_check_decoder_refuses(x):
         with pytest.raises(ValueError, match=message):
             autoencoder.check_decoder(bad, z, x)
     autoencoder.check_decoder(lambda z: ok(z) - 0.99, z, x)  # outside, but by less than a half
-    autoencoder.check_decoder(lambda z: 40 * torch.ones(3, 5), torch.zeros(3, 2), torch.zeros(3, 5))  # rows of a table have no range
+    # rows of a table have no range
+    autoencoder.check_decoder(lambda z: 40 * torch.ones(3, 5), torch.zeros(3, 2), torch.zeros(3, 5))
 
 
 def test_reconstruct_refuses(x):
     same = autoencoder.adapt(lambda x: x, lambda z: z)
-    for bad, message in ((x * 255, "0…255"), (x / 0, "finite"), (x.mul(255).byte(), "floating-point")):
+    for bad, message in (
+        (x * 255, "0…255"),
+        (x / 0, "finite"),
+        (x.mul(255).byte(), "floating-point"),
+    ):
         with pytest.raises(ValueError, match=message):
             autoencoder.reconstruct(same, bad)
     with pytest.raises(ValueError, match="one code per image"):
@@ -412,8 +490,14 @@ def test_reconstruct_refuses(x):
 @settings(deadline=None, max_examples=10)
 @given(batch=st.integers(1, 9))
 def test_reconstruct_does_not_depend_on_the_batch(batch):
-    vae, x = A.initialise(A.VAE(3, hidden=8, channels=4, size=8), seeded()).double(), torch.rand(7, 1, 8, 8, generator=seeded()).double()
-    torch.testing.assert_close(autoencoder.reconstruct(vae, x, batch), autoencoder.reconstruct(vae, x), rtol=1e-10, atol=1e-10)
+    vae = A.initialise(A.VAE(3, hidden=8, channels=4, size=8), seeded()).double()
+    x = torch.rand(7, 1, 8, 8, generator=seeded()).double()
+    torch.testing.assert_close(
+        autoencoder.reconstruct(vae, x, batch),
+        autoencoder.reconstruct(vae, x),
+        rtol=1e-10,
+        atol=1e-10,
+    )
 
 
 class Functional(nn.Module):
@@ -425,16 +509,46 @@ class Functional(nn.Module):
         return F.relu(self.inner(z)).clamp(0, 1)
 
 
-@pytest.mark.parametrize("layer", [nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6, lambda: nn.ReLU(inplace=True)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ReLU,
+        nn.LeakyReLU,
+        nn.PReLU,
+        nn.ReLU6,
+        nn.Hardtanh,
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        nn.ReLU6,
+        lambda: nn.ReLU(inplace=True),
+    ],
+)
 def test_kinks_are_found(layer):
     decoder = nn.Sequential(nn.Linear(2, 4), layer(), nn.Linear(4, 4))
     (found,) = autoencoder.kinks(decoder, torch.randn(3, 2))
     assert "Sequential.1" in found
 
 
-@pytest.mark.parametrize("layer", [nn.SiLU, nn.ELU, nn.Softplus, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Mish, lambda: nn.GroupNorm(2, 4)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.SiLU,
+        nn.ELU,
+        nn.Softplus,
+        nn.GELU,
+        nn.Tanh,
+        nn.Sigmoid,
+        nn.Mish,
+        lambda: nn.GroupNorm(2, 4),
+    ],
+)
 def test_smooth_layers_are_not_named(layer):
-    assert autoencoder.kinks(nn.Sequential(nn.Linear(2, 4), layer(), nn.Linear(4, 4)), torch.randn(3, 2)) == []
+    assert (
+        autoencoder.kinks(
+            nn.Sequential(nn.Linear(2, 4), layer(), nn.Linear(4, 4)), torch.randn(3, 2)
+        )
+        == []
+    )
 
 
 def test_kinks_inside_a_forward_are_found_and_named_once():
@@ -450,7 +564,8 @@ def test_kinks_inside_a_forward_are_found_and_named_once():
     relu = A.VAE(2, nn.ReLU, 8, 4, 8)
     with pytest.warns(UserWarning):
         autoencoder.check_decoder(relu.decode, z, torch.zeros(3, 1, 8, 8))
-    autoencoder.check_decoder(relu.decode, z, torch.zeros(3, 1, 8, 8))  # a bound method is made anew each time, its owner is not
+    # a bound method is made anew each time, its owner is not
+    autoencoder.check_decoder(relu.decode, z, torch.zeros(3, 1, 8, 8))
 
 
 @settings(deadline=None, max_examples=20)
@@ -472,10 +587,16 @@ def diffusers():
 
 def tiny_kl(diffusers, **more):
     torch.manual_seed(0)
+
     def two(name):
         return (name,) * 2
+
     return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, down_block_types=two("DownEncoderBlock2D"), up_block_types=two("UpDecoderBlock2D"), **more
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=two("DownEncoderBlock2D"),
+        up_block_types=two("UpDecoderBlock2D"),
+        **more,
     ).eval()
 
 
@@ -490,12 +611,15 @@ def group_norm_has_forward_mode():
 
 
 def test_diffusers_kl(diffusers, tmp_path):
-    model, x = tiny_kl(diffusers, shift_factor=0.3, scaling_factor=0.5), torch.rand(2, 3, 16, 16, generator=seeded())
+    model = tiny_kl(diffusers, shift_factor=0.3, scaling_factor=0.5)
+    x = torch.rand(2, 3, 16, 16, generator=seeded())
     pair = A.from_diffusers(model)
     mean = model.encode(x * 2 - 1).latent_dist.mean
     torch.testing.assert_close(pair.encode(x), (mean - 0.3) * 0.5)
     torch.testing.assert_close(pair.encode(x), pair.encode(x))  # the mode, no sample
-    torch.testing.assert_close(pair.decode(pair.encode(x)), model.decode(mean).sample / 2 + 0.5, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        pair.decode(pair.encode(x)), model.decode(mean).sample / 2 + 0.5, rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(A.from_diffusers(model, scaled=False).encode(x), mean)
     model.save_pretrained(tmp_path)
     again = A.from_diffusers(diffusers.AutoencoderKL.from_pretrained(tmp_path))
@@ -509,7 +633,12 @@ def test_diffusers_kl(diffusers, tmp_path):
 
 def test_diffusers_tiny(diffusers, tmp_path):
     torch.manual_seed(0)
-    small = dict(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    small = dict(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
     model, x = diffusers.AutoencoderTiny(**small).eval(), torch.rand(2, 3, 8, 8, generator=seeded())
     pair = A.from_diffusers(model)
     torch.testing.assert_close(pair.encode(x), model.encode(x * 2 - 1).latents)
@@ -517,22 +646,45 @@ def test_diffusers_tiny(diffusers, tmp_path):
         xhat = autoencoder.reconstruct(pair, x)
     torch.testing.assert_close(xhat, model.decode(model.encode(x * 2 - 1).latents).sample / 2 + 0.5)
     model.save_pretrained(tmp_path)
-    assert torch.equal(A.from_diffusers(diffusers.AutoencoderTiny.from_pretrained(tmp_path)).encode(x), pair.encode(x))
+    assert torch.equal(
+        A.from_diffusers(diffusers.AutoencoderTiny.from_pretrained(tmp_path)).encode(x),
+        pair.encode(x),
+    )
 
 
-@pytest.mark.parametrize("kind", ["group", "spatial"])  # spatial: MoVQ, which also modulates its norms by the code
+# spatial: MoVQ, which also modulates its norms by the code
+@pytest.mark.parametrize("kind", ["group", "spatial"])
 def test_diffusers_vq(diffusers, kind):
     torch.manual_seed(0)
-    model = diffusers.VQModel(block_out_channels=(32,), norm_num_groups=4, latent_channels=4, num_vq_embeddings=16, norm_type=kind).eval()
+    model = diffusers.VQModel(
+        block_out_channels=(32,),
+        norm_num_groups=4,
+        latent_channels=4,
+        num_vq_embeddings=16,
+        norm_type=kind,
+    ).eval()
     x = torch.rand(2, 3, 8, 8, generator=seeded())
     smooth, rounded = A.from_diffusers(model), A.from_diffusers(model, quantise=True)
     codes = model.encode(x * 2 - 1).latents
-    torch.testing.assert_close(smooth.decode(smooth.encode(x)), model.decode(codes, force_not_quantize=True).sample / 2 + 0.5, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(rounded.decode(rounded.encode(x)), model.decode(codes).sample / 2 + 0.5, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        smooth.decode(smooth.encode(x)),
+        model.decode(codes, force_not_quantize=True).sample / 2 + 0.5,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(
+        rounded.decode(rounded.encode(x)),
+        model.decode(codes).sample / 2 + 0.5,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     z = smooth.encode(x).detach()
+
     def moved(pair):
         return (pair.decode(1.001 * z) - pair.decode(z)).abs().max()
-    assert moved(rounded) < 1e-5 < moved(smooth) / 10  # piecewise constant, up to rounding, against smooth
+
+    # piecewise constant, up to rounding, against smooth
+    assert moved(rounded) < 1e-5 < moved(smooth) / 10
 
 
 def test_diffusers_refuses(diffusers):
@@ -551,7 +703,15 @@ def in_ldm_words(key):
     side, *rest = key.split(".")
     if side not in ("encoder", "decoder"):
         return key
-    words = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out": "proj_out", "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out"}
+    words = {
+        "group_norm": "norm",
+        "to_q": "q",
+        "to_k": "k",
+        "to_v": "v",
+        "to_out": "proj_out",
+        "conv_shortcut": "nin_shortcut",
+        "conv_norm_out": "norm_out",
+    }
     tail = [words.get(w, w) for w in rest]
     if tail[0] == "mid_block":
         part = {"resnets": f"block_{int(tail[2]) + 1}", "attentions": "attn_1"}[tail[1]]
@@ -559,8 +719,18 @@ def in_ldm_words(key):
     elif tail[0] in ("down_blocks", "up_blocks"):
         up = tail[0] == "up_blocks"
         level = str(4 - int(tail[1])) if up else tail[1]
-        kind = {"resnets": "block", "attentions": "attn", "downsamplers": "downsample", "upsamplers": "upsample"}[tail[2]]
-        tail = ["up" if up else "down", level, kind, *(tail[3:] if kind in ("block", "attn") else tail[4:])]
+        kind = {
+            "resnets": "block",
+            "attentions": "attn",
+            "downsamplers": "downsample",
+            "upsamplers": "upsample",
+        }[tail[2]]
+        tail = [
+            "up" if up else "down",
+            level,
+            kind,
+            *(tail[3:] if kind in ("block", "attn") else tail[4:]),
+        ]
     if tail[-2] == "0" and "proj_out" in tail:
         del tail[-2]
     return ".".join([side, *tail])
@@ -568,19 +738,24 @@ def in_ldm_words(key):
 
 def test_mar_kl16_from_a_checkpoint_with_its_names(diffusers, tmp_path, monkeypatch):
     real = diffusers.AutoencoderKL
+
     def thin(**kw):
         return real(**{**kw, "block_out_channels": (4, 4, 8, 8, 8), "norm_num_groups": 4})
+
     monkeypatch.setattr(diffusers, "AutoencoderKL", thin)
     torch.manual_seed(0)
     model = thin(
-        layers_per_block=2, latent_channels=16, down_block_types=("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
+        layers_per_block=2,
+        latent_channels=16,
+        down_block_types=("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",) * 5,
     ).eval()
     state = {in_ldm_words(k): v for k, v in model.state_dict().items()}
     assert "encoder.down.4.attn.1.q.weight" in state
     assert "decoder.up.0.block.2.conv2.bias" in state
     assert "encoder.mid.attn_1.proj_out.bias" in state
-    state = {k: v[:, :, None, None] if v.ndim == 2 else v for k, v in state.items()}  # its attention is made of 1×1 convolutions
+    # its attention is made of 1×1 convolutions
+    state = {k: v[:, :, None, None] if v.ndim == 2 else v for k, v in state.items()}
     torch.save({"model": state}, tmp_path / "kl16.ckpt")
     pair = A.from_diffusers(A.mar_kl16(tmp_path / "kl16.ckpt"))
     x = torch.rand(1, 3, 32, 32, generator=seeded())
@@ -614,14 +789,23 @@ def test_taef2_from_its_files(tmp_path):
 
     torch.manual_seed(0)
     model, x = A.TAEF2().eval(), torch.rand(2, 3, 16, 24)
-    assert [round(sum(p.numel() for p in half.parameters()) / 1e6, 2) for half in (model.encoder, model.decoder)] == [1.34, 1.34]
+    assert [
+        round(sum(p.numel() for p in half.parameters()) / 1e6, 2)
+        for half in (model.encoder, model.decoder)
+    ] == [1.34, 1.34]
     for part in ("encoder", "decoder"):
-        save_file({k: v.half() for k, v in getattr(model, part).state_dict().items()}, tmp_path / f"taef2_{part}.safetensors")
+        save_file(
+            {k: v.half() for k, v in getattr(model, part).state_dict().items()},
+            tmp_path / f"taef2_{part}.safetensors",
+        )
     loaded = A.taef2(tmp_path)
     assert loaded.encode(x).shape == (2, 32, 2, 3)
     assert loaded.encode(x).dtype == torch.float32
     assert not loaded.training
-    torch.testing.assert_close(loaded.decode(loaded.encode(x)), model.decode(model.encode(x)), rtol=0.05, atol=0.01)  # half precision
+    # half precision
+    torch.testing.assert_close(
+        loaded.decode(loaded.encode(x)), model.decode(model.encode(x)), rtol=0.05, atol=0.01
+    )
 
 
 def test_taef2_pooled_block_adds_its_branch():
@@ -641,4 +825,5 @@ def test_taef2_on_photographs():
     with pytest.warns(UserWarning, match="relu"):
         black = autoencoder.reconstruct(model, torch.zeros(1, 3, 224, 224))
     assert -0.06 < black.min() and black.max() < 0.01  # its makers' range, [-0.05, 0.001]
-    assert 3e-4 < float((autoencoder.reconstruct(model, x) - x).square().mean()) < 4e-3  # 0.0012 on 32 photographs
+    # 0.0012 on 32 photographs
+    assert 3e-4 < float((autoencoder.reconstruct(model, x) - x).square().mean()) < 4e-3

@@ -1,4 +1,5 @@
-"""The repeatability benchmarks take hours: what was done before an interruption is not done again, nor mixed with other settings."""
+"""The repeatability benchmarks take hours: what was done before an interruption is not done again,
+nor mixed with other settings."""
 
 import json
 from argparse import Namespace
@@ -22,7 +23,10 @@ def images():
 
 
 def settings(results, **changed):
-    return Namespace(**dict(photographs=5, wide=2, steps=4, size=8, batch=2, results=results, quick=False) | changed)
+    return Namespace(
+        **dict(photographs=5, wide=2, steps=4, size=8, batch=2, results=results, quick=False)
+        | changed
+    )
 
 
 def measured(images, calls, fails_at=None):
@@ -42,7 +46,9 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(script, images, tmp_p
     whole, broken, calls = tmp_path / "whole.json", tmp_path / "broken.json", []
     script.collect("it", settings(whole), images, measured(images, []), note="same")
     with pytest.raises(KeyboardInterrupt):
-        script.collect("it", settings(broken), images, measured(images, [], fails_at=2), note="same")
+        script.collect(
+            "it", settings(broken), images, measured(images, [], fails_at=2), note="same"
+        )
     assert json.loads(broken.read_text())["rows"] == [0, 10]
     script.collect("it", settings(broken), images, measured(images, calls), note="same")
     assert calls == [2, 4] and broken.read_bytes() == whole.read_bytes()
@@ -53,13 +59,20 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(script, images, tmp_p
     assert stored["variants"]["line"] == dict(number=[0, 1, 2, 3, 4], square=[0, 1])
 
 
-@pytest.mark.parametrize("script_name, changed, note", [("other", {}, "same"), ("it", dict(steps=5), "same"), ("it", {}, "other")])
-def test_a_file_made_with_other_settings_is_refused(script, images, tmp_path, script_name, changed, note):
+@pytest.mark.parametrize(
+    "script_name, changed, note",
+    [("other", {}, "same"), ("it", dict(steps=5), "same"), ("it", {}, "other")],
+)
+def test_a_file_made_with_other_settings_is_refused(
+    script, images, tmp_path, script_name, changed, note
+):
     results, calls = tmp_path / "results.json", []
     script.collect("it", settings(results), images, measured(images, []), note="same")
     before = results.read_bytes()
     with pytest.raises(SystemExit, match="name another file with --results, or delete it"):
-        script.collect(script_name, settings(results, **changed), images, measured(images, calls), note=note)
+        script.collect(
+            script_name, settings(results, **changed), images, measured(images, calls), note=note
+        )
     assert calls == [] and results.read_bytes() == before
 
 

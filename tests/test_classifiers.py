@@ -1,4 +1,5 @@
 """Laws of training, attack and fine-tuning; what ships; what is refused."""
+
 import copy
 import hashlib
 import shutil
@@ -55,23 +56,35 @@ def blobs(n=60, classes=3, seed=0, size=8):
 def net(classes=3, seed=0):
     """Everything that train mode changes: batch norm and dropout."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(256, classes))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(256, classes),
+    )
 
 
 def fit(model, images=None, **how):
-    return train_classifier(model, images or blobs(), **{"epochs": 3, "generator": seeded(1), "batch": 16, **how})
+    return train_classifier(
+        model, images or blobs(), **{"epochs": 3, "generator": seeded(1), "batch": 16, **how}
+    )
 
 
 def equal_states(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
 
 
-# --- accuracy ----------------------------------------------------------------------------------------------------
+# --- accuracy -------------------------------------------------------------------------------------
 
 
 def test_accuracy_counts_and_does_not_depend_on_the_batch():
     images, model = blobs(), net()
-    want = sum(int(model.eval()(x[None])[0].argmax()) == int(y) for x, y in zip(images.x, images.y)) / 60
+    want = (
+        sum(int(model.eval()(x[None])[0].argmax()) == int(y) for x, y in zip(images.x, images.y))
+        / 60
+    )
     assert all(accuracy(model, images, batch) == pytest.approx(want) for batch in (1, 7, 60, 999))
 
 
@@ -97,7 +110,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-@pytest.mark.parametrize("use", [lambda m, im: accuracy(m, im), lambda m, im: fit(m, im), lambda m, im: robust_accuracy(m, im, [0.1], generator=seeded())])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m, im: accuracy(m, im),
+        lambda m, im: fit(m, im),
+        lambda m, im: robust_accuracy(m, im, [0.1], generator=seeded()),
+    ],
+)
 def test_images_that_cannot_be_meant_are_refused(message, use):
     model = net()
     before = copy.deepcopy(model)
@@ -114,7 +134,7 @@ def test_labels_outside_the_classes_are_named(y):
         fit(net(), images, batch=60)
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_learns_and_repeats():
@@ -130,7 +150,8 @@ def test_learns_and_repeats():
 @pytest.mark.parametrize("n", [2, 16, 17, 33])
 def test_no_batch_is_left_with_one_image(n):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))  # refuses a single row in train mode
+    # refuses a single row in train mode
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     assert len(fit(model, blobs(n), epochs=1)["loss"]) == 1
 
 
@@ -149,7 +170,8 @@ def cut_after(calls):
     return augment
 
 
-@pytest.mark.parametrize("calls", [1, 4, 9])  # 4 batches an epoch: in the first epoch, at the start of the second, in the third
+# 4 batches an epoch: in the first epoch, at the start of the second, in the third
+@pytest.mark.parametrize("calls", [1, 4, 9])
 def test_interrupted_training_ends_with_the_same_weights(tmp_path, calls):
     whole, file = net(), tmp_path / "a.checkpoint"
     figures = fit(whole, augment=jitter)
@@ -160,7 +182,8 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path, calls):
     resumed = net(seed=0 if calls < 4 else 3)  # with a checkpoint, the start does not matter
     assert fit(resumed, augment=jitter, checkpoint=file) == figures
     assert equal_states(resumed, whole)
-    assert fit(net(seed=4), augment=cut_after(0), checkpoint=file) == figures  # done: nothing is trained again
+    # done: nothing is trained again
+    assert fit(net(seed=4), augment=cut_after(0), checkpoint=file) == figures
 
 
 def test_checkpoints_that_are_not_its_own_are_refused_and_kept(tmp_path):
@@ -198,7 +221,7 @@ def test_nothing_to_train():
         fit(model, epochs=0)
 
 
-# --- augmentation ------------------------------------------------------------------------------------------------
+# --- augmentation ---------------------------------------------------------------------------------
 
 
 def test_jitter_keeps_range_shape_and_seed_and_is_the_identity_at_zero():
@@ -207,32 +230,49 @@ def test_jitter_keeps_range_shape_and_seed_and_is_the_identity_at_zero():
     assert out.shape == x.shape and out.min() >= 0 and out.max() <= x.max() + 1e-6
     assert torch.equal(out, jitter(x, seeded(1))) and not torch.equal(out, jitter(x, seeded(2)))
     still = jitter(x, seeded(1), turn=0, scale=0, shear=0, shift=0)
-    torch.testing.assert_close(still, x, atol=1e-5, rtol=0)  # the grid's coordinates are rounded to 1e-7, times 16 pixels
+    # the grid's coordinates are rounded to 1e-7, times 16 pixels
+    torch.testing.assert_close(still, x, atol=1e-5, rtol=0)
 
 
-# --- attack ------------------------------------------------------------------------------------------------------
+# --- attack ---------------------------------------------------------------------------------------
 
 ATTACKED = net().eval()
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    eps=st.lists(st.floats(0, 8), min_size=1, max_size=6), iterations=st.integers(1, 6), start=st.booleans(), dtype=st.sampled_from([torch.float32, torch.float64])
+    eps=st.lists(st.floats(0, 8), min_size=1, max_size=6),
+    iterations=st.integers(1, 6),
+    start=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_each_image_stays_in_its_own_ball_and_in_range(eps, iterations, start, dtype):
     images, eps = blobs(len(eps), seed=9), torch.tensor(eps, dtype=dtype)
     x = images.x.to(dtype)
-    moved = pgd_l2(copy.deepcopy(ATTACKED).to(dtype), x, images.y, eps, iterations, seeded() if start else None) - x
+    moved = (
+        pgd_l2(
+            copy.deepcopy(ATTACKED).to(dtype),
+            x,
+            images.y,
+            eps,
+            iterations,
+            seeded() if start else None,
+        )
+        - x
+    )
     # (x + δ) − x differs from δ by a rounding of x + δ ≤ 1 in each of 64 pixels
     assert (moved.flatten(1).norm(dim=1) <= eps * (1 + 1e-5) + 8 * torch.finfo(dtype).eps).all()
     assert (x + moved).min() >= -1e-6 and (x + moved).max() <= 1 + 1e-6 and moved.isfinite().all()
 
 
 def check_rows_do_not_see_each_other(radius):
-    images, eps = blobs(6, seed=2), torch.tensor([0.1, 0.2, 0.5, 1.0, 1.0, 2.0], dtype=torch.float64)
+    images = blobs(6, seed=2)
+    eps = torch.tensor([0.1, 0.2, 0.5, 1.0, 1.0, 2.0], dtype=torch.float64)
     x, model = images.x.double(), copy.deepcopy(ATTACKED).double()
     together = pgd_l2(model, x, images.y, eps, radius=radius)
-    alone = torch.cat([pgd_l2(model, x[i : i + 1], images.y[i : i + 1], eps[i], radius=radius) for i in range(6)])
+    alone = torch.cat(
+        [pgd_l2(model, x[i : i + 1], images.y[i : i + 1], eps[i], radius=radius) for i in range(6)]
+    )
     torch.testing.assert_close(together, alone, atol=1e-10, rtol=0)
 
 
@@ -251,9 +291,13 @@ def test_the_batch_variant_moves_an_image_by_about_eps_over_root_b():
 
 def test_linear_classifier_is_attacked_along_its_weight():
     w = randn(16)
+
     def model(x):
         return torch.stack([-x @ w, x @ w], 1)
-    x, y, eps = torch.full((3, 16), 0.5).double(), torch.tensor([0, 1, 1]), torch.tensor([0.05, 0.1, 0.2]).double()
+
+    x = torch.full((3, 16), 0.5).double()
+    y = torch.tensor([0, 1, 1])
+    eps = torch.tensor([0.05, 0.1, 0.2]).double()
     want = x + eps[:, None] * (1 - 2 * y)[:, None] * w / w.norm()
     torch.testing.assert_close(pgd_l2(model, x, y, eps), want, atol=1e-12, rtol=0)
 
@@ -264,15 +308,23 @@ def test_attack_raises_the_loss_and_touches_nothing_else():
     out = pgd_l2(model, images.x, images.y, 0.5)
     assert model.training and equal_states(model, before) and torch.equal(images.x, x)
     assert not out.requires_grad and all(p.grad is None for p in model.parameters())
+
     def loss(x):
         return F.cross_entropy(before.eval()(x), images.y)
+
     assert loss(out) > loss(x)
 
 
 def test_the_attacked_network_only_sees_images():
     seen = []
     images = Images(blobs(4).x.round(), blobs(4).y, None)  # all pixels on the border of [0, 1]
-    pgd_l2(lambda x: seen.append(x.detach()) or ATTACKED(x), images.x, images.y, 2.0, generator=seeded())
+    pgd_l2(
+        lambda x: seen.append(x.detach()) or ATTACKED(x),
+        images.x,
+        images.y,
+        2.0,
+        generator=seeded(),
+    )
     assert len(seen) == 10
     assert torch.stack(seen).min() >= -1e-6
     assert torch.stack(seen).max() <= 1 + 1e-6
@@ -281,8 +333,10 @@ def test_the_attacked_network_only_sees_images():
 def test_no_radius_and_no_gradient_mean_no_move():
     images = blobs(4)
     assert torch.equal(pgd_l2(ATTACKED, images.x, images.y, 0.0), images.x)
+
     def flat(x):
         return torch.zeros(len(x), 3) + 0 * x.sum()
+
     assert torch.equal(pgd_l2(flat, images.x, images.y, 1.0), images.x)
 
 
@@ -317,7 +371,8 @@ def test_robust_training_draws_a_radius_for_each_image(monkeypatch):
     assert all(eps.shape == (20,) for eps in drawn)
     assert set(torch.cat(drawn).tolist()) == {0.5, 1.0, 2.0}
     shares = torch.stack([(torch.cat(drawn) == r).double().mean() for r in (0.5, 1.0, 2.0)])
-    assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 240) ** 0.5  # four standard errors of 240 draws
+    # four standard errors of 240 draws
+    assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 240) ** 0.5
 
 
 def test_robust_accuracy_starts_at_the_accuracy_and_falls():
@@ -329,7 +384,7 @@ def test_robust_accuracy_starts_at_the_accuracy_and_falls():
     assert (curve.diff() <= 0).all()
 
 
-# --- what ships --------------------------------------------------------------------------------------------------
+# --- what ships -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -355,22 +410,33 @@ def test_shipped_classifiers_know_unseen_digits(name, test_digits):
     found = accuracy(digit_classifier(name), test_digits)
     assert found >= 0.97
     card = store.load_tensors(store.SHIPPED / f"digits-{name}.safetensors")[1]
-    assert abs(found - card["accuracy"]) <= 0.002  # two digits may lie so near a border that another machine's rounding moves them
+    # two digits may lie so near a border that another machine's rounding moves them
+    assert abs(found - card["accuracy"]) <= 0.002
 
 
 def test_the_shipped_reader_knows_reconstructions(test_digits):
-    assert accuracy(digit_classifier("reader"), reconstructed(digit_vae("wide"), test_digits)) >= 0.97
+    assert (
+        accuracy(digit_classifier("reader"), reconstructed(digit_vae("wide"), test_digits)) >= 0.97
+    )
 
 
 def test_shipped_robust_one_is_robust(test_digits):
     few = Images(*(t[split(test_digits.y, [60], seeded())[0]] for t in test_digits))
-    smooth, robust = (robust_accuracy(digit_classifier(n), few, [1.0], generator=seeded(), iterations=8)[0] for n in ("smooth", "robust"))
+    smooth, robust = (
+        robust_accuracy(digit_classifier(n), few, [1.0], generator=seeded(), iterations=8)[0]
+        for n in ("smooth", "robust")
+    )
     assert robust > 0.85 > 0.75 > smooth
 
 
 def test_smooth_is_smooth_and_the_twin_has_a_module_for_each_relu():
     def kinds(name):
-        return [m for m in digit_classifier(name).modules() if isinstance(m, (nn.ReLU, nn.MaxPool2d, nn.SiLU))]
+        return [
+            m
+            for m in digit_classifier(name).modules()
+            if isinstance(m, (nn.ReLU, nn.MaxPool2d, nn.SiLU))
+        ]
+
     assert [type(m) for m in kinds("smooth")] == [nn.SiLU] * 3
     assert [type(m) for m in kinds("relu")] == [nn.ReLU] * 3
     assert len({id(m) for m in kinds("relu")}) == 3
@@ -393,8 +459,12 @@ def test_damaged_and_foreign_weights_are_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="digits-smooth.safetensors .*SHA-256 differs"):
         digit_classifier()
     tensors, card = store.load_tensors(good)
-    store.save_tensors(tmp_path / "digits-smooth.safetensors", {"0.weight": tensors["0.weight"]}, card)
-    with pytest.raises(ValueError, match="digits-smooth.safetensors holds weights of another model"):
+    store.save_tensors(
+        tmp_path / "digits-smooth.safetensors", {"0.weight": tensors["0.weight"]}, card
+    )
+    with pytest.raises(
+        ValueError, match="digits-smooth.safetensors holds weights of another model"
+    ):
         digit_classifier()
 
 
@@ -419,7 +489,10 @@ def test_weights_can_be_remade(tmp_path, tiny_recipes, capsys):
     again = digit_classifier(retrain=tmp_path / "new")
     assert "trained in" in capsys.readouterr().out and equal_states(first, again)
     tensors = store.load_tensors(file)[0]
-    assert all(torch.equal(v.half() if v.is_floating_point() else v, tensors[k]) for k, v in first.state_dict().items())
+    assert all(
+        torch.equal(v.half() if v.is_floating_point() else v, tensors[k])
+        for k, v in first.state_dict().items()
+    )
     assert not list((tmp_path / "new").glob("*.checkpoint"))
 
 
@@ -432,7 +505,7 @@ def test_other_recipes_get_other_files_and_leave_the_shipped_alone(tmp_path, tin
     assert (store.SHIPPED / "digits-smooth.safetensors").read_bytes() == before
 
 
-# --- borrowed networks -------------------------------------------------------------------------------------------
+# --- borrowed networks ----------------------------------------------------------------------------
 
 
 def test_normalise_follows_dtype_and_scales_the_gradient():
@@ -462,7 +535,9 @@ def test_borrowed_network_is_quiet_and_can_be_explained(resnet):
     assert value.shape == (2,)
     assert grad.shape == x.shape
     assert (grad.abs().flatten(1).sum(1) > 0).all()
-    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     torch.testing.assert_close(value, model((x - mean) / std).softmax(1)[[0, 1], [3, 999]])
 
 
@@ -478,7 +553,9 @@ def test_weights_files_as_published_ones_are_laid_out(resnet, tmp_path):
         assert equal_states(imagenet_classifier("resnet18", weights=file).model, resnet.model)
     wrong = tmp_path / "resnet18-00000000.pth"
     plain.rename(wrong)
-    with pytest.raises(ValueError, match=f"{wrong.name} is not the published file.*{start}, not 00000000"):
+    with pytest.raises(
+        ValueError, match=f"{wrong.name} is not the published file.*{start}, not 00000000"
+    ):
         imagenet_classifier("resnet18", weights=wrong)
 
 
@@ -492,7 +569,9 @@ def test_files_of_other_networks_and_no_files_are_refused(tmp_path):
         imagenet_classifier("resnet18", weights=foreign)
     with pytest.raises(FileNotFoundError, match="no weights file"):
         imagenet_classifier("resnet18", weights=tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="https://download.pytorch.org/models/resnet18-f37072fd.pth"):
+    with pytest.raises(
+        FileNotFoundError, match="https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    ):
         imagenet_classifier("resnet18", root=tmp_path)
     with pytest.raises(ValueError, match="efficientnet_lite0, resnet18"):
         imagenet_classifier("alexnet")
@@ -529,16 +608,19 @@ def test_googlenet_takes_the_published_layout_and_undoes_the_normalisation(tmp_p
 
     torch.manual_seed(0)
     published = get_model("googlenet", weights=None, aux_logits=True, init_weights=False)
-    torch.save(published.state_dict(), tmp_path / "g.pth")  # with the auxiliary heads, as torchvision ships it
+    # with the auxiliary heads, as torchvision ships it
+    torch.save(published.state_dict(), tmp_path / "g.pth")
     model, preprocess = imagenet_classifier("googlenet", weights=tmp_path / "g.pth")
     assert model.aux1 is None and model.aux2 is None
     x, seen = torch.rand(1, 3, 32, 32, generator=seeded()), []
-    handle = model.conv1.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))  # an untrained network's outputs tell little
+    # an untrained network's outputs tell little
+    handle = model.conv1.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     model(preprocess(x))
     handle.remove()
     torch.testing.assert_close(seen[0], (x - 0.5) / 0.5, atol=1e-5, rtol=0)
     assert torch.equal(model.fc.weight, published.fc.weight)
-    assert isinstance(model.train()(preprocess(torch.rand(2, 3, 32, 32))), torch.Tensor)  # no tuple with auxiliary outputs
+    # no tuple with auxiliary outputs
+    assert isinstance(model.train()(preprocess(torch.rand(2, 3, 32, 32))), torch.Tensor)
 
 
 def test_efficientnet_knows_photographs():
@@ -547,19 +629,29 @@ def test_efficientnet_knows_photographs():
         pytest.skip("no ../shared/data/imagenet-sample")
     model, preprocess = imagenet_classifier("efficientnet_lite0")
     photos = photographs(224, 20, SHARED / "data")
-    assert accuracy(nn.Sequential(preprocess, model), photos, batch=5) >= 0.6  # 0.86 on all 500; below 0.6 of 20 has a chance of 0.5 %
+    # 0.86 on all 500; below 0.6 of 20 has a chance of 0.5 %
+    assert accuracy(nn.Sequential(preprocess, model), photos, batch=5) >= 0.6
 
 
-# --- fine-tuning -------------------------------------------------------------------------------------------------
+# --- fine-tuning ----------------------------------------------------------------------------------
 
 
 class Borrowed(nn.Module):
-    """Laid out like VGG, with batch norm: features, then large fully connected layers with dropout, the last of which gives the classes."""
+    """Laid out like VGG, with batch norm: features, then large fully connected layers with dropout,
+    the last of which gives the classes."""
 
     def __init__(self):
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        self.classifier = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 7))
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(64, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 7)
+        )
 
     def forward(self, x):
         return self.classifier(self.features(x))
@@ -578,7 +670,9 @@ def tunable():
 
 def tune(model, **how):
     torch.manual_seed(2)  # dropout
-    return finetune(model, blobs(), **{"generator": seeded(3), "frozen": 2, "free": 2, "batch": 16, **how})
+    return finetune(
+        model, blobs(), **{"generator": seeded(3), "frozen": 2, "free": 2, "batch": 16, **how}
+    )
 
 
 def test_a_new_head_leaves_the_borrowed_network_alone():
@@ -588,7 +682,13 @@ def test_a_new_head_leaves_the_borrowed_network_alone():
     assert model(blobs().x).shape == (60, 3)
     assert equal_states(pair.model, before)
     assert isinstance(pair.model.classifier[3], nn.Linear)
-    assert [type(m).__name__ for m in model.head] == ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
+    assert [type(m).__name__ for m in model.head] == [
+        "Linear",
+        "BatchNorm1d",
+        "ReLU",
+        "Dropout",
+        "Linear",
+    ]
     assert model.head[0].out_features == 150
     with pytest.raises(ValueError, match="linear layer"):
         with_head(Pretrained(nn.Conv2d(1, 1, 1), nn.Identity()), 3)
@@ -609,7 +709,11 @@ def test_the_published_freeze_would_not_pass_that_test():
     before = copy.deepcopy(model.backbone)
     model.backbone.features.requires_grad_(False)
     fit(model)
-    moved = [n for n, v in model.backbone.state_dict().items() if not torch.equal(v, before.state_dict()[n])]
+    moved = [
+        n
+        for n, v in model.backbone.state_dict().items()
+        if not torch.equal(v, before.state_dict()[n])
+    ]
     # statistics drift, fully connected layers learn
     assert "features.1.running_mean" in moved
     assert "classifier.0.weight" in moved
@@ -617,12 +721,15 @@ def test_the_published_freeze_would_not_pass_that_test():
 
 def test_asking_the_backbone_once_trains_the_same_head():
     once, each_time = tunable(), tunable()
+
     def same(x, generator):
         return x  # an augmentation that changes nothing, so that the whole model runs
+
     figures = tune(once, free=0), tune(each_time, free=0, augment=same)
     assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-4)
     for p, q in zip(once.head.parameters(), each_time.head.parameters()):
-        torch.testing.assert_close(p, q, atol=1e-4, rtol=0)  # AdamW divides by √v, which magnifies rounding of tiny gradients
+        # AdamW divides by √v, which magnifies rounding of tiny gradients
+        torch.testing.assert_close(p, q, atol=1e-4, rtol=0)
 
 
 def test_then_everything_learns():
@@ -631,7 +738,11 @@ def test_then_everything_learns():
     figures = tune(model, validation=blobs(seed=4))
     assert len(figures["loss"]) == len(figures["validation"]) == 4
     assert figures["trained"][1] == [n for n, _ in model.named_parameters()]
-    assert all(not torch.equal(v, before.state_dict()[n]) for n, v in model.state_dict().items() if v.is_floating_point())
+    assert all(
+        not torch.equal(v, before.state_dict()[n])
+        for n, v in model.state_dict().items()
+        if v.is_floating_point()
+    )
 
 
 def test_statistics_can_be_kept_while_weights_learn():
@@ -646,7 +757,8 @@ def test_interrupted_fine_tuning_goes_on(tmp_path):
     whole, broken = tunable(), tunable()
     tune(whole, augment=jitter)
     with pytest.raises(PowerCut):
-        tune(broken, augment=cut_after(13), checkpoint=tmp_path / "pets")  # in the second phase: 2 × 4 batches, then the sixth
+        # in the second phase: 2 × 4 batches, then the sixth
+        tune(broken, augment=cut_after(13), checkpoint=tmp_path / "pets")
     resumed = tunable()
     tune(resumed, augment=jitter, checkpoint=tmp_path / "pets")
     assert equal_states(resumed, whole)
@@ -666,7 +778,9 @@ def test_heads_fit_published_networks(name, features, resnet):
     pair = resnet if name == "resnet18" else imagenet_classifier(name, weights="random")
     model = with_head(pair, 5)
     before = copy.deepcopy(model.backbone)
-    images = Images(torch.rand(6, 3, 32, 32, generator=seeded()), torch.arange(6) % 5, torch.arange(6))
+    images = Images(
+        torch.rand(6, 3, 32, 32, generator=seeded()), torch.arange(6) % 5, torch.arange(6)
+    )
     finetune(model, images, frozen=1, free=0, batch=3, generator=seeded())
     assert model.head[0].in_features == features and equal_states(model.backbone, before)
 

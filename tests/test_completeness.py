@@ -1,35 +1,48 @@
-"""The bar for every complete method as it comes out of the box: a hundred held-out digits, 200 steps, probability."""
+"""The bar for every complete method as it comes out of the box: a hundred held-out digits,
+200 steps, probability."""
 
 import pytest
 import torch
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.methods import BlurIG, EnhancedIG, GuidedIG, IntegratedGradients, ManifoldAlignedGuidedIG, ManifoldIG
+from manifold_xai.attribution.methods import (
+    BlurIG,
+    EnhancedIG,
+    GuidedIG,
+    IntegratedGradients,
+    ManifoldAlignedGuidedIG,
+    ManifoldIG,
+)
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.score import score
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
+# torch's own, on first use of torch.func
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 
 BARE = {"IG": IntegratedGradients, "GIG": GuidedIG, "BlurIG": BlurIG}
 ANCHORED = {"EIG": EnhancedIG, "MIG": ManifoldIG, "MA-GIG": ManifoldAlignedGuidedIG}
 
 
 HUNDRED = [pytest.param(name, slice(0, 100), id=name) for name in BARE | ANCHORED if name != "MIG"]
-HUNDRED += [pytest.param("MIG", slice(i, i + 50), id=f"MIG, {i} on") for i in (0, 50)]  # half a minute for both
+# half a minute for both
+HUNDRED += [pytest.param("MIG", slice(i, i + 50), id=f"MIG, {i} on") for i in (0, 50)]
 
 
 @pytest.mark.parametrize("name, rows", HUNDRED)
 def test_maps_of_a_hundred_held_out_digits_add_up(held_out, name, rows):
-    """Mean |gap| at most 0.01. Where there is an anchor, one drawing serves both: the ten segments of each jump come first and last."""
+    """Mean |gap| at most 0.01. Where there is an anchor, one drawing serves both:
+    the ten segments of each jump come first and last."""
     x = held_out.x[rows]
     f = score(digit_classifier("smooth")).at(x)
     method = BARE[name](f) if name in BARE else ANCHORED[name](f, digit_vae(), anchor=True)
     gamma = method.path(f, method.start(x, None), x, 200, 256)
     if name in ANCHORED:
-        steps = [measured(f, point if isinstance(point, Step) else Step(point)) for point in gamma.draw()]
+        steps = [
+            measured(f, point if isinstance(point, Step) else Step(point)) for point in gamma.draw()
+        ]
         assert len(steps) == 221
         gamma = drawn(steps, gamma.x0, x)
         free = path_attribution(f, drawn(steps[10:-10], gamma.x0, x))
@@ -51,5 +64,8 @@ def test_without_its_anchor_a_method_draws_the_same_path(held_out, Method):
     """So that what is said above of steps[10:-10] is said of anchor=False."""
     x = held_out.x[:2]
     f, vae = score(digit_classifier("smooth")).at(x), digit_vae()
-    free, tied = (Method(f, vae, anchor=anchor).path(f, torch.zeros_like(x), x, 20, None).stack() for anchor in (False, True))
+    free, tied = (
+        Method(f, vae, anchor=anchor).path(f, torch.zeros_like(x), x, 20, None).stack()
+        for anchor in (False, True)
+    )
     torch.testing.assert_close(tied[10:-10], free)

@@ -1,4 +1,5 @@
-"""What the tensors themselves tell, operation by operation: waits for the device, and bytes held at the worst moment."""
+"""What the tensors themselves tell, operation by operation: waits for the device,
+and bytes held at the worst moment."""
 
 import weakref
 from collections import Counter
@@ -15,9 +16,19 @@ from manifold_xai.paths.manifold import enhanced_path, manifold_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path
 from manifold_xai.score import score
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
+# torch's own, on first use of torch.func
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 
-READS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique2")
+READS = (
+    "_local_scalar_dense",
+    "item",
+    "nonzero",
+    "masked_select",
+    "is_nonzero",
+    "equal",
+    "unique_dim",
+    "_unique2",
+)
 
 
 class Reads(TorchDispatchMode):
@@ -30,7 +41,8 @@ class Reads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         masks = name.startswith(("index", "_index_put", "_unsafe_index")) and any(
-            isinstance(t, torch.Tensor) and t.dtype in (torch.bool, torch.uint8) for t in tree_leaves(args[1])
+            isinstance(t, torch.Tensor) and t.dtype in (torch.bool, torch.uint8)
+            for t in tree_leaves(args[1])
         )
         if name in READS or masks:
             self.found[name] += 1
@@ -39,11 +51,17 @@ class Reads(TorchDispatchMode):
 
 QUIET = {
     "guided": lambda f, a, x0, x, T, batch: guided_path(f, x0, x, T, batch=batch),
-    "guided, corridor": lambda f, a, x0, x, T, batch: guided_path(f, x0, x, T, max_dist=0.1, batch=batch),
+    "guided, corridor": lambda f, a, x0, x, T, batch: guided_path(
+        f, x0, x, T, max_dist=0.1, batch=batch
+    ),
     "settled": lambda f, a, x0, x, T, batch: settled_path(f, x0, x, T, batch=batch),
     "enhanced": lambda f, a, x0, x, T, batch: enhanced_path(a, x0, x, T, True, batch=batch),
-    "manifold-guided": lambda f, a, x0, x, T, batch: manifold_guided_path(f, a, x0, x, T, batch=batch),
-    "manifold-guided, slerp": lambda f, a, x0, x, T, batch: manifold_guided_path(f, a, x0, x, T, slerp=True, batch=batch),
+    "manifold-guided": lambda f, a, x0, x, T, batch: manifold_guided_path(
+        f, a, x0, x, T, batch=batch
+    ),
+    "manifold-guided, slerp": lambda f, a, x0, x, T, batch: manifold_guided_path(
+        f, a, x0, x, T, slerp=True, batch=batch
+    ),
 }
 
 
@@ -58,7 +76,8 @@ def test_reads_are_noticed():
 @pytest.mark.parametrize("batch", [None, 2])
 @pytest.mark.parametrize("name", QUIET)
 def test_no_step_waits_for_the_device(name, batch):
-    """As many reads of the device at 9 steps as at 31. MIG is exempt: its solver looks, after each iteration, which rows are done."""
+    """As many reads of the device at 9 steps as at 31. MIG is exempt: its solver looks,
+    after each iteration, which rows are done."""
     autoencoder, (x0, x), counts = curved(), rand(2, 3, 1, 4, 5), []
     for T in (9, 31):
         f = score(lambda x: torch.stack([wavy(x), wavy(1 - x)], 1), torch.tensor([0, 1, 1]))
@@ -71,7 +90,8 @@ def test_no_step_waits_for_the_device(name, batch):
 
 
 class Held(TorchDispatchMode):
-    """Bytes of all tensors made meanwhile that are alive, at most; graphs, Jacobians and what vmap hides included."""
+    """Bytes of all tensors made meanwhile that are alive, at most; graphs,
+    Jacobians and what vmap hides included."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +100,10 @@ class Held(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and (key := (storage := t.untyped_storage())._cdata) not in self.alive:
+            if (
+                isinstance(t, torch.Tensor)
+                and (key := (storage := t.untyped_storage())._cdata) not in self.alive
+            ):
                 self.alive.add(key)
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self.free, key, storage.nbytes())
@@ -104,7 +127,8 @@ def test_held_bytes_are_counted_until_they_are_freed():
 
 @pytest.mark.parametrize("side", [16, 64])
 def test_memory_of_a_geodesic_grows_with_its_codes_and_with_nothing_else(side):
-    """Per further step and row at most eight codes at the worst moment: no image, and no block of d × d."""
+    """Per further step and row at most eight codes at the worst moment: no image,
+    and no block of d × d."""
     d, b, most = 28, 4, []
     autoencoder, (x0, x) = curved(d, (1, side, side)), rand(2, b, 1, side, side)
     for T in (160, 320, 640):  # four paths at a time, two, one
@@ -143,7 +167,8 @@ def test_a_smaller_batch_solves_a_geodesic_in_less_memory(solver):
 
 @either_solver
 def test_a_geodesic_is_solved_where_not_all_images_fit(solver):
-    """Jacobians too must go on with fewer frames: with J of 53 points, 3 latents and 20 pixels there are as many numbers as in these images."""
+    """Jacobians too must go on with fewer frames: with J of 53 points,
+    3 latents and 20 pixels there are as many numbers as in these images."""
     x0, x = rand(2, 8, 1, 4, 5)
     whole = manifold_path(curved(), x0, x, 20, solver=solver, iterations=3).stack()
     with pytest.warns(UserWarning, match="Out of memory"), Room(160 * 20):

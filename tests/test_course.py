@@ -1,4 +1,5 @@
 """Claims are set before testing, and verdicts follow the numbers."""
+
 import csv
 import json
 import re
@@ -35,6 +36,7 @@ def run(tmp_path):
 
 # The table of claims
 
+
 def test_every_claim_says_what_is_measured_and_when_it_holds():
     assert len(claims()) == 91
     for claim in claims().values():
@@ -42,7 +44,11 @@ def test_every_claim_says_what_is_measured_and_when_it_holds():
         assert re.fullmatch(r"all|each|share 0\.\d+", claim["aggregate"])
         assert claim["quantity"] and claim["paper_value"] and int(claim["n_min"]) >= 1
         float(claim["threshold"])
-        assert (float(claim["tolerance"]) >= 0) if claim["direction"] == "equal" else not claim["tolerance"]
+        assert (
+            (float(claim["tolerance"]) >= 0)
+            if claim["direction"] == "equal"
+            else not claim["tolerance"]
+        )
 
 
 def test_the_claims_are_the_papers():
@@ -50,13 +56,24 @@ def test_the_claims_are_the_papers():
     if not source.exists():
         pytest.skip("the list of claims extracted from the papers is not on this machine")
     with source.open(encoding="utf8", newline="") as table:
-        theirs = {row["id"]: (row["paper"], row["where"], row["claim"]) for row in csv.DictReader(table)}
+        theirs = {
+            row["id"]: (row["paper"], row["where"], row["claim"]) for row in csv.DictReader(table)
+        }
     assert {name: (c["paper"], c["where"], c["claim"]) for name, c in claims().items()} == theirs
 
 
 def test_no_claim_is_recorded_twice_in_the_course():
-    cells = [cell for path in (ROOT / "nbs").glob("*.ipynb") for cell in json.loads(path.read_text(encoding="utf8"))["cells"]]
-    recorded = [name for cell in cells if cell["cell_type"] == "code" for name in re.findall(r'\brecord\("([^"]+)"', "".join(cell["source"]))]
+    cells = [
+        cell
+        for path in (ROOT / "nbs").glob("*.ipynb")
+        for cell in json.loads(path.read_text(encoding="utf8"))["cells"]
+    ]
+    recorded = [
+        name
+        for cell in cells
+        if cell["cell_type"] == "code"
+        for name in re.findall(r'\brecord\("([^"]+)"', "".join(cell["source"]))
+    ]
     assert len(recorded) == len(set(recorded)) and set(recorded) <= set(claims())
 
 
@@ -64,7 +81,8 @@ def test_no_claim_is_recorded_twice_in_the_course():
 
 RULES = [  # claim, its rule, intervals, verdict
     ("MIG-21", "above 0, each", [(0.1, 0.2)], "reproduced"),
-    ("MIG-21", "above 0, each", [(0.0, 0.2)], "not reproduced"),  # touching the bar is not being above it
+    # touching the bar is not being above it
+    ("MIG-21", "above 0, each", [(0.0, 0.2)], "not reproduced"),
     ("MIG-21", "above 0, each", [(-0.2, -0.1)], "not reproduced"),
     ("MIG-21", "above 0, each", [(0.1, 0.2), (-0.2, -0.1)], "mixed"),
     ("MAGIG-26", "above 0, all", [(0.1, 0.2), (0.3, 0.4)], "reproduced"),
@@ -88,7 +106,10 @@ def test_verdict_follows_the_rule_set_beforehand(claim, rule, intervals, expecte
     c = claims()[claim]
     side = f"{c['direction']} {c['threshold']}" + (f" ± {c['tolerance']}" if c["tolerance"] else "")
     assert f"{side}, {c['aggregate']}" == rule  # else this table tests another rule than it says
-    assert verdict(claim, {str(i): estimate(*ends) for i, ends in enumerate(intervals)}).verdict == expected
+    assert (
+        verdict(claim, {str(i): estimate(*ends) for i, ends in enumerate(intervals)}).verdict
+        == expected
+    )
 
 
 def test_too_few_images_are_shown_and_do_not_count():
@@ -99,11 +120,19 @@ def test_too_few_images_are_shown_and_do_not_count():
     assert both.verdict == "reproduced" and "few" in repr(both)
 
 
-@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=5), st.floats(2.01, 3))
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=5),
+    st.floats(2.01, 3),
+)
 def test_better_results_never_make_a_worse_verdict(ends, gain):
     order = ["not reproduced", "mixed", "reproduced"]
-    before = verdict("MIG-21", {str(i): estimate(low, low + width) for i, (low, width) in enumerate(ends)}).verdict
-    after = verdict("MIG-21", {str(i): estimate(low + gain, low + width + gain) for i, (low, width) in enumerate(ends)}).verdict
+    before = verdict(
+        "MIG-21", {str(i): estimate(low, low + width) for i, (low, width) in enumerate(ends)}
+    ).verdict
+    after = verdict(
+        "MIG-21",
+        {str(i): estimate(low + gain, low + width + gain) for i, (low, width) in enumerate(ends)},
+    ).verdict
     assert order.index(after) >= order.index(before) and after == "reproduced"
 
 
@@ -112,21 +141,43 @@ def test_another_result_another_verdict_in_the_ledger(run, monkeypatch):
     differences = torch.rand(100, generator=run.generator())
     entries = []
     for sign in (1, -1):
-        v = record("MIG-21", {"digits": bootstrap(sign * differences, run.generator(1))}, paper_value="none")
+        v = record(
+            "MIG-21",
+            {"digits": bootstrap(sign * differences, run.generator(1))},
+            paper_value="none",
+        )
         entries.append(json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8")))
         assert entries[-1]["verdict"] == v.verdict
-        assert verdict("MIG-21", {k: Estimate(**e) for k, e in entries[-1]["conditions"].items()}).verdict == v.verdict
+        assert (
+            verdict(
+                "MIG-21", {k: Estimate(**e) for k, e in entries[-1]["conditions"].items()}
+            ).verdict
+            == v.verdict
+        )
     assert [e["verdict"] for e in entries] == ["reproduced", "not reproduced"]
-    assert {k: entries[0][k] for k in ("claim", "chapter", "profile", "device", "seed", "n", "paper_value")} == {
-        "claim": "MIG-21", "chapter": "12_autoencoders", "profile": "smoke", "device": "cpu", "seed": 0, "n": 100, "paper_value": "none"}
+    assert {
+        k: entries[0][k]
+        for k in ("claim", "chapter", "profile", "device", "seed", "n", "paper_value")
+    } == {
+        "claim": "MIG-21",
+        "chapter": "12_autoencoders",
+        "profile": "smoke",
+        "device": "cpu",
+        "seed": 0,
+        "n": 100,
+        "paper_value": "none",
+    }
 
 
-@pytest.mark.parametrize("claim, conditions, message", [
-    ("MIG-99", {"a": exact(0)}, "'MIG-99'"),
-    ("MIG-21", {}, "none given"),
-    ("MIG-21", {"digits": Estimate(float("nan"), 0, 1, 100)}, "wrong: digits"),
-    ("MIG-21", {"digits": estimate(1, 0)}, "wrong: digits"),
-])
+@pytest.mark.parametrize(
+    "claim, conditions, message",
+    [
+        ("MIG-99", {"a": exact(0)}, "'MIG-99'"),
+        ("MIG-21", {}, "none given"),
+        ("MIG-21", {"digits": Estimate(float("nan"), 0, 1, 100)}, "wrong: digits"),
+        ("MIG-21", {"digits": estimate(1, 0)}, "wrong: digits"),
+    ],
+)
 def test_what_is_no_result_is_refused_and_leaves_nothing(run, claim, conditions, message):
     with pytest.raises(ValueError, match=message):
         record(claim, conditions)
@@ -140,15 +191,19 @@ def test_record_needs_a_run():
 
 # Estimates
 
+
 def test_bootstrap_agrees_with_scipy():
     from scipy import stats
 
     x = torch.randn(60, generator=seeded(0)).double().exp()
     ours = bootstrap(x, seeded(1), draws=4000)
-    theirs = stats.bootstrap((x.numpy(),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    theirs = stats.bootstrap(
+        (x.numpy(),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx(x.mean().item(), abs=1e-12) and ours.n == 60
-    # an end of a percentile interval of 4000 draws has a standard error of about 2 % of the width; two of them, three times
+    # an end of a percentile interval of 4000 draws has a standard error of about 2 % of the width;
+    # two of them, three times
     assert ours.low == pytest.approx(theirs.low, abs=0.09 * width)
     assert ours.high == pytest.approx(theirs.high, abs=0.09 * width)
 
@@ -184,6 +239,7 @@ def test_bootstrap_refuses_what_has_no_interval(values):
 
 # Runs
 
+
 def test_profiles_and_requirements_come_from_settings():
     assert set(profiles(ROOT)) == {"smoke", "cpu", "gpu", "evidence"}
     assert any(need.startswith("torch>=") for need in requirements(ROOT)["core"])
@@ -196,9 +252,21 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
     begin("smoke", seed=3, out=tmp_path / "out")
     assert torch.equal(first, torch.rand(2)) and a.generator(2).initial_seed() == 5
     assert a.out.is_dir() and a.data_root == tmp_path and a.retrain == tmp_path / "out" / "weights"
-    assert [a._replace(profile=p).pick(1, 2) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 2, 2]
-    assert [a._replace(profile=p).pick(1, 2, 3) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 3, 2]
-    assert [a._replace(profile=p).pick(1, 2, 3, 4) for p in ("smoke", "cpu", "gpu", "evidence")] == [1, 2, 3, 4]
+    assert [a._replace(profile=p).pick(1, 2) for p in ("smoke", "cpu", "gpu", "evidence")] == [
+        1,
+        2,
+        2,
+        2,
+    ]
+    assert [a._replace(profile=p).pick(1, 2, 3) for p in ("smoke", "cpu", "gpu", "evidence")] == [
+        1,
+        2,
+        3,
+        2,
+    ]
+    assert [
+        a._replace(profile=p).pick(1, 2, 3, 4) for p in ("smoke", "cpu", "gpu", "evidence")
+    ] == [1, 2, 3, 4]
     course._run = None
 
 
@@ -237,9 +305,15 @@ def test_a_key_is_of_the_running_chapter_wherever_it_lies_and_of_its_settings(ru
     assert set(course.key(run)) == {"settings"}
 
 
-@pytest.mark.parametrize("session, name", [
-    ("/home/me/course/nbs/evidence/40_x.ipynb", "evidence/40_x"), ("nbs/20_metric.ipynb", "20_metric"), ("20_metric.ipynb", "20_metric"), ("", ""),
-])
+@pytest.mark.parametrize(
+    "session, name",
+    [
+        ("/home/me/course/nbs/evidence/40_x.ipynb", "evidence/40_x"),
+        ("nbs/20_metric.ipynb", "20_metric"),
+        ("20_metric.ipynb", "20_metric"),
+        ("", ""),
+    ],
+)
 def test_a_chapter_is_called_by_its_path_below_nbs(monkeypatch, session, name):
     monkeypatch.delenv("MANIFOLD_XAI_CHAPTER", raising=False)
     monkeypatch.setenv("JPY_SESSION_NAME", session)

@@ -1,4 +1,6 @@
-"""Laws of the data module: splits that never leak, generated data that keep their promise, loaders on the layouts that lie on users' disks."""
+"""Laws of the data module: splits that never leak, generated data that keep their promise,
+loaders on the layouts that lie on users' disks."""
+
 import gzip
 import hashlib
 import http.server
@@ -24,13 +26,14 @@ from torch.func import jacfwd, vmap
 from torch.utils.data import DataLoader
 
 from manifold_xai.subjects import data, sources, store
-from manifold_xai.subjects.data import digits, generate, plain_images, split, to_tensor, upsampled
+from manifold_xai.subjects.data import digits, plain_images, split, to_tensor
+from manifold_xai.subjects.generated import generate, upsampled
 from manifold_xai.subjects.sources import fetch, image_folder, image_set, load_images, photographs
 
 SAMPLE = SHARED / "data" / "imagenet-sample"
 
 
-# --- split -------------------------------------------------------------------------------------------------------
+# --- split ----------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,7 +50,9 @@ def test_parts_are_disjoint_stratified_and_of_the_asked_size(y, shares, seed):
     rows = torch.cat(parts)
     assert len(rows.unique()) == len(rows)
     assert all((rows.diff() > 0).all() for rows in parts)
-    for rows, size in zip(parts, sizes):  # each part rounds every class's share by less than one, and inherits the rounding of the parts before
+    # each part rounds every class's share by less than one, and inherits the rounding of the parts
+    # before
+    for rows, size in zip(parts, sizes):
         share = torch.bincount(y, minlength=7) * size / len(y)
         assert (torch.bincount(y[rows], minlength=7) - share).abs().max() < len(sizes)
     assert all(torch.equal(a, b) for a, b in zip(parts, split(y, sizes, seeded(seed))))
@@ -55,7 +60,8 @@ def test_parts_are_disjoint_stratified_and_of_the_asked_size(y, shares, seed):
 
 def test_split_of_singletons_is_drawn_by_lot():
     rows = split(torch.arange(200), [100], seeded())[0]
-    assert 30 < (rows < 100).sum() < 70  # binomial, 6 standard deviations; "the first 100" would give 100
+    # binomial, 6 standard deviations; "the first 100" would give 100
+    assert 30 < (rows < 100).sum() < 70
 
 
 def test_split_of_equal_classes_is_exact():
@@ -78,7 +84,7 @@ def test_split_refuses(y, sizes, message):
         split(y, sizes, seeded())
 
 
-# --- digits ------------------------------------------------------------------------------------------------------
+# --- digits ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -107,11 +113,14 @@ def test_digits_never_leak(parts):
     rows = torch.cat([images.rows for images in parts.values()])
     assert torch.equal(rows.sort().values, torch.arange(5000))
     pictures = torch.cat([images.x for images in parts.values()]).flatten(1).mul(255).byte()
-    assert len({picture.numpy().tobytes() for picture in pictures}) == 5000  # nor does a copy of an image sit in another part
+    # nor does a copy of an image sit in another part
+    assert len({picture.numpy().tobytes() for picture in pictures}) == 5000
 
 
 def test_digits_are_stratified(parts):
-    assert {part: images.y.bincount().tolist() for part, images in parts.items()} == dict(train=[350] * 10, validation=[50] * 10, test=[100] * 10)
+    assert {part: images.y.bincount().tolist() for part, images in parts.items()} == dict(
+        train=[350] * 10, validation=[50] * 10, test=[100] * 10
+    )
 
 
 def test_digits_are_the_source_padded(parts, root, published):
@@ -119,14 +128,18 @@ def test_digits_are_the_source_padded(parts, root, published):
     for images in (*parts.values(), digits("all", root)):
         assert images.x.dtype == torch.float32 and images.x.shape[1:] == (1, 32, 32)
         inside = images.x[:, 0, 2:-2, 2:-2].flatten(1)
-        torch.testing.assert_close(inside, torch.tensor(x[images.rows.numpy()] / 255).float(), rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            inside, torch.tensor(x[images.rows.numpy()] / 255).float(), rtol=0, atol=1e-7
+        )
         assert images.x.sum() == pytest.approx(float(inside.sum()), rel=1e-6)  # the border is black
         assert images.y.tolist() == y[images.rows.numpy()].tolist()
 
 
 def test_stored_split_is_the_one_drawn(root, parts):
     drawn = split(digits("all", root).y, list(data.DIGIT_SIZES.values()), seeded())
-    assert all(torch.equal(images.rows.sort().values, rows) for images, rows in zip(parts.values(), drawn))
+    assert all(
+        torch.equal(images.rows.sort().values, rows) for images, rows in zip(parts.values(), drawn)
+    )
 
 
 def test_the_first_digits_are_of_all_classes(parts):
@@ -165,7 +178,7 @@ def test_digits_refuse_a_damaged_file(tmp_path, root, parts):
         digits("train", tmp_path)
 
 
-# --- generated data ----------------------------------------------------------------------------------------------
+# --- generated data -------------------------------------------------------------------------------
 
 
 def circle(z):
@@ -183,7 +196,8 @@ def test_generated_points_follow_the_rejection_law(batch):
     t = torch.linspace(-8, 8, 20001, dtype=torch.float64)
     w = (-(t**2) / 2).exp() * ((1 + t.cos().abs()) / 2) ** 2  # density N(0, 1) × p_max²
     law = float((w * t.cos().abs()).sum() / w.sum())
-    # |cos| has standard deviation ≤ 1/2; p_max in place of p_max² would give 0.03 less, no rejection 0.09 less
+    # |cos| has standard deviation ≤ 1/2; p_max in place of p_max² would give 0.03 less, no
+    # rejection 0.09 less
     assert abs(g.z.double().cos().abs().mean() - law) < 4 * 0.3 / math.sqrt(n)
 
 
@@ -228,10 +242,16 @@ def test_generate_refuses(arguments, message):
 
 
 def faint_dots(z):
-    """Five dots of ink 1 to 0.004 that move by two latents each: (b, 10) -> (b, 1, 32, 32), rank 10 on paper."""
+    """Five dots of ink 1 to 0.004 that move by two latents each: (b, 10) -> (b, 1, 32, 32),
+    rank 10 on paper."""
     u = torch.linspace(-3, 3, 32, dtype=z.dtype)
     bumps = (-2 * (u - z[..., None]) ** 2).exp().view(len(z), 5, 2, 32)
-    return torch.einsum("k,bki,bkj->bij", torch.tensor([1, 0.3, 0.1, 0.02, 0.004], dtype=z.dtype), bumps[:, :, 1], bumps[:, :, 0])[:, None]
+    return torch.einsum(
+        "k,bki,bkj->bij",
+        torch.tensor([1, 0.3, 0.1, 0.02, 0.004], dtype=z.dtype),
+        bumps[:, :, 1],
+        bumps[:, :, 0],
+    )[:, None]
 
 
 PLACES = torch.tensor([[-2, -2, 2, -2, 0, 0, -2, 2, 2, 2]]).double() + 0.1
@@ -242,17 +262,27 @@ def test_upsampling_keeps_the_rank(size):
     J = vmap(jacfwd(lambda z: upsampled(faint_dots, size)(z[None])[0].flatten()))(PLACES)[0]
     assert J.shape == (size**2, 10)
     assert torch.linalg.matrix_rank(J) == 10
-    columns = F.interpolate(jacfwd(lambda z: faint_dots(z[None])[0])(PLACES[0]).permute(3, 0, 1, 2), (size, size), mode="bilinear")
-    torch.testing.assert_close(J, columns.flatten(1).T, rtol=0, atol=1e-12)  # U J: upsampling is linear
+    columns = F.interpolate(
+        jacfwd(lambda z: faint_dots(z[None])[0])(PLACES[0]).permute(3, 0, 1, 2),
+        (size, size),
+        mode="bilinear",
+    )
+    # U J: upsampling is linear
+    torch.testing.assert_close(J, columns.flatten(1).T, rtol=0, atol=1e-12)
 
 
 def test_single_precision_loses_two_of_ten_dimensions_at_256_pixels():
     def rank(size):
-        return torch.linalg.matrix_rank(vmap(jacfwd(lambda z: upsampled(faint_dots, size)(z[None])[0].flatten()))(PLACES).float()).item()
+        return torch.linalg.matrix_rank(
+            vmap(jacfwd(lambda z: upsampled(faint_dots, size)(z[None])[0].flatten()))(
+                PLACES
+            ).float()
+        ).item()
+
     assert (rank(32), rank(256)) == (10, 8)
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def picture(seed=0, size=(5, 5), channels=3):
@@ -273,7 +303,10 @@ def test_any_picture_becomes_a_square_in_range(mode, channels):
 
 def test_a_picture_of_the_right_size_is_unchanged():
     image = picture(size=(16, 16))
-    assert torch.equal(to_tensor(image, 16).mul(255).round().byte(), torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    assert torch.equal(
+        to_tensor(image, 16).mul(255).round().byte(),
+        torch.from_numpy(np.array(image)).permute(2, 0, 1),
+    )
 
 
 def test_resizing_agrees_with_torchvision():
@@ -281,7 +314,8 @@ def test_resizing_agrees_with_torchvision():
 
     image = picture(size=(96, 64))
     theirs = v2.Compose([v2.Resize(32), v2.CenterCrop(32), v2.PILToTensor()])(image)
-    assert (to_tensor(image, 32).mul(255) - theirs).abs().max() <= 1  # one grey level: order of cutting and resizing
+    # one grey level: order of cutting and resizing
+    assert (to_tensor(image, 32).mul(255) - theirs).abs().max() <= 1
 
 
 def test_padding_is_black_and_outside():
@@ -303,10 +337,13 @@ def test_two_channels_are_refused():
 def test_plain_images_pass_the_same_transform():
     def normalised(image):
         return (to_tensor(image, 8) - 0.5) / 0.25
-    assert torch.equal(plain_images(normalised), torch.tensor([-2.0, 2.0])[:, None, None, None].expand(2, 3, 8, 8))
+
+    assert torch.equal(
+        plain_images(normalised), torch.tensor([-2.0, 2.0])[:, None, None, None].expand(2, 3, 8, 8)
+    )
 
 
-# --- photographs -------------------------------------------------------------------------------------------------
+# --- photographs ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -343,7 +380,7 @@ def test_the_sample_replaces_the_shipped_photographs(tmp_path):
     assert len(image_set("imagenet-sample", "test", root=tmp_path)) == 100
 
 
-# --- folders -----------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def write(path, seed=0, size=(6, 6), channels=3):
@@ -352,7 +389,12 @@ def write(path, seed=0, size=(6, 6), channels=3):
 
 
 @settings(max_examples=15, deadline=None)
-@given(names=st.lists(st.text("abcXYZ09_", min_size=1, max_size=5), min_size=2, max_size=5, unique_by=str.lower), shuffle=st.randoms())
+@given(
+    names=st.lists(
+        st.text("abcXYZ09_", min_size=1, max_size=5), min_size=2, max_size=5, unique_by=str.lower
+    ),
+    shuffle=st.randoms(),
+)
 def test_classes_are_numbered_by_sorted_name(tmp_path_factory, names, shuffle):
     folder = tmp_path_factory.mktemp("folder")
     shuffle.shuffle(names)
@@ -370,7 +412,10 @@ def test_a_folder_feeds_a_data_loader(tmp_path):
     x, y = next(iter(DataLoader(images, batch_size=6)))
     loaded = images.load()
     assert torch.equal(x, loaded.x) and torch.equal(y, loaded.y) and len(images) == 6
-    assert torch.equal(loaded.x[1].mul(255).round().byte(), torch.from_numpy(np.array(picture(2, (6, 6)))).permute(2, 0, 1))
+    assert torch.equal(
+        loaded.x[1].mul(255).round().byte(),
+        torch.from_numpy(np.array(picture(2, (6, 6)))).permute(2, 0, 1),
+    )
     assert images.load(2).y.tolist() == [0, 1]
     assert torch.equal(images.load(2).rows, images.load(2).rows)
     assert pickle.loads(pickle.dumps(images)).ids == images.ids  # what workers of a DataLoader need
@@ -379,16 +424,23 @@ def test_a_folder_feeds_a_data_loader(tmp_path):
 def test_a_table_of_labels_wins_over_folders(tmp_path):
     for name in ("x/a.jpg", "x/b.jpg", "y/c.jpg"):
         write(tmp_path / name)
-    (tmp_path / "labels.csv").write_text("file,class_index,synset,name\ny/c.jpg,2,n2,tench\nx/a.jpg,7,n7,hen\nx/b.jpg,2,n2,tench\n")
+    (tmp_path / "labels.csv").write_text(
+        "file,class_index,synset,name\ny/c.jpg,2,n2,tench\nx/a.jpg,7,n7,hen\nx/b.jpg,2,n2,tench\n"
+    )
     images = image_folder(tmp_path)
     assert images.y.tolist() == [7, 2, 2] and images.classes == {2: "tench", 7: "hen"}
 
 
-@pytest.mark.parametrize("line, message", [("gone.jpg,1", "gone.jpg is in the table only"), (None, "b.jpg is not in the table")])
+@pytest.mark.parametrize(
+    "line, message",
+    [("gone.jpg,1", "gone.jpg is in the table only"), (None, "b.jpg is not in the table")],
+)
 def test_tables_that_disagree_with_the_images_are_refused(tmp_path, line, message):
     write(tmp_path / "a.jpg")
     write(tmp_path / "b.jpg")
-    (tmp_path / "labels.csv").write_text("\n".join(["file,number", "a.jpg,0"] + (["b.jpg,1", line] if line else [])))
+    (tmp_path / "labels.csv").write_text(
+        "\n".join(["file,number", "a.jpg,0"] + (["b.jpg,1", line] if line else []))
+    )
     with pytest.raises(ValueError, match=message):
         image_folder(tmp_path)
 
@@ -415,7 +467,7 @@ def test_a_broken_image_is_named(tmp_path, suffix):
         image_folder(tmp_path).load()
 
 
-# --- data sets of real size, in the layouts that lie on users' disks ---------------------------------------------
+# --- data sets of real size, in the layouts that lie on users' disks ------------------------------
 
 
 def md5(content):
@@ -423,16 +475,21 @@ def md5(content):
 
 
 def idx(array):
-    header = {1: 0x0801, 3: 0x0803}[array.ndim].to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    header = {1: 0x0801, 3: 0x0803}[array.ndim].to_bytes(4, "big") + b"".join(
+        n.to_bytes(4, "big") for n in array.shape
+    )
     return header + array.tobytes()
 
 
 def idx_files(classes, counts, prefixes, stem):
-    """Content of the files of an MNIST-like set: `counts` images for each part, labels running through the classes."""
+    """Content of the files of an MNIST-like set: `counts` images for each part,
+    labels running through the classes."""
     rng = np.random.default_rng(0)
     out = {}
     for prefix, n in zip(prefixes, counts):
-        out[stem.format(prefix, "images-idx3")] = idx(rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        out[stem.format(prefix, "images-idx3")] = idx(
+            rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        )
         out[stem.format(prefix, "labels-idx1")] = idx((np.arange(n) % classes).astype(np.uint8))
     return out
 
@@ -442,11 +499,17 @@ def mnist(root, monkeypatch):
     for name, content in contents.items():
         put(root / "MNIST" / "raw" / name, content)
         put(root / "MNIST" / "raw" / f"{name}.gz", gzip.compress(content))
-    patch(monkeypatch, "mnist", files={f"MNIST/raw/{name}": md5(content) for name, content in contents.items()})
+    patch(
+        monkeypatch,
+        "mnist",
+        files={f"MNIST/raw/{name}": md5(content) for name, content in contents.items()},
+    )
 
 
 def emnist(root, monkeypatch):
-    for name, content in idx_files(62, (620, 124), ("train", "test"), "emnist-byclass-{}-{}-ubyte").items():
+    for name, content in idx_files(
+        62, (620, 124), ("train", "test"), "emnist-byclass-{}-{}-ubyte"
+    ).items():
         put(root / "EMNIST" / "raw" / name, content)
 
 
@@ -454,8 +517,17 @@ def cifar_files():
     rng, contents = np.random.default_rng(0), {}
     for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
         pixels = rng.integers(0, 256, (40, 3072), dtype=np.uint8)
-        contents[name] = pickle.dumps({"data": pixels, "labels": [int(i % 10) for i in range(40)], "filenames": [], "batch_label": name})
-    contents["batches.meta"] = pickle.dumps({"label_names": "airplane automobile bird cat deer dog frog horse ship truck".split()})
+        contents[name] = pickle.dumps(
+            {
+                "data": pixels,
+                "labels": [int(i % 10) for i in range(40)],
+                "filenames": [],
+                "batch_label": name,
+            }
+        )
+    contents["batches.meta"] = pickle.dumps(
+        {"label_names": "airplane automobile bird cat deer dog frog horse ship truck".split()}
+    )
     return contents
 
 
@@ -466,8 +538,14 @@ def cifar10(root, monkeypatch):
     for name, content in contents.items():
         put(root / "cifar-10-batches-py" / name, content)
     hashes = {name: md5(content) for name, content in contents.items()}
-    patch(monkeypatch, "cifar10", files={f"cifar-10-batches-py/{name}": h for name, h in hashes.items()})
-    monkeypatch.setattr(CIFAR10, "train_list", [[n, h] for n, h in hashes.items() if n.startswith("data")])
+    patch(
+        monkeypatch,
+        "cifar10",
+        files={f"cifar-10-batches-py/{name}": h for name, h in hashes.items()},
+    )
+    monkeypatch.setattr(
+        CIFAR10, "train_list", [[n, h] for n, h in hashes.items() if n.startswith("data")]
+    )
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", hashes["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": hashes["batches.meta"]})
 
@@ -480,7 +558,10 @@ def pets(root, monkeypatch):
             for i in counts:
                 write(root / "oxford-iiit-pet" / "images" / f"{breed}_{i}.jpg", 100 * number + i)
                 lines.append(f"{breed}_{i} {number} {1 + number % 2} {number}")
-        put(root / "oxford-iiit-pet" / "annotations" / f"{listing}.txt", "\n".join(lines + [""]).encode())
+        put(
+            root / "oxford-iiit-pet" / "annotations" / f"{listing}.txt",
+            "\n".join(lines + [""]).encode(),
+        )
 
 
 def flower_mats(per_class=4):
@@ -492,7 +573,10 @@ def flower_mats(per_class=4):
     labels[order] = np.arange(n) % 102 + 1
     sets = dict(trnid=order[:102] + 1, valid=order[102:204] + 1, tstid=order[204:] + 1)
     contents = {}
-    for name, table in ("imagelabels.mat", {"labels": labels[None]}), ("setid.mat", {k: v[None] for k, v in sets.items()}):
+    for name, table in (
+        ("imagelabels.mat", {"labels": labels[None]}),
+        ("setid.mat", {k: v[None] for k, v in sets.items()}),
+    ):
         savemat(stream := io.BytesIO(), table)
         contents[name] = stream.getvalue()
     return contents, n
@@ -506,8 +590,16 @@ def flowers(root, monkeypatch):
         put(root / "flowers-102" / name, content)
     for i in range(1, n + 1):
         write(root / "flowers-102" / "jpg" / f"image_{i:05d}.jpg", i)
-    patch(monkeypatch, "flowers", files={f"flowers-102/{name}": md5(content) for name, content in contents.items()})
-    theirs = {"image": ("102flowers.tgz", ""), "label": ("imagelabels.mat", md5(contents["imagelabels.mat"])), "setid": ("setid.mat", md5(contents["setid.mat"]))}
+    patch(
+        monkeypatch,
+        "flowers",
+        files={f"flowers-102/{name}": md5(content) for name, content in contents.items()},
+    )
+    theirs = {
+        "image": ("102flowers.tgz", ""),
+        "label": ("imagelabels.mat", md5(contents["imagelabels.mat"])),
+        "setid": ("setid.mat", md5(contents["setid.mat"])),
+    }
     monkeypatch.setattr(Flowers102, "_file_dict", theirs)
 
 
@@ -528,15 +620,26 @@ def xray(root, monkeypatch):
     for part, patients in ("train", range(1, 41)), ("val", range(41, 43)), ("test", range(43, 50)):
         for p in patients:
             for shot in range(3):
-                write(root / "chest_xray" / part / "PNEUMONIA" / f"person{p}_bacteria_{shot}.jpeg", p, channels=1)
-                write(root / "chest_xray" / part / "NORMAL" / f"IM-{p:04d}-{shot:04d}.jpeg", p, channels=1)
+                write(
+                    root / "chest_xray" / part / "PNEUMONIA" / f"person{p}_bacteria_{shot}.jpeg",
+                    p,
+                    channels=1,
+                )
+                write(
+                    root / "chest_xray" / part / "NORMAL" / f"IM-{p:04d}-{shot:04d}.jpeg",
+                    p,
+                    channels=1,
+                )
 
 
 def retinopathy(root, monkeypatch):
     ids = [f"{p}_{eye}" for p in range(10, 70) for eye in ("left", "right")]
     for k, i in enumerate(ids):
         write(root / "retinopathy" / "train" / f"{i}.jpeg", k)
-    put(root / "retinopathy" / "trainLabels.csv", "\n".join(["image,level"] + [f"{i},{k // 2 % 5}" for k, i in enumerate(ids)]).encode())
+    put(
+        root / "retinopathy" / "trainLabels.csv",
+        "\n".join(["image,level"] + [f"{i},{k // 2 % 5}" for k, i in enumerate(ids)]).encode(),
+    )
 
 
 def retinopathy_folders(root, monkeypatch):
@@ -555,11 +658,26 @@ def patch(monkeypatch, name, **changes):
 
 
 MAKERS = dict(
-    mnist=mnist, emnist=emnist, cifar10=cifar10, pets=pets, flowers=flowers, imagenet=imagenet, xray=xray, retinopathy=retinopathy, **{"imagenet-sample": sample}
+    mnist=mnist,
+    emnist=emnist,
+    cifar10=cifar10,
+    pets=pets,
+    flowers=flowers,
+    imagenet=imagenet,
+    xray=xray,
+    retinopathy=retinopathy,
+    **{"imagenet-sample": sample},
 )
 SIZES = {  # train, validation, test
-    "mnist": (180, 20, 50), "emnist": (558, 62, 124), "cifar10": (180, 20, 40), "pets": (134, 14, 74), "flowers": (102, 102, 204),
-    "imagenet": (700, 100, 200), "imagenet-sample": (350, 50, 100), "xray": (228, 24, 42), "retinopathy": (84, 12, 24),
+    "mnist": (180, 20, 50),
+    "emnist": (558, 62, 124),
+    "cifar10": (180, 20, 40),
+    "pets": (134, 14, 74),
+    "flowers": (102, 102, 204),
+    "imagenet": (700, 100, 200),
+    "imagenet-sample": (350, 50, 100),
+    "xray": (228, 24, 42),
+    "retinopathy": (84, 12, 24),
 }
 
 
@@ -600,11 +718,13 @@ def theirs(name, root):
 @pytest.mark.parametrize("name", ["mnist", "emnist", "cifar10", "pets", "flowers", "imagenet"])
 def test_images_and_labels_are_torchvisions(name, tmp_path, monkeypatch):
     MAKERS[name](tmp_path, monkeypatch)
-    images, oracle = image_set(name, "all", root=tmp_path), torch.utils.data.ConcatDataset(theirs(name, tmp_path))
+    images = image_set(name, "all", root=tmp_path)
+    oracle = torch.utils.data.ConcatDataset(theirs(name, tmp_path))
     assert len(images) == len(oracle)
     for row in range(0, len(oracle), 17):
         image, y = oracle[row]
-        pixels = np.array(image).T if name == "emnist" else np.array(image)  # torchvision leaves EMNIST's letters lying on their side
+        # torchvision leaves EMNIST's letters lying on their side
+        pixels = np.array(image).T if name == "emnist" else np.array(image)
         assert np.array_equal(np.array(images.pictures[row]), pixels) and int(images.y[row]) == y
 
 
@@ -614,9 +734,15 @@ def test_no_patient_is_in_two_parts(name, tmp_path, monkeypatch):
     who = {}
     for part in sources.PARTS[:3]:
         images = image_set(name, part, root=tmp_path)
-        who[part] = {sources._group_of(images.ids[row], sources.SOURCES[name].group) for row in images.rows}
+        who[part] = {
+            sources._group_of(images.ids[row], sources.SOURCES[name].group) for row in images.rows
+        }
         assert len(who[part]) < len(images)
-    assert not (who["train"] & who["validation"] or who["train"] & who["test"] or who["validation"] & who["test"])
+    assert not (
+        who["train"] & who["validation"]
+        or who["train"] & who["test"]
+        or who["validation"] & who["test"]
+    )
 
 
 def test_retinopathy_in_class_folders(tmp_path, monkeypatch):
@@ -638,7 +764,14 @@ def test_a_missing_class_is_refused(tmp_path, monkeypatch):
         image_set("flowers", root=tmp_path)
 
 
-@pytest.mark.parametrize("name, file", [("mnist", "MNIST/raw/train-labels-idx1-ubyte"), ("cifar10", "cifar-10-batches-py/data_batch_3"), ("flowers", "flowers-102/setid.mat")])
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("mnist", "MNIST/raw/train-labels-idx1-ubyte"),
+        ("cifar10", "cifar-10-batches-py/data_batch_3"),
+        ("flowers", "flowers-102/setid.mat"),
+    ],
+)
 def test_a_foreign_file_is_refused_and_a_missing_one_named(name, file, tmp_path, monkeypatch):
     MAKERS[name](tmp_path, monkeypatch)
     content = bytearray((tmp_path / file).read_bytes())
@@ -653,7 +786,13 @@ def test_a_foreign_file_is_refused_and_a_missing_one_named(name, file, tmp_path,
 
 @pytest.mark.parametrize("name", sources.SOURCES)
 def test_an_absent_set_says_how_to_get_it(name, tmp_path, no_network):
-    with pytest.raises(FileNotFoundError, match=rf"{name} is not in .*(fetch\('{name}'\) downloads it|Get it from http.* and put it there as)"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=(
+            rf"{name} is not in .*(fetch\('{name}'\) downloads it|Get it from http.* and put it "
+            r"there as)"
+        ),
+    ):
         image_set(name, root=tmp_path)
     assert not (tmp_path / "splits").exists()
 
@@ -677,17 +816,27 @@ def test_unknown_names_and_parts_are_refused(tmp_path):
 def test_published_hashes_are_torchvisions():
     from torchvision import datasets as tv
 
-    assert {(d.url.rsplit("/", 1)[1], d.hash) for d in sources.SOURCES["mnist"].downloads} == {(name, f"md5:{h}") for name, h in tv.MNIST.resources}
+    assert {(d.url.rsplit("/", 1)[1], d.hash) for d in sources.SOURCES["mnist"].downloads} == {
+        (name, f"md5:{h}") for name, h in tv.MNIST.resources
+    }
     assert sources.SOURCES["emnist"].downloads[0].hash == f"md5:{tv.EMNIST.md5}"
     cifar = sources.SOURCES["cifar10"]
     assert cifar.downloads[0].hash == f"md5:{tv.CIFAR10.tgz_md5}"
-    listed = tv.CIFAR10.train_list + tv.CIFAR10.test_list + [[tv.CIFAR10.meta["filename"], tv.CIFAR10.meta["md5"]]]
+    listed = (
+        tv.CIFAR10.train_list
+        + tv.CIFAR10.test_list
+        + [[tv.CIFAR10.meta["filename"], tv.CIFAR10.meta["md5"]]]
+    )
     assert {Path(f).name: h for f, h in cifar.files.items()} == dict(listed)
-    assert [d.hash for d in sources.SOURCES["pets"].downloads] == [f"md5:{h}" for _, h in tv.OxfordIIITPet._RESOURCES]
-    assert {d.hash for d in sources.SOURCES["flowers"].downloads} == {f"md5:{h}" for _, h in tv.Flowers102._file_dict.values()}
+    assert [d.hash for d in sources.SOURCES["pets"].downloads] == [
+        f"md5:{h}" for _, h in tv.OxfordIIITPet._RESOURCES
+    ]
+    assert {d.hash for d in sources.SOURCES["flowers"].downloads} == {
+        f"md5:{h}" for _, h in tv.Flowers102._file_dict.values()
+    }
 
 
-# --- downloads, from a server on this machine --------------------------------------------------------------------
+# --- downloads, from a server on this machine -----------------------------------------------------
 
 
 @pytest.fixture
@@ -700,7 +849,9 @@ def server(tmp_path_factory, monkeypatch):
             pass
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as httpd:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=folder)
+    ) as httpd:
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         yield folder, f"http://127.0.0.1:{httpd.server_port}/"
@@ -736,21 +887,37 @@ def jpeg(seed):
 def archives(name, root, monkeypatch):
     """What the makers' archives hold, from the layout that they unpack to."""
     MAKERS[name](root, monkeypatch)
+
     def read(folder, prefix=""):
-        return {prefix + p.relative_to(root / folder).as_posix(): p.read_bytes() for p in (root / folder).rglob("*") if p.is_file()}
+        return {
+            prefix + p.relative_to(root / folder).as_posix(): p.read_bytes()
+            for p in (root / folder).rglob("*")
+            if p.is_file()
+        }
+
     if name == "mnist":
-        return [(root / d.folder / f"{d.gives[0]}.gz").read_bytes() for d in sources.SOURCES["mnist"].downloads]
+        return [
+            (root / d.folder / f"{d.gives[0]}.gz").read_bytes()
+            for d in sources.SOURCES["mnist"].downloads
+        ]
     if name == "emnist":
         with zipfile.ZipFile(stream := io.BytesIO(), "w") as archive:
             for file, content in read("EMNIST/raw").items():
                 archive.writestr(f"gzip/{file}.gz", gzip.compress(content))
-            archive.writestr("gzip/emnist-letters-test-labels-idx1-ubyte.gz", gzip.compress(b"not needed"))
+            archive.writestr(
+                "gzip/emnist-letters-test-labels-idx1-ubyte.gz", gzip.compress(b"not needed")
+            )
         return [stream.getvalue()]
     if name == "cifar10":
         return [tar(read("", ""))]
     if name == "pets":
-        return [tar(read("oxford-iiit-pet/images", "images/")), tar(read("oxford-iiit-pet/annotations", "annotations/"))]
-    return [tar(read("flowers-102/jpg", "jpg/"))] + [(root / "flowers-102" / f).read_bytes() for f in ("imagelabels.mat", "setid.mat")]
+        return [
+            tar(read("oxford-iiit-pet/images", "images/")),
+            tar(read("oxford-iiit-pet/annotations", "annotations/")),
+        ]
+    return [tar(read("flowers-102/jpg", "jpg/"))] + [
+        (root / "flowers-102" / f).read_bytes() for f in ("imagelabels.mat", "setid.mat")
+    ]
 
 
 @pytest.mark.parametrize("name", ["mnist", "emnist", "cifar10", "pets", "flowers"])
@@ -770,7 +937,9 @@ def test_a_wrong_archive_is_refused_and_replaced_only_when_told(tmp_path, monkey
     serve(monkeypatch, server, "cifar10", archives("cifar10", tmp_path / "made", monkeypatch))
     archive = tmp_path / "root" / "cifar-10-python.tar.gz"
     put(archive, b"something else")
-    with pytest.raises(ValueError, match="cifar-10-python.tar.gz is not the published file.*again=True"):
+    with pytest.raises(
+        ValueError, match="cifar-10-python.tar.gz is not the published file.*again=True"
+    ):
         fetch("cifar10", tmp_path / "root")
     assert archive.read_bytes() == b"something else"
     assert not (tmp_path / "root" / "cifar-10-batches-py").exists()
@@ -808,14 +977,28 @@ def test_an_interrupted_unpacking_never_looks_complete(tmp_path, monkeypatch, se
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    patch(monkeypatch, "cifar10", downloads=(sources.SOURCES["cifar10"].downloads[0]._replace(url="http://127.0.0.1:9/cifar-10-python.tar.gz"),))
-    with pytest.raises(ConnectionError, match=f"put that file at {tmp_path / 'cifar-10-python.tar.gz'} and call fetch again"):
+    patch(
+        monkeypatch,
+        "cifar10",
+        downloads=(
+            sources.SOURCES["cifar10"]
+            .downloads[0]
+            ._replace(url="http://127.0.0.1:9/cifar-10-python.tar.gz"),
+        ),
+    )
+    with pytest.raises(
+        ConnectionError,
+        match=f"put that file at {tmp_path / 'cifar-10-python.tar.gz'} and call fetch again",
+    ):
         fetch("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "xray", "retinopathy"])
 def test_sets_behind_an_account_say_where_they_are(name, tmp_path, no_network):
-    with pytest.raises(ValueError, match=rf"cannot be fetched. Get it from {sources.SOURCES[name].home}.*{tmp_path}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"cannot be fetched. Get it from {sources.SOURCES[name].home}.*{tmp_path}",
+    ):
         fetch(name, tmp_path)
 
 

@@ -1,4 +1,5 @@
-"""Faithfulness: equal to the published code and to captum, right where the answer is known on paper, blind to how batches are cut."""
+"""Faithfulness: equal to the published code and to captum,
+right where the answer is known on paper, blind to how batches are cut."""
 
 import warnings
 
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.evaluation.faithfulness import (
-    channel_mean,
     completeness_residual,
-    diffid,
     infidelity,
-    kept_mean,
     max_sensitivity,
     probes,
+)
+from manifold_xai.evaluation.removal import (
+    channel_mean,
+    diffid,
+    kept_mean,
     published_diffid,
     ranks,
     removal,
@@ -41,14 +44,14 @@ def world():
     return score(digit_classifier("smooth")).at(x), torch.randn(x.shape, generator=seeded()), x
 
 
-# --- the published code --------------------------------------------------------------------------------------------------------
+# --- the published code ---------------------------------------------------------------------------
 
 
 PUBLISHED = [("accuracy", "hard"), ("confidence", "soft")]
 
 
 def published_distance(answers, networks, measure, key):
-    """How far our DiffID in their protocol is from theirs: the most of both curves and of DiffID."""
+    """How far our DiffID in their protocol is from theirs: the most of curves and DiffID."""
     f = score(networks[0], answers["diffid.labels"])
     batch = answers["diffid.attribution"], answers["diffid.images"]
     found = published_diffid(f, *batch, measure, batch=37)
@@ -80,14 +83,19 @@ def test_diffid_with_their_small_number_in_the_fill_is_theirs(
 def test_the_soft_published_form_clips_the_mean_and_ours_each_image():
     def f(x):
         return x.flatten(1).sum(1)  # the second image gains where the first loses
+
     x = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
     A = torch.tensor([[2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
-    whole = removal(f, A, x, torch.tensor([2.0, 2.0], dtype=torch.float64), [0.5], measure="ratio").inserted
+    whole = removal(
+        f, A, x, torch.tensor([2.0, 2.0], dtype=torch.float64), [0.5], measure="ratio"
+    ).inserted
     assert (whole > 1).any()
-    assert removal(f, A, x, torch.tensor([2.0, 2.0], dtype=torch.float64), [0.5]).inserted.max() == 1
+    assert (
+        removal(f, A, x, torch.tensor([2.0, 2.0], dtype=torch.float64), [0.5]).inserted.max() == 1
+    )
 
 
-# --- on paper ------------------------------------------------------------------------------------------------------------------
+# --- on paper -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [4, 12, 33])
@@ -99,9 +107,16 @@ def test_a_ramp_of_weights_has_the_diffid_known_on_paper(n):
     assert torch.allclose(found.inserted[:, 0], 1 - k * (k + 1) / (n * (n + 1)), atol=1e-12)
     assert torch.allclose(found.deleted[:, 0], (n - k) * (n - k + 1) / (n * (n + 1)), atol=1e-12)
     assert abs(found.diffid.item() - (n - 1) / (3 * n)) < 1e-12
-    assert torch.allclose(found.insertion, torch.trapezoid(1 - k * (k + 1) / (n * (n + 1)), dx=1 / n), atol=1e-12)  # ends count half
-    assert found.insertion.item() == pytest.approx(removal(f, w[None], x, 0.0, levels=(k / n).tolist()).insertion.item() * (n + 1) / n - 0.5 / n)
-    assert abs(diffid(f, -1 / w[None], x, 0.0, levels=n + 1).item() + (n - 1) / (3 * n)) < 1e-12  # the sign of A does not rank
+    # ends count half
+    assert torch.allclose(
+        found.insertion, torch.trapezoid(1 - k * (k + 1) / (n * (n + 1)), dx=1 / n), atol=1e-12
+    )
+    assert found.insertion.item() == pytest.approx(
+        removal(f, w[None], x, 0.0, levels=(k / n).tolist()).insertion.item() * (n + 1) / n
+        - 0.5 / n
+    )
+    # the sign of A does not rank
+    assert abs(diffid(f, -1 / w[None], x, 0.0, levels=n + 1).item() + (n - 1) / (3 * n)) < 1e-12
 
 
 @settings(deadline=None, max_examples=25)
@@ -112,6 +127,31 @@ def test_no_ranking_beats_the_weights_of_a_linear_score(seed, n):
     best = diffid(f, w[None], x, 0.0, levels=n + 1)
     assert best >= diffid(f, rand(1, n, seed=seed + 1), x, 0.0, levels=n + 1) - 1e-12
     assert best >= 0
+
+
+def by_hand(f, A, x, fill, share):
+    """What is left of one image's score on each side: the slow form of `removal`."""
+    order = A.abs().sum(0).flatten().argsort(descending=True, stable=True)
+    n = len(order)
+    k, left = round(share * n), []
+    for hidden in (order[n - k :], order[:k]):  # least important, most important
+        image = x.clone().flatten(1)
+        image[:, hidden] = fill
+        left.append((f(image.view(1, *x.shape)) / f(x[None])).clamp(0, 1).item())
+    return left
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_removal_is_hiding_pixels_one_image_at_a_time(colours):
+    x, A = torch.rand(3, colours, 4, 5, generator=seeded()), randn(3, colours, 4, 5, seed=1).float()
+    w = torch.rand(colours, 4, 5, generator=seeded(2))
+    f = lambda x: ((x * w).flatten(1).sum(1) - 2).sigmoid()
+    found = removal(f, A, x, 0.3, 6)
+    for i in range(3):
+        slow = torch.tensor([by_hand(f, A[i], x[i], 0.3, share) for share in found.levels.tolist()])
+        assert torch.allclose(torch.stack([found.inserted[:, i], found.deleted[:, i]], 1), slow, atol=1e-6)
+        area = torch.trapezoid(slow[:, 0] - slow[:, 1], dx=1 / 5)
+        assert found.diffid[i].item() == pytest.approx(area.item(), abs=1e-6)
 
 
 def test_a_fill_equal_to_the_image_changes_nothing(world):
@@ -135,7 +175,9 @@ def test_infidelity_of_a_linear_score_is_the_one_on_paper():
         assert abs(infidelity(A, drawn, product).item() / value.item() - 1) < 0.05
     nothing = (w @ x[0]) ** 2 + sigma**2 * w.square().sum()
     assert abs(infidelity(0 * A, drawn).item() / nothing.item() - 1) < 0.05
-    assert infidelity(7 * A, drawn, rescale=True).item() == pytest.approx(infidelity(A, drawn, rescale=True).item())
+    assert infidelity(7 * A, drawn, rescale=True).item() == pytest.approx(
+        infidelity(A, drawn, rescale=True).item()
+    )
     assert infidelity(A, drawn, rescale=True) <= infidelity(A, drawn) + 1e-12
 
 
@@ -163,7 +205,7 @@ def test_sensitivity_of_a_linear_score_stays_below_the_corner_of_the_cube():
     assert (more.raw >= found.raw).all()  # a maximum over the same draws and further ones
 
 
-# --- captum --------------------------------------------------------------------------------------------------------------------
+# --- captum ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("product", ["scaled", "raw"])
@@ -182,9 +224,13 @@ def test_infidelity_is_captums(world, product, rescale):
             return slope, inputs - xi
 
         rows = torch.arange(len(x)).repeat_interleave(samples)
+
         def forward(v):
             return f(v, rows=rows if len(v) > len(x) else None)
-        theirs = captum_metrics.infidelity(forward, perturb, x, A, n_perturb_samples=samples, normalize=rescale)
+
+        theirs = captum_metrics.infidelity(
+            forward, perturb, x, A, n_perturb_samples=samples, normalize=rescale
+        )
         assert (infidelity(A, drawn, product, rescale) / theirs - 1).abs().max() < 1e-6
     finally:
         f.model.float()
@@ -195,8 +241,12 @@ def test_infidelity_scaled_is_captums_own_convention(world):
     w, x = randn(40), rand(3, 40, seed=1) + 0.1
     f, A = (lambda v: (v @ w).tanh()), randn(3, 40, seed=2)
     drawn = probes(f, x, torch.full_like(x, 0.05), 0.2, 6, generator=seeded())
-    perturb = metrics.infidelity_perturb_func_decorator(True)(lambda inputs, baselines: inputs - drawn.xi.transpose(0, 1).flatten(0, 1))
-    theirs = metrics.infidelity(f, perturb, x, A, baselines=torch.full_like(x, 0.05), n_perturb_samples=6)
+    perturb = metrics.infidelity_perturb_func_decorator(True)(
+        lambda inputs, baselines: inputs - drawn.xi.transpose(0, 1).flatten(0, 1)
+    )
+    theirs = metrics.infidelity(
+        f, perturb, x, A, baselines=torch.full_like(x, 0.05), n_perturb_samples=6
+    )
     assert torch.allclose(infidelity(A, drawn), theirs, rtol=1e-6)
 
 
@@ -204,16 +254,23 @@ def test_max_sensitivity_is_captums():
     metrics = pytest.importorskip("captum.metrics")
     x, attribute = rand(4, 1, 6, 6), lambda v: v.sin() * v
     draw, radius = seeded(3), 0.1
-    deltas = [radius * (2 * torch.rand(x.shape, generator=draw, dtype=x.dtype) - 1) for _ in range(5)]
+    deltas = [
+        radius * (2 * torch.rand(x.shape, generator=draw, dtype=x.dtype) - 1) for _ in range(5)
+    ]
+
     def first(v):
-        return (attribute(v[0]),) if isinstance(v, tuple) else attribute(v)  # as captum's own methods answer
-    theirs = metrics.sensitivity_max(first, x, lambda v: v + torch.stack(deltas, 1).flatten(0, 1), n_perturb_samples=5)
+        # as captum's own methods answer
+        return (attribute(v[0]),) if isinstance(v, tuple) else attribute(v)
+
+    theirs = metrics.sensitivity_max(
+        first, x, lambda v: v + torch.stack(deltas, 1).flatten(0, 1), n_perturb_samples=5
+    )
     ours = max_sensitivity(attribute, x, radius, 5, generator=seeded(3))
     assert torch.allclose(ours.relative, theirs, rtol=1e-9)
     assert torch.allclose(ours.raw, theirs * attribute(x).flatten(1).norm(dim=1), rtol=1e-9)
 
 
-# --- rows, chunks, ranks, fills ------------------------------------------------------------------------------------------------
+# --- rows, chunks, ranks, fills -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["fixed", "kept", "shuffled", "hard"])
@@ -230,13 +287,21 @@ def test_removal_does_not_depend_on_the_chunks(world, how):
 def test_rows_do_not_see_each_other(world):
     f, A, x = world
     whole = diffid(f, A, x, 0.1, levels=5)
-    alone = torch.cat([diffid(score(f.model, f.target[i : i + 1]), A[i : i + 1], x[i : i + 1], 0.1, levels=5) for i in range(len(x))])
+    alone = torch.cat(
+        [
+            diffid(score(f.model, f.target[i : i + 1]), A[i : i + 1], x[i : i + 1], 0.1, levels=5)
+            for i in range(len(x))
+        ]
+    )
     assert torch.allclose(whole, alone, atol=1e-5)
 
 
 def test_probes_do_not_depend_on_the_chunks(world):
     f, _, x = world
-    a, b = (probes(f, x, torch.zeros_like(x), samples=3, generator=seeded(), batch=batch) for batch in (None, 5))
+    a, b = (
+        probes(f, x, torch.zeros_like(x), samples=3, generator=seeded(), batch=batch)
+        for batch in (None, 5)
+    )
     assert torch.equal(a.xi, b.xi) and torch.allclose(a.drop, b.drop, atol=1e-5)
 
 
@@ -250,9 +315,13 @@ def test_passes_are_not_wasted(world):
 
 
 def test_masks_and_fill_live_in_the_preprocessed_space():
-    """Red is removed as a pixel or as a channel value; the fill is what the network sees there, not what preprocessing makes of it."""
+    """Red is removed as a pixel or as a channel value; the fill is what the network sees there,
+    not what preprocessing makes of it."""
     w = torch.tensor([5.0, 1.0, 1.0])
-    model, preprocess = (lambda z: torch.stack([(z * w[:, None, None]).flatten(1).sum(1), 0 * z[:, 0, 0, 0]], 1)), lambda x: (x - 0.5) / 0.25
+    model, preprocess = (
+        (lambda z: torch.stack([(z * w[:, None, None]).flatten(1).sum(1), 0 * z[:, 0, 0, 0]], 1)),
+        lambda x: (x - 0.5) / 0.25,
+    )
     f = score(model, lambda out: out[:, 0], preprocess=preprocess)
     x = torch.full((1, 3, 1, 2), 0.75)
     A = torch.tensor([[[[4.0, 0.0]], [[0.0, 3.0]], [[0.0, 3.0]]]])
@@ -260,7 +329,9 @@ def test_masks_and_fill_live_in_the_preprocessed_space():
     per_channel = removal(f, A, x, 0.0, [1 / 6], per="channel")
     assert per_pixel.deleted.item() == pytest.approx(7 / 14)
     assert per_channel.deleted.item() == pytest.approx(9 / 14)
-    assert removal(f, A, x, torch.tensor([1.0, 1.0, 1.0]), [0.5]).deleted.item() == pytest.approx(1.0)
+    assert removal(f, A, x, torch.tensor([1.0, 1.0, 1.0]), [0.5]).deleted.item() == pytest.approx(
+        1.0
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -271,9 +342,17 @@ def test_ranks_are_permutations_and_ties_are_drawn_fairly(seed):
         for generator in (None, seeded(seed)):
             places = ranks(A, per, generator).flatten(1)
             key = (A.abs().sum(1) if per == "pixel" else A.abs()).flatten(1)
-            assert torch.equal(places.sort(dim=1).values, torch.arange(places.shape[1]).expand_as(places))
+            assert torch.equal(
+                places.sort(dim=1).values, torch.arange(places.shape[1]).expand_as(places)
+            )
             assert (key.gather(1, places.argsort(dim=1)).diff(dim=1) <= 0).all()
-    first = torch.stack([ranks(torch.zeros(400, 4), generator=seeded(seed))[:, i] == 0 for i in range(4)]).double().mean(1)
+    first = (
+        torch.stack(
+            [ranks(torch.zeros(400, 4), generator=seeded(seed))[:, i] == 0 for i in range(4)]
+        )
+        .double()
+        .mean(1)
+    )
     assert (first - 0.25).abs().max() < 0.12
 
 
@@ -286,7 +365,10 @@ def test_fills():
     mixed = shuffled(x, seeded())
     assert not torch.equal(mixed, x)
     assert torch.allclose(mixed.flatten(2).sort(dim=2).values, x.flatten(2).sort(dim=2).values)
-    assert torch.allclose(mixed.sum(1).flatten(1).sort(dim=1).values, x.sum(1).flatten(1).sort(dim=1).values)  # pixels stay whole
+    # pixels stay whole
+    assert torch.allclose(
+        mixed.sum(1).flatten(1).sort(dim=1).values, x.sum(1).flatten(1).sort(dim=1).values
+    )
 
 
 def test_completeness_residual_is_against_the_raw_ends(world):
@@ -295,10 +377,12 @@ def test_completeness_residual_is_against_the_raw_ends(world):
     x0 = torch.zeros_like(x)
     A, gap, _ = path_attribution(f, straight_path(x0, x, 20))
     assert torch.allclose(completeness_residual(f, A, x, x0), gap.abs(), atol=1e-5)
-    assert torch.allclose(completeness_residual(f, 0 * A, x, x0, batch=1), (f(x) - f(x0)).abs(), atol=1e-5)
+    assert torch.allclose(
+        completeness_residual(f, 0 * A, x, x0, batch=1), (f(x) - f(x0)).abs(), atol=1e-5
+    )
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def test_bad_input_is_named(world):
@@ -317,16 +401,26 @@ def test_bad_input_is_named(world):
         "shares in": lambda: diffid(f, A, x, 0.0, levels=[0.5, 1.5]),
         "per must be one of": lambda: diffid(f, A, x, 0.0, per="row"),
         "measure must be one of": lambda: diffid(f, A, x, 0.0, measure="log"),
-        "needs to see every class": lambda: diffid(lambda v: v.flatten(1).sum(1), A, x, 0.0, measure="accuracy"),
-        "needs a class": lambda: diffid(score(f.model, lambda out: out[:, 0]), A, x, 0.0, measure="accuracy"),
+        "needs to see every class": lambda: diffid(
+            lambda v: v.flatten(1).sum(1), A, x, 0.0, measure="accuracy"
+        ),
+        "needs a class": lambda: diffid(
+            score(f.model, lambda out: out[:, 0]), A, x, 0.0, measure="accuracy"
+        ),
         "must be positive at x": lambda: diffid(lambda v: -v.flatten(1).sum(1), A, x, 0.0),
-        "keep the pixels in place": lambda: diffid(score(f.model, 1, preprocess=lambda v: v[..., :16]), A, x, 0.0),
+        "keep the pixels in place": lambda: diffid(
+            score(f.model, 1, preprocess=lambda v: v[..., :16]), A, x, 0.0
+        ),
         "`x0` must have the shape": lambda: probes(f, x, x0[:1], generator=seeded()),
         "law must be one of": lambda: probes(f, x, x0, law="uniform", generator=seeded()),
         "sigma must be above 0": lambda: probes(f, x, x0, 0.0, generator=seeded()),
-        "samples must be at least 1": lambda: max_sensitivity(lambda v: v, x, samples=0, generator=seeded()),
+        "samples must be at least 1": lambda: max_sensitivity(
+            lambda v: v, x, samples=0, generator=seeded()
+        ),
         "radius must be above 0": lambda: max_sensitivity(lambda v: v, x, -0.1, generator=seeded()),
-        "product must be one of": lambda: infidelity(A, probes(f, x, x0, samples=1, generator=seeded()), "cosine"),
+        "product must be one of": lambda: infidelity(
+            A, probes(f, x, x0, samples=1, generator=seeded()), "cosine"
+        ),
     }
     for message, call in bad.items():
         with pytest.raises(ValueError, match=message):

@@ -1,43 +1,36 @@
 """The library on other people's models: right, or refused by name. Never silently wrong, and nothing of theirs is changed."""
+
 import gc
 import threading
 import warnings
 from functools import partial
 
-import captum.attr
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from every import EVERY, LATENT, NEIGHBOURS, PATHS, seeded
+from every import EVERY, LATENT, NEIGHBOURS, seeded
 from foreign import (
     EVAL,
     GOOD,
     MIXING,
     NOISY,
     SHAPES,
-    BatchNorm,
     Clip,
     Conditioned,
     InPlace,
-    Named,
     Net,
     Patches,
-    StochasticDepth,
     ask,
-    autoencoder,
     inputs,
     made,
     method,
     oracle,
-    riemann,
     same,
     state_of,
 )
 from torch import nn
 
 from manifold_xai import (
-    EnhancedIG,
     GuidedBackprop,
     IntegratedGradients,
     ManifoldIG,
@@ -60,7 +53,9 @@ from manifold_xai import (
     value_and_grad,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script.*"
+)  # torch's own, on first use of torch.func
 SHAPE = SHAPES["image"]
 X = inputs(SHAPE)
 Y = torch.tensor([3, 0, 4, 1])
@@ -77,7 +72,9 @@ def close(A, B, tolerance=1e-9):
 
 def given_to(name, x, steps=6):
     """What `attribute` needs beside inputs and target."""
-    return (dict(baselines=1 - x) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=steps))
+    return (dict(baselines=1 - x) if name == "IG2" else {}) | (
+        {} if name in NEIGHBOURS else dict(n_steps=steps)
+    )
 
 
 # further arguments
@@ -91,7 +88,9 @@ ONE_EACH = torch.randn(4, 5, generator=seeded(6), dtype=torch.float64)
 @pytest.mark.parametrize("cut", [None, 1, 3])
 def test_prompts_are_not_cut_up_by_rows(b, cut):
     model, y = made(Clip), torch.tensor([3, 0, 2, 1])[:b] % b
-    A = IntegratedGradients(model).attribute(X[:b], target=y, additional_forward_args=PROMPTS[:b], n_steps=20, internal_batch_size=cut)
+    A = IntegratedGradients(model).attribute(
+        X[:b], target=y, additional_forward_args=PROMPTS[:b], n_steps=20, internal_batch_size=cut
+    )
     assert close(A, maps(lambda x, i: model(x, PROMPTS[:b]), X[:b], y))
 
 
@@ -99,7 +98,13 @@ def test_prompts_are_not_cut_up_by_rows(b, cut):
 @pytest.mark.parametrize("cut", [None, 1, 3])
 def test_what_belongs_to_a_row_follows_it(b, cut):
     model = made(Conditioned)
-    A = IntegratedGradients(model).attribute(X[:b], target=Y[:b], additional_forward_args=ONE_EACH[:b], n_steps=20, internal_batch_size=cut)
+    A = IntegratedGradients(model).attribute(
+        X[:b],
+        target=Y[:b],
+        additional_forward_args=ONE_EACH[:b],
+        n_steps=20,
+        internal_batch_size=cut,
+    )
     assert close(A, maps(lambda x, i: model(x, ONE_EACH[[i]]), X[:b], Y[:b]))
 
 
@@ -119,8 +124,12 @@ def test_arguments_of_both_kinds_at_once():
     model, shift = Both().eval(), torch.randn(4, 1, generator=seeded(8), dtype=torch.float64)
     args = (PROMPTS, ONE_EACH, 2.0, list("abcd"), {"shift": shift})
     y = Y % 4
-    A = IntegratedGradients(model).attribute(X, target=y, additional_forward_args=args, n_steps=20, internal_batch_size=3)
-    alone = lambda x, i: model(x, PROMPTS, ONE_EACH[[i]], 2.0, ["a"] * len(x), {"shift": shift[[i]]})
+    A = IntegratedGradients(model).attribute(
+        X, target=y, additional_forward_args=args, n_steps=20, internal_batch_size=3
+    )
+    alone = lambda x, i: model(
+        x, PROMPTS, ONE_EACH[[i]], 2.0, ["a"] * len(x), {"shift": shift[[i]]}
+    )
     assert close(A, maps(alone, y=y))
 
 
@@ -136,27 +145,41 @@ def test_every_method_finds_out_what_belongs_to_a_row(name):
         m = method(name, model)
         if how:
             m.settings["represent"] = how["represent"]
-        given = (dict(baselines=1 - X) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=6))
+        given = (dict(baselines=1 - X) if name == "IG2" else {}) | (
+            {} if name in NEIGHBOURS else dict(n_steps=6)
+        )
         A = m.attribute(X, target=y, additional_forward_args=args, **given)
         i = 0  # what is drawn is drawn alike for the first row
         one = method(name, score(alone(i), output="logit"))
         if how:
             one.settings["represent"] = how["represent"]
-        given = (dict(baselines=1 - X[:1]) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=6))
+        given = (dict(baselines=1 - X[:1]) if name == "IG2" else {}) | (
+            {} if name in NEIGHBOURS else dict(n_steps=6)
+        )
         assert close(A[:1], one.attribute(X[:1], target=y[:1], **given)), type(model).__name__
 
 
 def test_a_person_who_knows_says_it():
     model, y = made(Clip), Y % 4
-    ask_it = partial(IntegratedGradients(model).attribute, X, target=y, additional_forward_args=PROMPTS, n_steps=20)
+    ask_it = partial(
+        IntegratedGradients(model).attribute,
+        X,
+        target=y,
+        additional_forward_args=PROMPTS,
+        n_steps=20,
+    )
     assert close(ask_it(per_row=(False,)), maps(lambda x, i: model(x, PROMPTS), y=y))
     conditioned = made(Conditioned)
-    A = IntegratedGradients(conditioned).attribute(X, target=Y, additional_forward_args=ONE_EACH, n_steps=20, per_row=(True,))
+    A = IntegratedGradients(conditioned).attribute(
+        X, target=Y, additional_forward_args=ONE_EACH, n_steps=20, per_row=(True,)
+    )
     assert close(A, maps(lambda x, i: conditioned(x, ONE_EACH[[i]])))
     with pytest.raises(ValueError, match="per_row"):
         ask_it(per_row=(True, False))
     with pytest.raises(ValueError, match="per_row"):
-        IntegratedGradients(model).attribute(X, target=y, additional_forward_args=PROMPTS[:3], per_row=(True,))
+        IntegratedGradients(model).attribute(
+            X, target=y, additional_forward_args=PROMPTS[:3], per_row=(True,)
+        )
 
 
 def test_an_argument_that_fits_neither_way_is_refused_by_name():
@@ -175,15 +198,27 @@ def test_an_argument_that_fits_neither_way_is_refused_by_name():
 def test_a_models_own_rows_are_its_own(name):
     model = made(Patches)
     twin = score(lambda x: model(x), output="logit")
-    fix = lambda m: (m.settings.update(represent=lambda x: x.flatten(1)) if name == "IG2" else None, m)[1]
-    given = (dict(baselines=1 - X) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=6))
-    assert torch.equal(fix(method(name, model)).attribute(X, target=Y, **given), fix(method(name, twin)).attribute(X, target=Y, **given))
+    fix = lambda m: (
+        m.settings.update(represent=lambda x: x.flatten(1)) if name == "IG2" else None,
+        m,
+    )[1]
+    given = (dict(baselines=1 - X) if name == "IG2" else {}) | (
+        {} if name in NEIGHBOURS else dict(n_steps=6)
+    )
+    assert torch.equal(
+        fix(method(name, model)).attribute(X, target=Y, **given),
+        fix(method(name, twin)).attribute(X, target=Y, **given),
+    )
 
 
 class OwnRows(Net):
     def forward(self, x, rows=None):
         x = x.flatten(1)
-        return super().forward(x if rows is None else x[:, : int(torch.as_tensor(rows).max()) + 1].repeat(1, 48)[:, :48])
+        return super().forward(
+            x
+            if rows is None
+            else x[:, : int(torch.as_tensor(rows).max()) + 1].repeat(1, 48)[:, :48]
+        )
 
 
 @pytest.mark.parametrize("model", [Patches(), OwnRows()])
@@ -193,7 +228,12 @@ def test_in_the_core_too(model):
     assert close(own.A, maps(lambda x, i: model(x), y=torch.full((4,), 2)))
     for path in (guided_path, settled_path):
         gamma = path(f, 0 * X, X, 6)
-        assert close(path_attribution(f, gamma).A, path_attribution(lambda x: model(x)[:, 2], path(lambda x: model(x)[:, 2], 0 * X, X, 6)).A)
+        assert close(
+            path_attribution(f, gamma).A,
+            path_attribution(
+                lambda x: model(x)[:, 2], path(lambda x: model(x)[:, 2], 0 * X, X, 6)
+            ).A,
+        )
 
 
 def test_rows_can_be_said_outright():
@@ -204,7 +244,12 @@ def test_rows_can_be_said_outright():
         assert close(path_attribution(aware, straight_path(0 * X, X, 20), rows=rows).A, expected)
     needs = lambda x, rows: aware(x, rows)
     assert close(path_attribution(needs, straight_path(0 * X, X, 20)).A, expected)
-    assert close(path_attribution(lambda x, rows=40: Patches()(x, rows)[:, 1], straight_path(0 * X, X, 20), rows=False).A, maps(lambda x, i: Patches()(x), y=torch.ones(4).long()))
+    assert close(
+        path_attribution(
+            lambda x, rows=40: Patches()(x, rows)[:, 1], straight_path(0 * X, X, 20), rows=False
+        ).A,
+        maps(lambda x, i: Patches()(x), y=torch.ones(4).long()),
+    )
 
 
 # models that draw, mix their rows or change themselves
@@ -297,9 +342,13 @@ def test_what_draws_or_mixes_rows_is_refused_by_every_method(kind, name, b):
 def test_the_refusal_says_by_how_much():
     model = made(MIXING["centred"])
     whole, alone = model(X)[0], model(X[:1])[0]
-    with pytest.raises(ValueError, match=r"depends on the batch.*differ.* by 0?\.\d+|depends on the batch") as refused:
+    with pytest.raises(
+        ValueError, match=r"depends on the batch.*differ.* by 0?\.\d+|depends on the batch"
+    ) as refused:
         IntegratedGradients(model).attribute(X, target=Y)
-    assert f"{(whole - alone).abs().max():.2g}"[:3] in str(refused.value) or "%" in str(refused.value)
+    assert f"{(whole - alone).abs().max():.2g}"[:3] in str(refused.value) or "%" in str(
+        refused.value
+    )
 
 
 def test_whoever_wants_it_switches_the_check_off():
@@ -318,16 +367,31 @@ def test_whoever_wants_it_switches_the_check_off():
 def test_rounding_is_no_mixing(dtype):
     """Deep networks in short numbers answer a row alone a little otherwise; autocast too."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), *[m for _ in range(12) for m in (nn.Linear(48, 48), nn.LayerNorm(48), nn.GELU())], nn.Linear(48, 5)).to(dtype)
+    net = nn.Sequential(
+        nn.Flatten(),
+        *[m for _ in range(12) for m in (nn.Linear(48, 48), nn.LayerNorm(48), nn.GELU())],
+        nn.Linear(48, 5),
+    ).to(dtype)
     x = torch.rand(33, *SHAPE).to(dtype)
     assert IntegratedGradients(net).attribute(x, target=1, n_steps=3).isfinite().all()
     with torch.autocast("cpu", torch.bfloat16):
-        assert IntegratedGradients(net.float()).attribute(x.float(), target=1, n_steps=3).isfinite().all()
+        assert (
+            IntegratedGradients(net.float())
+            .attribute(x.float(), target=1, n_steps=3)
+            .isfinite()
+            .all()
+        )
 
 
 def test_dropout_of_nothing_and_layers_without_modes_pass_in_train_mode():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 12), nn.Dropout(0.0), nn.Tanh(), nn.Linear(12, 5)).double().train()
-    assert close(IntegratedGradients(model).attribute(X, target=Y, n_steps=20), maps(lambda x, i: model(x)))
+    model = (
+        nn.Sequential(nn.Flatten(), nn.Linear(48, 12), nn.Dropout(0.0), nn.Tanh(), nn.Linear(12, 5))
+        .double()
+        .train()
+    )
+    assert close(
+        IntegratedGradients(model).attribute(X, target=Y, n_steps=20), maps(lambda x, i: model(x))
+    )
 
 
 # autoencoders
@@ -336,8 +400,12 @@ def test_dropout_of_nothing_and_layers_without_modes_pass_in_train_mode():
 class OwnVae(nn.Module):
     def __init__(self, noise=0.0, mode=True):
         super().__init__()
-        self.down = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 5)).double()
-        self.up = nn.Sequential(nn.Linear(5, 48), nn.BatchNorm1d(48), nn.Sigmoid(), nn.Unflatten(1, SHAPE)).double()
+        self.down = nn.Sequential(
+            nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 5)
+        ).double()
+        self.up = nn.Sequential(
+            nn.Linear(5, 48), nn.BatchNorm1d(48), nn.Sigmoid(), nn.Unflatten(1, SHAPE)
+        ).double()
         self.noise = noise
         self.train(mode)
 
@@ -353,7 +421,11 @@ class OwnVae(nn.Module):
 @pytest.mark.parametrize("how", ["adapt", "as it is", "lambda"])
 def test_an_autoencoder_in_train_mode_is_refused_however_it_comes(name, how):
     vae, model = OwnVae(), made(Net)
-    given = {"adapt": adapt(vae.encode, vae.decode), "as it is": vae, "lambda": adapt(lambda x: vae.encode(x), lambda z: vae.decode(z))}[how]
+    given = {
+        "adapt": adapt(vae.encode, vae.decode),
+        "as it is": vae,
+        "lambda": adapt(lambda x: vae.encode(x), lambda z: vae.decode(z)),
+    }[how]
     before = state_of(vae)
     with pytest.raises(ValueError, match=r"autoencoder must be in eval mode.*(1|2|3)"):
         EVERY[name](model, given, None).attribute(X, target=Y, n_steps=4)
@@ -409,7 +481,9 @@ def test_an_autoencoder_that_works_in_place_is_as_good_as_another(name):
     plain.load_state_dict(work.state_dict())
     x, model = X.clone(), made(Net)
     A = EVERY[name](model, work, None).attribute(x, target=Y, n_steps=6)
-    assert torch.equal(x, X) and torch.equal(A, EVERY[name](model, plain, None).attribute(X, target=Y, n_steps=6))
+    assert torch.equal(x, X) and torch.equal(
+        A, EVERY[name](model, plain, None).attribute(X, target=Y, n_steps=6)
+    )
 
 
 @pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode"])
@@ -420,7 +494,12 @@ def test_manifold_ig_with_weights_that_ask_for_gradients(around):
     vae = digit_vae()
     expected = ManifoldIG(model, vae).attribute(x, target=y, n_steps=20)
     vae.requires_grad_(True)
-    before, mode = state_of(vae, model), dict(nothing=torch.enable_grad, no_grad=torch.no_grad, inference_mode=torch.inference_mode)[around]
+    before, mode = (
+        state_of(vae, model),
+        dict(nothing=torch.enable_grad, no_grad=torch.no_grad, inference_mode=torch.inference_mode)[
+            around
+        ],
+    )
     with mode():
         A = ManifoldIG(model, vae).attribute(x, target=y, n_steps=20)
     assert torch.equal(A, expected) and same(before, state_of(vae, model))
@@ -450,7 +529,12 @@ def test_a_model_that_works_in_place_is_as_good_as_another(name):
     model, x = made(InPlace), X.clone()
     A = ask(name, model, x, target=Y)
     assert torch.equal(x, X)
-    assert torch.equal(A, ask(name, score(lambda x: model(x.clone()), output="logit"), X, target=Y) if name != "IG2" else A)
+    assert torch.equal(
+        A,
+        ask(name, score(lambda x: model(x.clone()), output="logit"), X, target=Y)
+        if name != "IG2"
+        else A,
+    )
     out_of_place = made(Net)
     twin = score(lambda x: out_of_place((x - 0.4) * 2), output="logit")
     if name != "IG2":
@@ -463,17 +547,30 @@ def test_removal_by_a_model_that_works_in_place(measure):
     found = diffid(score(model, Y), A, x, 0.5, measure=measure)
     plain = made(Net)
     assert torch.equal(x, X) and torch.equal(A, X.flip(0))
-    assert close(found, diffid(score(lambda x: plain((x - 0.4) * 2), Y), A, X, 0.5, measure=measure)) and found.abs().max() > 0
+    assert (
+        close(found, diffid(score(lambda x: plain((x - 0.4) * 2), Y), A, X, 0.5, measure=measure))
+        and found.abs().max() > 0
+    )
     inside = lambda x: model(x).softmax(1)[:, 2]
     outside = lambda x: plain((x - 0.4) * 2).softmax(1)[:, 2]
-    for ask_it in (lambda f, x: diffid(f, A, x, 0.5), lambda f, x: probes(f, x, 0 * x, generator=seeded()).drop, lambda f, x: completeness_residual(f, A, x, 0 * x)):
+    for ask_it in (
+        lambda f, x: diffid(f, A, x, 0.5),
+        lambda f, x: probes(f, x, 0 * x, generator=seeded()).drop,
+        lambda f, x: completeness_residual(f, A, x, 0 * x),
+    ):
         assert close(ask_it(inside, x), ask_it(outside, X)) and torch.equal(x, X)
 
 
 def test_a_preprocessing_that_works_in_place():
     model, x = made(Net), X.clone()
-    f, g = (score(model, Y, "logit", preprocess=p) for p in (lambda x: x.sub_(0.4).div_(0.5), lambda x: (x - 0.4) / 0.5))
-    assert torch.equal(path_attribution(f, straight_path(0 * x, x, 6)).A, path_attribution(g, straight_path(0 * X, X, 6)).A)
+    f, g = (
+        score(model, Y, "logit", preprocess=p)
+        for p in (lambda x: x.sub_(0.4).div_(0.5), lambda x: (x - 0.4) / 0.5)
+    )
+    assert torch.equal(
+        path_attribution(f, straight_path(0 * x, x, 6)).A,
+        path_attribution(g, straight_path(0 * X, X, 6)).A,
+    )
     assert torch.equal(value_and_grad(f, x)[1], value_and_grad(g, X)[1]) and torch.equal(x, X)
 
 
@@ -541,7 +638,9 @@ def in_threads(n, fn):
 def test_six_threads_do_not_disturb_each_other(name):
     model = made(Net)
     state = torch.get_rng_state()
-    ask_it = lambda ways, i: ways[i].attribute(X[i % 4 :], target=Y[i % 4 :], **given_to(name, X[i % 4 :]))
+    ask_it = lambda ways, i: ways[i].attribute(
+        X[i % 4 :], target=Y[i % 4 :], **given_to(name, X[i % 4 :])
+    )
     alone, *rounds = ([method(name, model) for _ in range(6)] for _ in range(3))
     alone = [ask_it(alone, i) for i in range(6)]
     for ways in rounds:
@@ -551,7 +650,9 @@ def test_six_threads_do_not_disturb_each_other(name):
 
 def test_guided_backprop_in_one_thread_is_not_felt_in_others():
     torch.manual_seed(3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.ReLU(), nn.Linear(30, 5)).double().eval()
+    model = (
+        nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.ReLU(), nn.Linear(30, 5)).double().eval()
+    )
     ways = [GuidedBackprop(model), Saliency(model), SmoothGrad(model, 8, generator=None)] * 2
     torch.manual_seed(1)
     alone = [m.attribute(X, target=Y) for m in ways]
@@ -576,8 +677,18 @@ def test_no_method_changes_anything(name, kind):
     x, y = X.clone(), Y.clone()
     before, filters, threads = state_of(model), list(warnings.filters), torch.get_num_threads()
     ask(name, model, x, steps=3, target=y)
-    assert same(before, state_of(model)) and torch.equal(x, X) and torch.equal(y, Y) and x.grad is None and not x.requires_grad
-    assert warnings.filters == filters and torch.get_num_threads() == threads and torch.is_grad_enabled()
+    assert (
+        same(before, state_of(model))
+        and torch.equal(x, X)
+        and torch.equal(y, Y)
+        and x.grad is None
+        and not x.requires_grad
+    )
+    assert (
+        warnings.filters == filters
+        and torch.get_num_threads() == threads
+        and torch.is_grad_enabled()
+    )
     x.requires_grad_()
     ask(name, model, x, steps=3, target=y)
     assert x.grad is None and x.requires_grad and same(before, state_of(model))
@@ -606,7 +717,9 @@ def tensors_alive():
 def test_memory_is_flat_over_fifty_calls(name):
     model, x = made(Net), X[:2]
     m = method(name, model)
-    given = (dict(baselines=1 - x) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=2))
+    given = (dict(baselines=1 - x) if name == "IG2" else {}) | (
+        {} if name in NEIGHBOURS else dict(n_steps=2)
+    )
     ask_it = lambda: m.attribute(x, target=Y[:2], **given)
     for _ in range(3):
         ask_it()
@@ -624,12 +737,18 @@ class Heavy(nn.Module):
         self.conv, self.most = nn.Conv2d(1, 1, 3, 4).requires_grad_(False), 0
 
     def forward(self, x):
-        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if type(t) is torch.Tensor}
+        held = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+            for t in gc.get_objects()
+            if type(t) is torch.Tensor
+        }
         self.most = max(self.most, sum(held.values()))
         return torch.stack([self.conv(x).mean((1, 2, 3)), x[:, 0, 0, 0]], 1)
 
 
-@pytest.mark.parametrize("name", ["IG", "BlurIG", "GIG", "Settled IG", "Saliency", "Input × Gradient"])
+@pytest.mark.parametrize(
+    "name", ["IG", "BlurIG", "GIG", "Settled IG", "Saliency", "Input × Gradient"]
+)
 def test_an_image_of_2000_pixels_squared_keeps_within_the_chunk_budget(name):
     x, model = torch.rand(1, 1, 2000, 2000, generator=seeded()), Heavy().eval()
     model(x[:, :, :8, :8])

@@ -1,12 +1,29 @@
 """One law for all of it: any model, any input, any method, any way to ask gives the map that each row has alone, or a refusal by name."""
+
 import copy
 import threading
 
 import numpy as np
 import pytest
 import torch
-from every import EVERY, NEIGHBOURS, OUTWARD, PATHS, seeded
-from foreign import EVAL, GOOD, MIXING, NOISY, SHAPES, Clip, Conditioned, Named, gradient, inputs, made, method, riemann, same, state_of
+from every import EVERY, NEIGHBOURS, OUTWARD, seeded
+from foreign import (
+    EVAL,
+    GOOD,
+    MIXING,
+    NOISY,
+    SHAPES,
+    Clip,
+    Conditioned,
+    Named,
+    gradient,
+    inputs,
+    made,
+    method,
+    riemann,
+    same,
+    state_of,
+)
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -28,19 +45,31 @@ def alone(name, f, x, y, seed):
     if name in ("SmoothGrad", "Smooth IG"):
         n = {"SmoothGrad": 4, "Smooth IG": 3}[name]
         noise = torch.normal(0.0, torch.full((n, *x.shape[1:]), 0.15), generator=seeded(seed))
-        return torch.stack([gradient(plain, x + e) if n == 4 else riemann(plain, [k / 4 * (x + e) for k in range(5)]) for e in noise]).mean(0)
+        return torch.stack(
+            [
+                gradient(plain, x + e)
+                if n == 4
+                else riemann(plain, [k / 4 * (x + e) for k in range(5)])
+                for e in noise
+            ]
+        ).mean(0)
     if name == "Expected Gradients":
         draw, total = np.random.RandomState(seed), 0
         references = inputs(tuple(x.shape[1:]), 12, seed=9)
         picked = draw.choice(12, 4)
         for t, r in zip(draw.uniform(0.0, 1.0, 4), picked):
             t = torch.tensor(t, dtype=torch.float32).double()
-            total = total + (x - references[[r]]) * gradient(plain, t * x + (1 - t) * references[[r]]) / 4
+            total = (
+                total
+                + (x - references[[r]]) * gradient(plain, t * x + (1 - t) * references[[r]]) / 4
+            )
         return total
     m = method(name, score(f, y, "logit"), tuple(x.shape[1:]))
     if name == "IG2":
         m.settings["represent"] = lambda x: x.flatten(1).cos()
-    points = list(m.path(score(f, y, "logit"), 1 - x if name == "IG2" else m.start(x, None), x, STEPS, None))
+    points = list(
+        m.path(score(f, y, "logit"), 1 - x if name == "IG2" else m.start(x, None), x, STEPS, None)
+    )
     return riemann(plain, points).mean(0, keepdim=True) * (-1 if name in OUTWARD else 1)
 
 
@@ -74,7 +103,13 @@ def elsewhere(fn, thread):
 MODES = dict(plain=torch.enable_grad, no_grad=torch.no_grad, inference=torch.inference_mode)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     name=st.sampled_from(sorted(EVERY)),
@@ -92,7 +127,10 @@ def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode
     model, shape = made(KINDS[kind], train=train), SHAPES[shape]
     if dtype == torch.float32:
         model = model.float()
-    x, y = inputs(shape, b, dtype, seed).to(device), torch.tensor([3, 0, 1, 2])[:b] % (b if kind == "clip" else 5)
+    x, y = (
+        inputs(shape, b, dtype, seed).to(device),
+        torch.tensor([3, 0, 1, 2])[:b] % (b if kind == "clip" else 5),
+    )
     args = {"clip": (PROMPTS[:b].to(dtype),), "conditioned": (PROMPTS[:b].to(dtype),)}.get(kind)
     m = method(name, model, shape, dtype)
     before, kept = state_of(model), x.clone()
@@ -104,20 +142,48 @@ def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode
     try:
         A = elsewhere(ask, thread)
     except ValueError as refused:
-        words = ["train mode", "more than 1 value per channel", "random", "depends on the batch", "images", "not a tensor", "changes", "needs a class"]
+        words = [
+            "train mode",
+            "more than 1 value per channel",
+            "random",
+            "depends on the batch",
+            "images",
+            "not a tensor",
+            "changes",
+            "needs a class",
+        ]
         assert any(word in str(refused) for word in words), refused
         good = kind in GOOD or (kind in EVAL and not train) or kind in ("clip", "conditioned")
-        assert not good or (name == "BlurIG" and len(shape) != 3) or (kind == "clip" and name == "AGI" and b == 1), refused
+        assert (
+            not good
+            or (name == "BlurIG" and len(shape) != 3)
+            or (kind == "clip" and name == "AGI" and b == 1)
+        ), refused
         return
     finally:
-        assert torch.equal(x, kept) and (same(before, state_of(model)) or kind in ("spectral", "own_generator", "numpy_noise"))
+        assert torch.equal(x, kept) and (
+            same(before, state_of(model)) or kind in ("spectral", "own_generator", "numpy_noise")
+        )
     assert kind not in NOISY | MIXING or cut == 1 and kind in MIXING
     assert not (kind in EVAL and train)
     precise = copy.deepcopy(model).eval().double()
     seeds = torch.randint(2**32, (b,), generator=seeded()).tolist()
     for i in range(b):
         own = (PROMPTS[:b],) if kind == "clip" else (PROMPTS[[i]],) if kind == "conditioned" else ()
-        expected = alone(name, lambda x: precise(x.clone(), *own), x[[i]].double(), int(y[i]), seeds[i])
+        expected = alone(
+            name, lambda x: precise(x.clone(), *own), x[[i]].double(), int(y[i]), seeds[i]
+        )
         difference = (A[[i]] - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
-        loose = dtype == torch.float32 and name in ("GIG", "Settled IG", "MA-GIG", "Settled MA-GIG", "AGI", "IG2", "MIG", "SmoothGrad", "Smooth IG", "Expected Gradients")
+        loose = dtype == torch.float32 and name in (
+            "GIG",
+            "Settled IG",
+            "MA-GIG",
+            "Settled MA-GIG",
+            "AGI",
+            "IG2",
+            "MIG",
+            "SmoothGrad",
+            "Smooth IG",
+            "Expected Gradients",
+        )
         assert loose or difference < (1e-8 if dtype == torch.float64 else 1e-3), (i, difference)

@@ -1,11 +1,12 @@
 """What cannot be explained is said to be so: what was received, which rule it breaks, what would help. And what range an input may have."""
+
 import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from every import EVERY, LATENT, NEIGHBOURS, PATHS, seeded
+from every import EVERY, LATENT, NEIGHBOURS, seeded
 from foreign import SHAPES, Net, ask, autoencoder, gradient, inputs, made, method, oracle
 from torch import nn
 
@@ -39,7 +40,11 @@ SHAPE = SHAPES["image"]
 X = inputs(SHAPE)
 Y = torch.tensor([3, 0, 4, 1])
 f = score(made(Net), Y, "logit")
-GIVEN = {name: (dict(baselines=1 - X) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=3)) for name in EVERY}
+GIVEN = {
+    name: (dict(baselines=1 - X) if name == "IG2" else {})
+    | ({} if name in NEIGHBOURS else dict(n_steps=3))
+    for name in EVERY
+}
 
 
 def cut(name, b):
@@ -51,14 +56,18 @@ def cut(name, b):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_an_empty_batch(name):
-    with pytest.raises(ValueError, match=r"`inputs` must hold at least one row, got \(0, 3, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"`inputs` must hold at least one row, got \(0, 3, 4, 4\)"
+    ):
         method(name, made(Net)).attribute(X[:0], target=1, **cut(name, 0))
 
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("target", [None, 1])
 def test_a_score_that_is_one_number_for_the_batch(name, target):
-    with pytest.raises(ValueError, match=r"one (number|output|row).*per row.*\(\)|needs a class for each row"):
+    with pytest.raises(
+        ValueError, match=r"one (number|output|row).*per row.*\(\)|needs a class for each row"
+    ):
         method(name, lambda x: made(Net)(x).sum()).attribute(X, target=target, **GIVEN[name])
 
 
@@ -77,19 +86,29 @@ class Segments(nn.Module):
 def test_segmentation_without_a_target(name):
     with pytest.raises(ValueError, match=r"output is \(4, 5, 4, 4\)") as refused:
         method(name, Segments()).attribute(X, **GIVEN[name])
-    assert "target=" in str(refused.value) and "got" not in str(refused.value).split("target")[1][:20]
+    assert (
+        "target=" in str(refused.value) and "got" not in str(refused.value).split("target")[1][:20]
+    )
 
 
 def test_segmentation_with_one_is_right():
     model = Segments()
     A = IntegratedGradients(model).attribute(X, target=(2, 1, 3), n_steps=9)
-    region = IntegratedGradients(model).attribute(X, target=lambda out: out[:, 2, :2].sum((1, 2)), n_steps=9)
+    region = IntegratedGradients(model).attribute(
+        X, target=lambda out: out[:, 2, :2].sum((1, 2)), n_steps=9
+    )
     for i in range(4):
         torch.testing.assert_close(A[[i]], oracle(lambda x: model(x)[:, 2, 1, 3], X[[i]], 9))
-        torch.testing.assert_close(region[[i]], oracle(lambda x: model(x)[:, 2, :2].sum((1, 2)), X[[i]], 9))
+        torch.testing.assert_close(
+            region[[i]], oracle(lambda x: model(x)[:, 2, :2].sum((1, 2)), X[[i]], 9)
+        )
 
 
-MIXED = [(torch.float64, torch.float32), (torch.float32, torch.float64), (torch.float32, torch.bfloat16)]
+MIXED = [
+    (torch.float64, torch.float32),
+    (torch.float32, torch.float64),
+    (torch.float32, torch.bfloat16),
+]
 WALKS = {
     "straight": lambda x0, x: straight_path(x0, x, 3),
     "guided": lambda x0, x: guided_path(f, x0, x, 3),
@@ -101,11 +120,17 @@ WALKS = {
 @pytest.mark.parametrize("kinds", MIXED)
 @pytest.mark.parametrize("walk", WALKS)
 def test_ends_of_two_types(walk, kinds):
-    with pytest.raises(ValueError, match=r"(`x0`|`reference`|`x`).*torch\.(float|bfloat)\d+.*\.to\("):
+    with pytest.raises(
+        ValueError, match=r"(`x0`|`reference`|`x`).*torch\.(float|bfloat)\d+.*\.to\("
+    ):
         WALKS[walk](*(X.to(kind) for kind in kinds))
 
 
-@pytest.mark.parametrize("end", [0, 0.0, np.zeros((4, *SHAPE)), [0.0], None], ids=["int", "float", "array", "list", "None"])
+@pytest.mark.parametrize(
+    "end",
+    [0, 0.0, np.zeros((4, *SHAPE)), [0.0], None],
+    ids=["int", "float", "array", "list", "None"],
+)
 @pytest.mark.parametrize("walk", WALKS)
 def test_ends_that_are_no_tensors(walk, end):
     with pytest.raises(ValueError, match=r"must be a floating-point tensor, got"):
@@ -114,15 +139,35 @@ def test_ends_that_are_no_tensors(walk, end):
         WALKS[walk](X, end)
 
 
-@pytest.mark.parametrize("b", [0.3, np.float32(0.3), np.float64(0.3), np.full((4, *SHAPE), 0.3), np.full((1, *SHAPE), 0.3, np.float32), torch.full((1, *SHAPE), 0.3), torch.tensor(0.3)])
+@pytest.mark.parametrize(
+    "b",
+    [
+        0.3,
+        np.float32(0.3),
+        np.float64(0.3),
+        np.full((4, *SHAPE), 0.3),
+        np.full((1, *SHAPE), 0.3, np.float32),
+        torch.full((1, *SHAPE), 0.3),
+        torch.tensor(0.3),
+    ],
+)
 def test_baselines_may_be_numbers_arrays_and_tensors(b):
-    A, delta = IntegratedGradients(made(Net)).attribute(X, b, target=Y, n_steps=9, return_convergence_delta=True)
-    expected = torch.cat([oracle(lambda x: made(Net)(x)[:, Y[i]], X[[i]], 9, torch.full_like(X[:1], 0.3)) for i in range(4)])
+    A, delta = IntegratedGradients(made(Net)).attribute(
+        X, b, target=Y, n_steps=9, return_convergence_delta=True
+    )
+    expected = torch.cat(
+        [
+            oracle(lambda x: made(Net)(x)[:, Y[i]], X[[i]], 9, torch.full_like(X[:1], 0.3))
+            for i in range(4)
+        ]
+    )
     torch.testing.assert_close(A, expected, rtol=1e-5, atol=1e-7)
     assert delta.shape == (4,)
 
 
-@pytest.mark.parametrize("b", ["black", [0.0, 1.0], {"a": 1}, True, float("nan"), np.full((2, 2), "a"), 1j])
+@pytest.mark.parametrize(
+    "b", ["black", [0.0, 1.0], {"a": 1}, True, float("nan"), np.full((2, 2), "a"), 1j]
+)
 def test_other_baselines_are_refused(b):
     with pytest.raises(ValueError, match="baselines"):
         IntegratedGradients(made(Net)).attribute(X, b, target=Y, n_steps=3)
@@ -145,7 +190,9 @@ def test_inputs_on_no_device():
 def test_half_precision_in_every_method(name, dtype):
     """Right to the type's rounding where no gradient chooses the way, and in shape and finite where one does; the draws are those of float32."""
     model = made(Net)
-    short = score(lambda x: model.to(dtype)(x) if x.dtype == dtype else model.double()(x), output="logit")
+    short = score(
+        lambda x: model.to(dtype)(x) if x.dtype == dtype else model.double()(x), output="logit"
+    )
     x = X.to(dtype)
     how = GIVEN[name] | (dict(baselines=1 - x) if name == "IG2" else {})
 
@@ -164,15 +211,32 @@ def test_half_precision_in_every_method(name, dtype):
 
 def half_autoencoder(dtype):
     precise = autoencoder(SHAPE)
-    return adapt(lambda x: precise.encode(x.double()).to(dtype), lambda z: precise.decode(z.double()).to(dtype))
+    return adapt(
+        lambda x: precise.encode(x.double()).to(dtype),
+        lambda z: precise.decode(z.double()).to(dtype),
+    )
 
 
-@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(3), np.arange(3), torch.tensor(2.0), (1, np.float64(2)), {"a": np.bool_(True)}, np.str_("a")])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float32(0.5),
+        np.int64(3),
+        np.arange(3),
+        torch.tensor(2.0),
+        (1, np.float64(2)),
+        {"a": np.bool_(True)},
+        np.str_("a"),
+    ],
+)
 def test_numpy_numbers_in_the_settings_of_a_map(tmp_path, value):
     save_map(tmp_path / "a.safetensors", X, value=value, steps=np.int32(200))
     settings = load_map(tmp_path / "a.safetensors")[1]
     plain = {np.ndarray: list(range(3)), torch.Tensor: 2.0, tuple: [1, 2.0], dict: {"a": True}}
-    assert settings == {"value": plain.get(type(value), value), "steps": 200} and type(settings["steps"]) is int
+    assert (
+        settings == {"value": plain.get(type(value), value), "steps": 200}
+        and type(settings["steps"]) is int
+    )
 
 
 def test_settings_that_no_file_can_hold_are_named(tmp_path):
@@ -201,7 +265,9 @@ def test_a_decoder_without_gradients_is_named_not_the_model(name):
 
 def test_it_is_good_enough_where_no_gradient_is_asked():
     A = EnhancedIG(made(Net), Blind()).attribute(X, target=Y, n_steps=3)
-    torch.testing.assert_close(A, EnhancedIG(made(Net), autoencoder(SHAPE)).attribute(X, target=Y, n_steps=3))
+    torch.testing.assert_close(
+        A, EnhancedIG(made(Net), autoencoder(SHAPE)).attribute(X, target=Y, n_steps=3)
+    )
 
 
 def test_a_preprocessing_without_gradients_is_named_not_the_model():
@@ -213,7 +279,9 @@ def test_a_preprocessing_without_gradients_is_named_not_the_model():
 class Rectified(nn.Module):
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 5)).double()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 5)
+        ).double()
 
     def forward(self, x):
         return self.net(x)
@@ -251,13 +319,20 @@ def klish(**what):
 def test_adapt_names_from_diffusers_for_its_autoencoders(name, attribute):
     encode = klish(**{attribute: lambda x: x.flatten(1)[:, :5]})
     with pytest.raises(ValueError, match="from_diffusers"):
-        EVERY[name](made(Net), adapt(encode, autoencoder(SHAPE).decode), None).attribute(X, target=Y, n_steps=3)
+        EVERY[name](made(Net), adapt(encode, autoencoder(SHAPE).decode), None).attribute(
+            X, target=Y, n_steps=3
+        )
 
 
 def test_adapts_advice_leads_out():
     """Each answer is asked for something else until it is right: a posterior's mode or mean, an element of a tuple."""
     dist = SimpleNamespace(mode=lambda: X.flatten(1)[:, :5], mean=X.flatten(1)[:, :5])
-    for out, says in ((dist, "mode|mean"), ((X.flatten(1), 0), r"\[0\]"), ({"z": X}, r"\['z'\]"), (SimpleNamespace(a=1), "SimpleNamespace")):
+    for out, says in (
+        (dist, "mode|mean"),
+        ((X.flatten(1), 0), r"\[0\]"),
+        ({"z": X}, r"\['z'\]"),
+        (SimpleNamespace(a=1), "SimpleNamespace"),
+    ):
         with pytest.raises(ValueError, match=says):
             adapt(lambda x: out, lambda z: z).encode(X)
 
@@ -274,7 +349,9 @@ def test_from_diffusers_is_exported():
 def test_targets_as_arrays_and_lists(target):
     m = IntegratedGradients(made(Net))
     expected = torch.tensor(np.broadcast_to(target, 4).copy())
-    assert torch.equal(m.attribute(X, target=target, n_steps=3), m.attribute(X, target=expected, n_steps=3))
+    assert torch.equal(
+        m.attribute(X, target=target, n_steps=3), m.attribute(X, target=expected, n_steps=3)
+    )
 
 
 def test_a_model_made_in_inference_mode_is_named():
@@ -294,25 +371,41 @@ WIDE = {
     "table": inputs((48,)) * 1000,
     "many channels": inputs((12, 2, 2)) * 30 - 15,
 }
-OF = {"signal": (2, 24), "volume": (1, 2, 4, 6), "tokens": (6, 8), "table": (48,), "many channels": (12, 2, 2)}
+OF = {
+    "signal": (2, 24),
+    "volume": (1, 2, 4, 6),
+    "tokens": (6, 8),
+    "table": (48,),
+    "many channels": (12, 2, 2),
+}
 
 
 def wide_autoencoder(x):
     inner = autoencoder(tuple(x.shape[1:]))
     low, high = x.min(), x.max()
-    return adapt(lambda x: inner.encode((x - low) / (high - low)), lambda z: low + (high - low) * inner.decode(z))
+    return adapt(
+        lambda x: inner.encode((x - low) / (high - low)),
+        lambda z: low + (high - low) * inner.decode(z),
+    )
 
 
 @pytest.mark.parametrize("kind", WIDE)
 @pytest.mark.parametrize("name", [n for n in EVERY if n != "BlurIG"])
 def test_what_is_no_image_may_have_any_range_in_every_method(name, kind):
     x, inner = WIDE[kind], made(Net)
-    m = EVERY[name](score(lambda x: inner(x / x.new_tensor(100.0)), output="logit"), wide_autoencoder(x), x + 1)
+    m = EVERY[name](
+        score(lambda x: inner(x / x.new_tensor(100.0)), output="logit"), wide_autoencoder(x), x + 1
+    )
     if name == "IG2":
         m.settings["represent"] = lambda x: x / 100
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        A = m.attribute(x, target=Y, **(dict(baselines=x + 50) if name == "IG2" else {}) | ({} if name in NEIGHBOURS else dict(n_steps=3)))
+        A = m.attribute(
+            x,
+            target=Y,
+            **(dict(baselines=x + 50) if name == "IG2" else {})
+            | ({} if name in NEIGHBOURS else dict(n_steps=3)),
+        )
     assert A.shape == x.shape and A.isfinite().all() and A.abs().max() > 0
 
 
@@ -325,7 +418,9 @@ def test_and_in_every_function(kind):
         assert diffid(g, A, x, 0.0).shape == completeness_residual(g, A, x, 0 * x).shape == (4,)
         assert infidelity(A, probes(g, x, 0 * x, generator=seeded())).shape == (4,)
     assert max_sensitivity(lambda x: 2 * x, x, generator=seeded()).raw.shape == (4,)
-    walk = adversarial_path(score(lambda x: inner(x / 100.0), 0), x, torch.ones(4).long(), 3, 5.0).stack()
+    walk = adversarial_path(
+        score(lambda x: inner(x / 100.0), 0), x, torch.ones(4).long(), 3, 5.0
+    ).stack()
     assert (walk[-1] - x).abs().max() > 4  # it was not pulled into [0, 1]
     walk = iterative_path(g, x, x + 50, 3, 30.0, represent=lambda x: x).stack()
     assert (walk[-1] - x).flatten(1).norm(dim=1).min() > 80
@@ -333,11 +428,21 @@ def test_and_in_every_function(kind):
 
 BRIGHT = inputs(SHAPE) * 255
 CORE = {
-    "path_attribution": lambda **how: path_attribution(lambda x: (x / 255).flatten(1).sum(1), straight_path(0 * BRIGHT, BRIGHT, 3), **how),
-    "diffid": lambda **how: diffid(lambda x: (x / 255).flatten(1).sum(1), BRIGHT, BRIGHT, 0.0, **how),
-    "probes": lambda **how: probes(lambda x: (x / 255).flatten(1).sum(1), BRIGHT, 0 * BRIGHT, generator=seeded(), **how),
-    "completeness_residual": lambda **how: completeness_residual(lambda x: (x / 255).flatten(1).sum(1), BRIGHT, BRIGHT, 0 * BRIGHT, **how),
-    "max_sensitivity": lambda **how: max_sensitivity(lambda x: 2 * x, BRIGHT, generator=seeded(), **how),
+    "path_attribution": lambda **how: path_attribution(
+        lambda x: (x / 255).flatten(1).sum(1), straight_path(0 * BRIGHT, BRIGHT, 3), **how
+    ),
+    "diffid": lambda **how: diffid(
+        lambda x: (x / 255).flatten(1).sum(1), BRIGHT, BRIGHT, 0.0, **how
+    ),
+    "probes": lambda **how: probes(
+        lambda x: (x / 255).flatten(1).sum(1), BRIGHT, 0 * BRIGHT, generator=seeded(), **how
+    ),
+    "completeness_residual": lambda **how: completeness_residual(
+        lambda x: (x / 255).flatten(1).sum(1), BRIGHT, BRIGHT, 0 * BRIGHT, **how
+    ),
+    "max_sensitivity": lambda **how: max_sensitivity(
+        lambda x: 2 * x, BRIGHT, generator=seeded(), **how
+    ),
 }
 
 
@@ -362,7 +467,11 @@ def test_so_do_the_methods(name):
         if name == "IG2":
             m.settings["represent"] = lambda x: x / 100
         m.span = span
-        return m.attribute(BRIGHT, target=Y, **GIVEN[name] | (dict(baselines=255 - BRIGHT) if name == "IG2" else {}))
+        return m.attribute(
+            BRIGHT,
+            target=Y,
+            **GIVEN[name] | (dict(baselines=255 - BRIGHT) if name == "IG2" else {}),
+        )
 
     with pytest.warns(UserWarning, match=r"`inputs` must hold images in \[0, 1\].*span=False"):
         ask_it(True)

@@ -1,4 +1,5 @@
-"""Geodesics: the energy's gradient, descent that never climbs, worlds with closed forms, rows and chunks that change nothing, published code."""
+"""Geodesics: the energy's gradient, descent that never climbs, worlds with closed forms,
+rows and chunks that change nothing, published code."""
 
 import math
 
@@ -11,21 +12,12 @@ from scipy.integrate import solve_bvp
 from torch import nn
 
 from manifold_xai.geometry import worlds
-from manifold_xai.geometry.geodesic import (
-    SOLVERS,
-    energy_gradient,
-    geodesic,
-    published_sweeps,
-    resample,
-    unevenness,
-)
-from manifold_xai.geometry.metric import (
-    christoffel,
-    latent_line,
-    path_chords,
-    path_energy,
-    path_length,
-)
+from manifold_xai.geometry.curvature import christoffel
+from manifold_xai.geometry.decoder import path_chords
+from manifold_xai.geometry.geodesic import geodesic, published_sweeps
+from manifold_xai.geometry.latent import resample, unevenness
+from manifold_xai.geometry.metric import latent_line, path_energy, path_length
+from manifold_xai.geometry.solvers import SOLVERS, Surface, blocks, blocks_between, energy_gradient
 
 OURS = ["sobolev", "gauss-newton", "quasi-newton"]
 
@@ -47,7 +39,9 @@ def ends(b=3, latents=3, seed=1):
 def pairs(name, b=6):
     "b pairs of latents; on the paraboloid on a common meridian, where its closed form holds."
     z0, z1 = worlds.draw(worlds.WORLDS[name], 2 * b, seeded(2)).split(b)
-    return z0, z0 * torch.linspace(-1.2, 0.5, b, dtype=z0.dtype)[:, None] if name == "paraboloid" else z1
+    return z0, z0 * torch.linspace(-1.2, 0.5, b, dtype=z0.dtype)[
+        :, None
+    ] if name == "paraboloid" else z1
 
 
 @settings(max_examples=15, deadline=None)
@@ -57,8 +51,12 @@ def test_energy_gradient_is_the_slope_of_the_energy(steps, seed):
     v, h = randn(steps - 1, 2, 3, seed=seed + 1), 1e-5
     bump = torch.zeros_like(gamma_z)
     bump[1:-1] = v
-    slope = (path_energy(decode, gamma_z + h * bump) - path_energy(decode, gamma_z - h * bump)) / (2 * h)
-    torch.testing.assert_close((energy_gradient(decode, gamma_z).grad * v).sum((0, 2)), slope, rtol=1e-6, atol=1e-5)
+    slope = (path_energy(decode, gamma_z + h * bump) - path_energy(decode, gamma_z - h * bump)) / (
+        2 * h
+    )
+    torch.testing.assert_close(
+        (energy_gradient(decode, gamma_z).grad * v).sum((0, 2)), slope, rtol=1e-6, atol=1e-5
+    )
 
 
 def test_energy_and_chords_are_those_of_the_metric_chapter():
@@ -79,14 +77,22 @@ def test_chunks_change_no_gradient(batch):
 @pytest.mark.parametrize("solver", OURS)
 def test_chunks_change_no_geodesic(solver):
     small, large = (geodesic(bent(), *ends(), 12, solver, batch=batch) for batch in (3, 1000))
-    torch.testing.assert_close(small.gamma_z, large.gamma_z, rtol=0, atol=1e-7)  # rounding, grown over the steps
+    # rounding, grown over the steps
+    torch.testing.assert_close(small.gamma_z, large.gamma_z, rtol=0, atol=1e-7)
 
 
 def test_paths_take_turns_where_they_are_many():
-    """2502 paths of 24 segments in 3 latents have more numbers in a stack of blocks than are held at once; each comes out as it does among three."""
+    """2502 paths of 24 segments in 3 latents have more numbers in a stack of blocks than are held
+    at once; each comes out as it does among three."""
     decode, (z0, z1) = bent(), ends()
-    few, many = geodesic(decode, z0, z1, 24), geodesic(decode, z0.repeat(834, 1), z1.repeat(834, 1), 24)
-    torch.testing.assert_close(many.gamma_z.unflatten(1, (834, 3)), few.gamma_z[:, None].expand(-1, 834, -1, -1), rtol=1e-7, atol=1e-7)
+    few = geodesic(decode, z0, z1, 24)
+    many = geodesic(decode, z0.repeat(834, 1), z1.repeat(834, 1), 24)
+    torch.testing.assert_close(
+        many.gamma_z.unflatten(1, (834, 3)),
+        few.gamma_z[:, None].expand(-1, 834, -1, -1),
+        rtol=1e-7,
+        atol=1e-7,
+    )
     assert (many.iterations.view(834, 3) == few.iterations).all()
     assert many.converged.all()
     assert few.converged.all()
@@ -96,18 +102,35 @@ def test_nan_images_are_named_by_row_whichever_turn_it_is():
     decode, (z0, z1) = bent(), (end.repeat(834, 1) for end in ends())
     z0[2500, 0] = 9.0
     with pytest.raises(ValueError, match=r"rows \[2500\]"):
-        geodesic(lambda z: decode(z) * torch.where(z[:, :1] == 9, math.nan, 1.0), z0, z1, 24, continuation=False, ridge=0.0)
+        geodesic(
+            lambda z: decode(z) * torch.where(z[:, :1] == 9, math.nan, 1.0),
+            z0,
+            z1,
+            24,
+            continuation=False,
+            ridge=0.0,
+        )
 
 
 @pytest.mark.parametrize("solver", ["gradient", *OURS])
 def test_energy_never_rises_within_a_level(solver):
     decode, seen = bent(), []
-    geodesic(decode, *ends(), 12, solver, continuation=False, ridge=0.0, watch=lambda p: seen.append(path_energy(decode, p.gamma_z)))
+    geodesic(
+        decode,
+        *ends(),
+        12,
+        solver,
+        continuation=False,
+        ridge=0.0,
+        watch=lambda p: seen.append(path_energy(decode, p.gamma_z)),
+    )
     E = torch.stack(seen)
     assert (E.diff(dim=0) <= 1e-12 * E[0]).all() and (E[-1] < 0.97 * E[0]).any()
 
 
-@pytest.mark.parametrize("name", ["cylinder", "sphere", "pseudosphere", "swiss_roll", "swiss_roll_arc", "paraboloid"])
+@pytest.mark.parametrize(
+    "name", ["cylinder", "sphere", "pseudosphere", "swiss_roll", "swiss_roll_arc", "paraboloid"]
+)
 def test_length_on_worlds_errs_by_order_two(name):
     world, (z0, z1) = worlds.WORLDS[name], pairs(name)
     want = world.distance(z0, z1)
@@ -127,7 +150,10 @@ def test_solvers_find_the_closed_forms_points(name, solver):
     world, (z0, z1) = worlds.WORLDS[name], pairs(name, 4)
     found = geodesic(world, z0, z1, 40, solver, ridge=0.0, tol=1e-10, iterations=500)
     want = world.geodesic(z0, z1, 40)
-    assert (world(found.gamma_z.flatten(0, 1)) - world(want.flatten(0, 1))).norm(dim=1).max() < 4e-3 * world.distance(z0, z1).max()  # O(1/T²)
+    # O(1/T²)
+    assert (world(found.gamma_z.flatten(0, 1)) - world(want.flatten(0, 1))).norm(
+        dim=1
+    ).max() < 4e-3 * world.distance(z0, z1).max()
 
 
 def test_a_geodesic_solves_the_christoffel_equation():
@@ -135,7 +161,9 @@ def test_a_geodesic_solves_the_christoffel_equation():
 
     def rhs(t, y):
         z, v = torch.from_numpy(y.T.copy()).split(2, 1)
-        return torch.cat([v, -torch.einsum("bkij,bi,bj->bk", christoffel(world, z), v, v)], 1).T.numpy()
+        return torch.cat(
+            [v, -torch.einsum("bkij,bi,bj->bk", christoffel(world, z), v, v)], 1
+        ).T.numpy()
 
     def held(left, right):
         return [*(left[:2] - z0[0].numpy()), *(right[:2] - z1[0].numpy())]
@@ -144,19 +172,38 @@ def test_a_geodesic_solves_the_christoffel_equation():
     for steps in (20, 40):
         found = geodesic(world, z0, z1, steps, ridge=0.0, tol=1e-12).gamma_z[:, 0]
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        guess = torch.cat([found, found.diff(dim=0, append=2 * found[-1:] - found[-2:-1]) * steps], 1).T.numpy()
+        guess = torch.cat(
+            [found, found.diff(dim=0, append=2 * found[-1:] - found[-2:-1]) * steps], 1
+        ).T.numpy()
         ode = solve_bvp(rhs, held, t.numpy(), guess, tol=1e-8)
         assert ode.success
-        apart.append((world(torch.from_numpy(ode.sol(t.numpy())[:2].T.copy())) - world(found)).norm(dim=1).max().item())
+        apart.append(
+            (world(torch.from_numpy(ode.sol(t.numpy())[:2].T.copy())) - world(found))
+            .norm(dim=1)
+            .max()
+            .item()
+        )
     assert apart[1] < 2e-3 and apart[1] < apart[0] / 3
 
 
 def test_the_long_way_round_stays_where_it_is_put_and_a_nudge_sends_it_home():
     z0, z1 = torch.zeros(1, 2).double(), torch.tensor([[0.0, 2 * math.pi - 1]]).double()
     start = latent_line(z0, z1, 50)
-    assert geodesic(worlds.sphere, z0, z1, start=start, ridge=0.0).L.item() == pytest.approx(2 * math.pi - 1, rel=1e-3)
+    assert geodesic(worlds.sphere, z0, z1, start=start, ridge=0.0).L.item() == pytest.approx(
+        2 * math.pi - 1, rel=1e-3
+    )
     start[1:-1, 0, 0] += 1e-3
-    found = geodesic(worlds.sphere, z0, z1, solver="gauss-newton", start=start, ridge=0.0, tol=1e-8, iterations=300, continuation=False)
+    found = geodesic(
+        worlds.sphere,
+        z0,
+        z1,
+        solver="gauss-newton",
+        start=start,
+        ridge=0.0,
+        tol=1e-8,
+        iterations=300,
+        continuation=False,
+    )
     assert found.L.item() == pytest.approx(1, rel=1e-3)
 
 
@@ -165,7 +212,9 @@ def test_rows_do_not_see_each_other(solver):
     z0, z1 = ends(4)
     together = geodesic(bent(), z0, z1, 10, solver)
     alone = [geodesic(bent(), z0[i : i + 1], z1[i : i + 1], 10, solver) for i in range(4)]
-    torch.testing.assert_close(together.gamma_z, torch.cat([r.gamma_z for r in alone], 1), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        together.gamma_z, torch.cat([r.gamma_z for r in alone], 1), rtol=0, atol=1e-7
+    )
     assert together.iterations.tolist() == [r.iterations.item() for r in alone]
     assert len(set(together.iterations.tolist())) > 1  # else a shared stop would pass too
 
@@ -182,14 +231,17 @@ def test_a_path_of_no_length_stays_and_does_not_disturb_the_others(solver):
 
 def test_latents_of_any_shape():
     decode, (z0, z1) = bent(12), ends(2, 12)
-    flat, shaped = geodesic(decode, z0, z1, 9), geodesic(lambda z: decode(z.flatten(1)), z0.reshape(2, 3, 2, 2), z1.reshape(2, 3, 2, 2), 9)
+    flat = geodesic(decode, z0, z1, 9)
+    shaped = geodesic(
+        lambda z: decode(z.flatten(1)), z0.reshape(2, 3, 2, 2), z1.reshape(2, 3, 2, 2), 9
+    )
     torch.testing.assert_close(shaped.gamma_z.flatten(2), flat.gamma_z)
     assert shaped.gamma_z.shape == (10, 2, 3, 2, 2)
 
 
 def test_above_64_latents_no_jacobian_is_formed_and_the_answer_is_the_same(monkeypatch):
     decode, (z0, z1) = bent(80), ends(2, 80)
-    monkeypatch.setattr("manifold_xai.geometry.geodesic.jacobian", None)
+    monkeypatch.setattr("manifold_xai.geometry.solvers.jacobian", None)
     found = [geodesic(decode, z0, z1, 16, solver, tol=1e-7, iterations=300) for solver in OURS]
     for other in found[1:]:
         torch.testing.assert_close(other.E, found[0].E, rtol=5e-3, atol=0)
@@ -199,7 +251,9 @@ def test_above_64_latents_no_jacobian_is_formed_and_the_answer_is_the_same(monke
 def test_ten_more_steps_change_little_where_converged(solver):
     z0, z1 = ends(8)
     found = geodesic(bent(), z0, z1, 20, solver)
-    more = geodesic(bent(), z0, z1, 20, solver, start=found.gamma_z, continuation=False, tol=0.0, iterations=10)
+    more = geodesic(
+        bent(), z0, z1, 20, solver, start=found.gamma_z, continuation=False, tol=0.0, iterations=10
+    )
     assert found.converged.any()
     assert (1 - more.E / found.E)[found.converged].max() < 1e-3
     assert unevenness(path_chords(bent(), found.gamma_z))[found.converged].max() <= 0.02
@@ -207,7 +261,8 @@ def test_ten_more_steps_change_little_where_converged(solver):
 
 def test_the_default_reaches_below_algorithm_1():
     z0, z1 = ends(6)
-    armijo, ours = geodesic(bent(), z0, z1, 20, "gradient", iterations=30, tol=0.0), geodesic(bent(), z0, z1, 20)
+    armijo = geodesic(bent(), z0, z1, 20, "gradient", iterations=30, tol=0.0)
+    ours = geodesic(bent(), z0, z1, 20)
     assert (ours.E < armijo.E).all()
     assert (armijo.iterations <= 30).all()
 
@@ -220,11 +275,13 @@ def test_stop_rules():
 
 
 def test_encoder_in_the_decoders_place_descends_only_where_it_can():
-    "With e(x) = W⁺x and g(z) = Wz + small bends, ∂e/∂x is nearly G⁻¹Jᵀ: the natural gradient, which arrives."
+    """With e(x) = W⁺x and g(z) = Wz + small bends, ∂e/∂x is nearly G⁻¹Jᵀ: the natural gradient,
+    which arrives."""
     W = randn(10, 3, seed=4)
     inverse, (z0, z1) = torch.linalg.pinv(W), ends()
     decode, encode = (lambda z: z @ W.T + 0.3 * (z @ W.T).sin()), (lambda x: x @ inverse.T)
-    line, found = path_energy(decode, latent_line(z0, z1, 12)), geodesic(decode, z0, z1, 12, "encoder", encode=encode)
+    line = path_energy(decode, latent_line(z0, z1, 12))
+    found = geodesic(decode, z0, z1, 12, "encoder", encode=encode)
     assert (found.E < line).all()
     backwards = geodesic(decode, z0, z1, 12, "encoder", encode=lambda x: -encode(x))
     torch.testing.assert_close(backwards.E, line)  # no step lowers the energy, so none is taken
@@ -235,7 +292,9 @@ def test_resampling_keeps_ends_and_evens_chords():
     uneven = latent_line(z0, z1, 60)[torch.arange(61).square().div(60).long()]
     even = resample(uneven, path_chords(decode, uneven), 40)
     assert torch.equal(even[[0, -1]], uneven[[0, -1]])
-    assert (unevenness(path_chords(decode, even)) < 0.5 * unevenness(path_chords(decode, uneven))).all()
+    assert (
+        unevenness(path_chords(decode, even)) < 0.5 * unevenness(path_chords(decode, uneven))
+    ).all()
 
 
 def test_l_squared_is_at_most_twice_e():
@@ -262,7 +321,10 @@ BAD = {
     "solver": (dict(solver="newton"), "gradient, encoder, sobolev, gauss-newton, quasi-newton"),
     "rows": (dict(decode=lambda z: bent()(z).mean(0, keepdim=True)), "one image per latent row"),
     "detached": (dict(decode=lambda z: bent()(z).detach()), "carry no gradient"),
-    "NaN images": (dict(decode=lambda z: bent()(z) * torch.where(z[:, :1] > 0, math.nan, 1.0)), "NaN or infinite images"),
+    "NaN images": (
+        dict(decode=lambda z: bent()(z) * torch.where(z[:, :1] > 0, math.nan, 1.0)),
+        "NaN or infinite images",
+    ),
     "encode without encoder": (dict(encode=lambda x: x), "`encode` belongs"),
     "encoder without encode": (dict(solver="encoder"), "`encode` belongs"),
     "negative tol": (dict(tol=-1.0), "tol"),
@@ -292,11 +354,13 @@ def test_one_segment_has_nothing_to_move_and_two_have_one_point(solver, steps):
 
 
 def test_blocks_between_frames_are_those_of_a_jacobian_that_goes_straight_from_frame_to_frame():
-    from manifold_xai.geometry.geodesic import _Surface
-
     flat, line = nn.Linear(3, 12).double().requires_grad_(False), latent_line(*ends(), 24)
+
     def square(z):
-        return flat(z) ** 2  # its Jacobian is linear in z, so nothing is lost between frames of a line
-    exact, near = (ask(_Surface(square, torch.zeros(3).double())) for ask in (lambda s: s.blocks(line), lambda s: s.blocks_between(line, most=7)))
+        # its Jacobian is linear in z, so nothing is lost between frames of a line
+        return flat(z) ** 2
+
+    surface = Surface(square, torch.zeros(3).double())
+    exact, near = blocks(surface, line), blocks_between(surface, line, most=7)
     for theirs, ours in zip(exact, near):
         torch.testing.assert_close(ours, theirs)

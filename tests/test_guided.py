@@ -15,17 +15,15 @@ from manifold_xai.paths.guided import (
     guided_path,
     guided_point,
     guided_step,
-    guided_step_loop,
     mean_gradient,
-    places,
-    queue,
     settled_path,
 )
+from manifold_xai.paths.order import guided_step_loop, places, queue
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 from manifold_xai.subjects.classifiers import digit_classifier
 
-# --- the published codes -------------------------------------------------------------------------------------------------------
+# --- the published codes --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output, key", [("probability", "gig.prob"), ("logit", "gig.logit")])
@@ -33,15 +31,21 @@ def test_guided_ig_is_the_published_one(answers, published, bench, output, key):
     x = answers["x"]
     f = score(published[0], answers["target"], output)
     gamma = guided_path(f, torch.zeros_like(x), x, steps=49, schedule="published")
-    assert relative(path_attribution(f, gamma, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
+    assert (
+        relative(path_attribution(f, gamma, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
+    )
     assert relative(gamma.stack()[::7].transpose(0, 1), answers[f"{key}.path"]) < 1e-10
-    assert relative(bench.loop(f, torch.zeros_like(x), x, 49), answers[f"{key}.attribution"]) < 1e-10
+    assert (
+        relative(bench.loop(f, torch.zeros_like(x), x, 49), answers[f"{key}.attribution"]) < 1e-10
+    )
 
 
 @pytest.mark.parametrize("max_dist", [0.02, 1.0])
 def test_the_corridor_is_the_published_one(answers, published, max_dist):
     f = score(published[0], answers["target"])
-    gamma = guided_path(f, torch.zeros_like(answers["x"]), answers["x"], steps=50, fraction=0.05, max_dist=max_dist)
+    gamma = guided_path(
+        f, torch.zeros_like(answers["x"]), answers["x"], steps=50, fraction=0.05, max_dist=max_dist
+    )
     A = path_attribution(f, gamma, rule="left").A
     assert relative(A, answers[f"pair_gig.max_dist_{max_dist}.attribution"]) < 1e-10
 
@@ -59,32 +63,50 @@ def test_the_same_step_is_the_published_one_in_latents(answers, published, slerp
     points = torch.stack([decode(z) for z in path])
     points[0], points[-1] = 0, x
     assert relative(points[::7].transpose(0, 1), answers[f"{key}.path"]) < 1e-10
-    assert relative(path_attribution(f, points, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
+    assert (
+        relative(path_attribution(f, points, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
+    )
 
 
-# --- the step ------------------------------------------------------------------------------------------------------------------
+# --- the step -------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 9999), n=st.integers(1, 40), b=st.integers(1, 4), fraction=st.floats(0.01, 1), spent=st.floats(0, 1.2))
+@given(
+    seed=st.integers(0, 9999),
+    n=st.integers(1, 40),
+    b=st.integers(1, 4),
+    fraction=st.floats(0.01, 1),
+    spent=st.floats(0, 1.2),
+)
 def test_a_step_is_the_loop_for_every_row(seed, n, b, fraction, spent):
     position, target, grad = rand(3, b, n, seed=seed)
     target = torch.where(rand(b, n, seed=seed + 1) < 0.3, position, target)  # some have arrived
     budget = spent * (target - position).abs().sum(1)
     moved = guided_step(position, target, grad, budget, fraction)
     for i in range(b):
-        torch.testing.assert_close(moved[i], guided_step_loop(position[i], target[i], grad[i], budget[i], fraction), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            moved[i],
+            guided_step_loop(position[i], target[i], grad[i], budget[i], fraction),
+            rtol=0,
+            atol=1e-12,
+        )
 
 
 def test_a_step_on_a_great_circle_keeps_the_radius():
-    a, b = torch.tensor([[1.0, 0.0, 5.0]], dtype=torch.float64), torch.tensor([[0.0, 1.0, 7.0]], dtype=torch.float64)
+    a = torch.tensor([[1.0, 0.0, 5.0]], dtype=torch.float64)
+    b = torch.tensor([[0.0, 1.0, 7.0]], dtype=torch.float64)
     grad = torch.tensor([[0.1, 0.2, 9.0]], dtype=torch.float64)
-    moved = guided_step(a, b, grad, torch.ones(1), fraction=0.5, slerp=True)  # one group of two, half way
-    torch.testing.assert_close(moved, torch.tensor([[math.sqrt(0.5), math.sqrt(0.5), 5.0]], dtype=torch.float64))
-    assert guided_step(a, b, grad, torch.ones(1), fraction=0.5)[0, :2].norm() < 0.8  # the line cuts the corner
+    # one group of two, half way
+    moved = guided_step(a, b, grad, torch.ones(1), fraction=0.5, slerp=True)
+    torch.testing.assert_close(
+        moved, torch.tensor([[math.sqrt(0.5), math.sqrt(0.5), 5.0]], dtype=torch.float64)
+    )
+    # the line cuts the corner
+    assert guided_step(a, b, grad, torch.ones(1), fraction=0.5)[0, :2].norm() < 0.8
 
 
-# --- the path ------------------------------------------------------------------------------------------------------------------
+# --- the path -------------------------------------------------------------------------------------
 
 
 def wavy(x):
@@ -104,7 +126,9 @@ def wavy(x):
 )
 def test_schedule_is_kept_and_what_arrived_stays(seed, steps, fraction, max_dist, schedule, order):
     x0, x = rand(2, 3, 1, 4, 5, seed=seed)
-    gamma = guided_path(wavy, x0, x, steps, fraction, max_dist, order, schedule=schedule, generator=seeded(seed)).stack()
+    gamma = guided_path(
+        wavy, x0, x, steps, fraction, max_dist, order, schedule=schedule, generator=seeded(seed)
+    ).stack()
     left = (x - gamma).abs().flatten(2).sum(2) / (x - x0).abs().flatten(1).sum(1)
     due = 1 - torch.tensor([0, *places(steps, schedule)], dtype=torch.float64)
     torch.testing.assert_close(left, due[:, None].expand_as(left), rtol=0, atol=1e-12)
@@ -126,7 +150,8 @@ def test_a_settled_path_goes_forward_inside_its_corridor(seed, steps, window):
     share = (gamma - x0) / (x - x0)
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64).view(-1, 1, 1, 1, 1)
     assert share.diff(dim=0).min() > -1e-9 and ((share - t).abs() <= 1 - window + 1e-6).all()
-    torch.testing.assert_close(settled_path(wavy, x0, x, steps, window, order**3).stack(), gamma)  # only the ranking counts
+    # only the ranking counts
+    torch.testing.assert_close(settled_path(wavy, x0, x, steps, window, order**3).stack(), gamma)
 
 
 @pytest.mark.parametrize("rule, order", [("left", 1), ("trapezoid", 2)])
@@ -142,7 +167,10 @@ def test_the_gap_of_a_settled_path_falls_at_the_order_of_the_rule(rule, order):
 
 def test_queue_on_paper():
     x = torch.tensor([[1.0, 2.0, 0.0, 1.0]])
-    torch.testing.assert_close(queue(torch.zeros(1, 4), x, torch.tensor([[2.0, 1.0, 1.5, 3.0]]))[:, [0, 1, 3]], torch.tensor([[5 / 8, 1 / 4, 7 / 8]]))
+    torch.testing.assert_close(
+        queue(torch.zeros(1, 4), x, torch.tensor([[2.0, 1.0, 1.5, 3.0]]))[:, [0, 1, 3]],
+        torch.tensor([[5 / 8, 1 / 4, 7 / 8]]),
+    )
 
 
 def test_greedy_finds_the_way_around_the_ripple():
@@ -152,17 +180,22 @@ def test_greedy_finds_the_way_around_the_ripple():
 
     ends = torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
     A = path_attribution(ripple, guided_path(ripple, *ends, steps=8)).A
-    torch.testing.assert_close(A, torch.tensor([[2.0, 0.0]], dtype=torch.float64), rtol=0, atol=1e-12)  # ∂F/∂u = 2 at v = 1, ∂F/∂v = 0 at u = 0
+    # ∂F/∂u = 2 at v = 1, ∂F/∂v = 0 at u = 0
+    torch.testing.assert_close(
+        A, torch.tensor([[2.0, 0.0]], dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 def test_mean_gradient_is_the_mean_in_any_chunk():
     x0, x = rand(2, 3, 4, seed=5)
     by_hand = sum((torch.lerp(x0, x, i / 10) * 2).abs() for i in range(11)) / 11
     for batch in (1, 4, 100):
-        torch.testing.assert_close(mean_gradient(lambda x: (x**2).sum(1), x0, x, 10, batch), by_hand)
+        torch.testing.assert_close(
+            mean_gradient(lambda x: (x**2).sum(1), x0, x, 10, batch), by_hand
+        )
 
 
-# --- on digits -----------------------------------------------------------------------------------------------------------------
+# --- on digits ------------------------------------------------------------------------------------
 
 
 PATHS = dict(greedy=guided_path, settled=settled_path)
@@ -182,7 +215,9 @@ def test_rows_and_chunks_do_not_matter(smooth, held_out, name):
 
     def maps(rows, batch):
         own = score(model, f.target[rows])
-        return path_attribution(own, PATHS[name](own, torch.zeros_like(x[rows]), x[rows], 10, batch=batch), batch=batch).A
+        return path_attribution(
+            own, PATHS[name](own, torch.zeros_like(x[rows]), x[rows], 10, batch=batch), batch=batch
+        ).A
 
     whole = maps(slice(0, 5), None)
     for batch in (1, 2, 7):
@@ -198,22 +233,33 @@ def test_networks_that_compute_the_same_get_the_same_map(held_out, name):
     twin = digit_classifier("smooth").double()
     layers = list(twin)
     for i in range(0, 12, 4):
-        layers[i : i + 2] = [torch.nn.utils.fusion.fuse_conv_bn_eval(layers[i], layers[i + 1]), nn.Identity()]
+        layers[i : i + 2] = [
+            torch.nn.utils.fusion.fuse_conv_bn_eval(layers[i], layers[i + 1]),
+            nn.Identity(),
+        ]
     shuffle = torch.randperm(layers[0].out_channels, generator=seeded())
-    layers[0].weight.data, layers[0].bias.data = layers[0].weight.data[shuffle], layers[0].bias.data[shuffle]
+    layers[0].weight.data, layers[0].bias.data = (
+        layers[0].weight.data[shuffle],
+        layers[0].bias.data[shuffle],
+    )
     layers[4].weight.data = layers[4].weight.data[:, shuffle]
     twin = nn.Sequential(*layers).eval()
     assert (twin(x) - model(x)).abs().max() < 1e-10
     assert not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
-    A, B = (path_attribution(f, PATHS[name](f, torch.zeros_like(x), x, 20)).A for f in (score(m).at(x) for m in (model, twin)))
+    A, B = (
+        path_attribution(f, PATHS[name](f, torch.zeros_like(x), x, 20)).A
+        for f in (score(m).at(x) for m in (model, twin))
+    )
     assert (A - B).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_an_ignored_feature_gets_exactly_nothing(name):
     x0, x = rand(2, 4, 12, seed=1)
+
     def f(x):
         return wavy(x[:, :-1])
+
     A = path_attribution(f, PATHS[name](f, x0, x, 15)).A
     assert (A[:, -1] == 0).all() and (A[:, :-1] != 0).all()
 
@@ -227,20 +273,24 @@ def test_no_way_no_attribution(name):
 
 
 def test_noise_on_black_does_not_reorder_a_settled_path():
-    """A thousand pixels at 1e-9 take up no more than 1e-6 of the queue; in groups they would fill ten."""
+    """A thousand pixels at 1e-9 take up no more than 1e-6 of the queue;
+    in groups they would fill ten."""
     x, order = torch.zeros(1, 1100, dtype=torch.float64), rand(1, 1100)
     x[:, :100] = 1.0
     noisy = x + 1e-9 * rand(1, 1100, seed=3)
     x0 = torch.zeros_like(x)
     settled, grouped = (
         [draw(v)[5] for v in (x, noisy)]
-        for draw in (lambda v: settled_path(wavy, x0, v, 10, 0.1, order), lambda v: guided_path(wavy, x0, v, 10, 0.1, order=order))
+        for draw in (
+            lambda v: settled_path(wavy, x0, v, 10, 0.1, order),
+            lambda v: guided_path(wavy, x0, v, 10, 0.1, order=order),
+        )
     )
     assert (settled[0] - settled[1]).abs().max() < 1e-5
     assert (grouped[0] - grouped[1]).abs().max() > 0.5  # what is being avoided
 
 
-# --- cost ----------------------------------------------------------------------------------------------------------------------
+# --- cost -----------------------------------------------------------------------------------------
 
 
 class Counting:
@@ -294,11 +344,16 @@ def test_batch_bounds_the_rows_at_once(name):
 
 def test_random_order_comes_from_its_generator():
     x0, x = rand(2, 6, 1, 5, 5)
-    one, again, other = (guided_path(wavy, x0, x, 6, order="random", generator=seeded(s)) for s in (1, 1, 2))
+    one, again, other = (
+        guided_path(wavy, x0, x, 6, order="random", generator=seeded(s)) for s in (1, 1, 2)
+    )
     assert torch.equal(one.stack(), again.stack()) and torch.equal(one.stack(), one.stack())
     assert not torch.equal(one.stack(), other.stack())
     g = seeded(1)  # row by row, in any batch
-    parts = [guided_path(wavy, x0[i : i + 2], x[i : i + 2], 6, order="random", generator=g).stack() for i in (0, 2, 4)]
+    parts = [
+        guided_path(wavy, x0[i : i + 2], x[i : i + 2], 6, order="random", generator=g).stack()
+        for i in (0, 2, 4)
+    ]
     assert torch.equal(torch.cat(parts, 1), one.stack())
 
 
@@ -309,7 +364,7 @@ def test_inputs_that_carry_gradients_leave_no_graph():
         assert not any(point.requires_grad for point in draw(wavy, x0, x, 4))
 
 
-# --- captum's face -------------------------------------------------------------------------------------------------------------
+# --- captum's face --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("Method, draw", [(GuidedIG, guided_path), (SettledIG, settled_path)])
@@ -328,10 +383,21 @@ def test_works_inside_captum(smooth, held_out, Method):
 
     x, y = held_out.x[:2], held_out.y[:2]
     method = Method(smooth)
-    assert NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape == x.shape
+    assert (
+        NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape
+        == x.shape
+    )
     A = method.attribute(x, target=y, n_steps=5)
-    assert infidelity(smooth, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y).isfinite().all()
-    assert sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2).isfinite().all()
+    assert (
+        infidelity(smooth, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y)
+        .isfinite()
+        .all()
+    )
+    assert (
+        sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2)
+        .isfinite()
+        .all()
+    )
 
 
 def test_options_reach_the_path(smooth, held_out):
@@ -349,7 +415,7 @@ def test_autocast_sums_in_float32(smooth, held_out):
     assert A.dtype == torch.float32 and A.isfinite().all()
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -371,7 +437,12 @@ def test_guided_path_says_what_it_cannot_do(options, message):
 
 
 @pytest.mark.parametrize(
-    "options, message", [(dict(window=0), "window must be in"), (dict(order="mean"), "order must hold"), (dict(steps=0), "steps must be")]
+    "options, message",
+    [
+        (dict(window=0), "window must be in"),
+        (dict(order="mean"), "order must hold"),
+        (dict(steps=0), "steps must be"),
+    ],
 )
 def test_settled_path_says_what_it_cannot_do(options, message):
     with pytest.raises(ValueError, match=message):
@@ -386,4 +457,6 @@ def test_bad_ends_are_refused(name):
     with pytest.raises(ValueError, match="must be finite"):
         PATHS[name](wavy, x0, x / 0)
     with pytest.raises(ValueError, match="does not depend on x"):
-        path_attribution(lambda x: x.detach().sum(1), PATHS[name](lambda x: x.detach().sum(1), x0, x))
+        path_attribution(
+            lambda x: x.detach().sum(1), PATHS[name](lambda x: x.detach().sum(1), x0, x)
+        )

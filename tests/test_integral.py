@@ -1,4 +1,5 @@
 """Laws of the integrator, on a path that is straight and on one that is not."""
+
 import gc
 import math
 
@@ -20,14 +21,19 @@ POINTWISE = ("left", "trapezoid", "midpoint")
 
 
 def cubic(x):
-    """A score that no rule below integrates exactly on the paths below: its gradient is of second degree and mixes features."""
+    """A score that no rule below integrates exactly on the paths below:
+    its gradient is of second degree and mixes features."""
     return (x**3).sum(1) + x[:, 0] * x[:, 1] * x[:, 2]
 
 
 def bent_path(x0, x, steps):
     """From x0 to x on an arc: features that are equal at both ends move in between."""
     t = torch.linspace(0, 1, steps + 1, dtype=x.dtype)[:, None, None]
-    return x0 + (3 * t**2 - 2 * t**3) * (x - x0) + torch.sin(math.pi * t) * torch.tensor([0.5, -0.7, 0.9], dtype=x.dtype)
+    return (
+        x0
+        + (3 * t**2 - 2 * t**3) * (x - x0)
+        + torch.sin(math.pi * t) * torch.tensor([0.5, -0.7, 0.9], dtype=x.dtype)
+    )
 
 
 PATHS = dict(straight=straight_path, bent=bent_path)
@@ -41,7 +47,15 @@ def ends():
 
 def conv_net(seed=0, classes=3):
     torch.manual_seed(seed)
-    layers = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, classes)
+    layers = (
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
+        nn.Conv2d(4, 3, 3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(48, classes),
+    )
     net = nn.Sequential(*layers).double()
     net[1].running_mean.uniform_(-1, 1)
     net[1].running_var.uniform_(0.5, 2)
@@ -62,7 +76,8 @@ def test_error_falls_at_the_rules_order(name, rule, order, ends):
     def gap(T):
         return path_attribution(cubic, PATHS[name](*ends, steps=T), rule=rule).gap.abs().max()
 
-    # midpoints of chords lie beside the curve, so on the bent path the order of the midpoint rule is reached from further away
+    # midpoints of chords lie beside the curve, so on the bent path the order of the midpoint rule
+    # is reached from further away
     assert order - 0.2 < torch.log2(gap(64) / gap(128)) < order + 0.2
 
 
@@ -85,17 +100,29 @@ def test_the_gap_is_the_sum_minus_the_gain(name, ends):
 
 
 def test_each_features_share_on_a_quarter_circle():
-    # F = x y along (sin u, 1 - cos u): A_x = ∫ y dx = ∫ (1 - cos u) cos u du = 1 - π/4, A_y = ∫ x dy = ∫ sin² u du = π/4
+    # F = x y along (sin u, 1 - cos u): A_x = ∫ y dx = ∫ (1 - cos u) cos u du = 1 - π/4, A_y = ∫ x
+    # dy = ∫ sin² u du = π/4
     u = torch.linspace(0, math.pi / 2, 2001, dtype=torch.float64)
-    A = path_attribution(lambda x: x[:, 0] * x[:, 1], torch.stack([u.sin(), 1 - u.cos()], 1)[:, None]).A
-    torch.testing.assert_close(A, torch.tensor([[1 - math.pi / 4, math.pi / 4]], dtype=torch.float64), rtol=0, atol=1e-6)  # h²/12 = 5e-8
+    A = path_attribution(
+        lambda x: x[:, 0] * x[:, 1], torch.stack([u.sin(), 1 - u.cos()], 1)[:, None]
+    ).A
+    # h²/12 = 5e-8
+    torch.testing.assert_close(
+        A, torch.tensor([[1 - math.pi / 4, math.pi / 4]], dtype=torch.float64), rtol=0, atol=1e-6
+    )
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), steps=st.integers(1, 9), b=st.integers(1, 4), rule=st.sampled_from(["trapezoid", "midpoint"]))
+@given(
+    seed=st.integers(0, 10**6),
+    steps=st.integers(1, 9),
+    b=st.integers(1, 4),
+    rule=st.sampled_from(["trapezoid", "midpoint"]),
+)
 def test_a_quadratic_score_is_integrated_exactly_on_any_polygon(seed, steps, b, rule):
     g = seeded(seed)
-    Q, gamma = torch.randn(4, 4, dtype=torch.float64, generator=g), torch.randn(steps + 1, b, 4, dtype=torch.float64, generator=g)
+    Q = torch.randn(4, 4, dtype=torch.float64, generator=g)
+    gamma = torch.randn(steps + 1, b, 4, dtype=torch.float64, generator=g)
     gap = path_attribution(lambda x: ((x @ Q) * x).sum(1), gamma, rule=rule).gap
     assert gap.abs().max() < 1e-11  # its gradient is linear between neighbouring points
 
@@ -106,7 +133,9 @@ def test_gauss_legendre_is_exact_to_degree_two_steps(steps, ends):
         return (x ** (2 * steps)).sum(1)  # its derivative along the line has degree 2T - 1
 
     A, gap, left_out = path_attribution(power, straight_path(*ends, steps), rule="gauss-legendre")
-    torch.testing.assert_close(A, ends[1] ** (2 * steps) - ends[0] ** (2 * steps), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        A, ends[1] ** (2 * steps) - ends[0] ** (2 * steps), rtol=0, atol=1e-13
+    )
     assert gap.abs().max() < 1e-13 and left_out.eq(0).all()
 
 
@@ -127,12 +156,20 @@ def test_an_ignored_feature_gets_exactly_nothing(name, rule, ends):
 def test_attributions_are_linear_in_the_score(name, ends):
     def f(x):
         return x.sin().prod(1)
-    A = [path_attribution(h, PATHS[name](*ends, steps=6)).A for h in (cubic, f, lambda x: 2 * cubic(x) - 3 * f(x))]
+
+    A = [
+        path_attribution(h, PATHS[name](*ends, steps=6)).A
+        for h in (cubic, f, lambda x: 2 * cubic(x) - 3 * f(x))
+    ]
     torch.testing.assert_close(A[2], 2 * A[0] - 3 * A[1])
 
 
 def test_symmetric_features_share_alike_on_the_line_and_not_on_a_bend():
-    x0, x, f = torch.zeros(1, 3).double(), torch.ones(1, 3).double(), lambda x: x.prod(1) + x.sum(1) ** 2
+    x0, x, f = (
+        torch.zeros(1, 3).double(),
+        torch.ones(1, 3).double(),
+        lambda x: x.prod(1) + x.sum(1) ** 2,
+    )
     A = path_attribution(f, straight_path(x0, x, 9)).A
     torch.testing.assert_close(A[:, 0], A[:, 1])
     A = path_attribution(f, bent_path(x0, x, 9)).A
@@ -150,7 +187,9 @@ def test_networks_that_compute_the_same_get_the_same_map():
         last.weight.copy_(net[3].weight[:, order])
         last.bias.copy_(net[3].bias)
     twin = nn.Sequential(conv, nn.SiLU(), last, *net[4:]).requires_grad_(False)
-    wiggle = torch.sin(torch.linspace(0, math.pi, 11, dtype=x.dtype))[:, None, None, None, None] * torch.rand(1, 6, 6, dtype=x.dtype)
+    wiggle = torch.sin(torch.linspace(0, math.pi, 11, dtype=x.dtype))[
+        :, None, None, None, None
+    ] * torch.rand(1, 6, 6, dtype=x.dtype)
     for gamma in (straight_path(x0, x, 10), straight_path(x0, x, 10).stack() + wiggle):
         A, B = (path_attribution(score(m, 1), gamma).A for m in (net, twin))
         assert (A - B).abs().max() < 1e-12 and A.abs().max() > 1e-3
@@ -161,18 +200,28 @@ def test_rows_do_not_see_each_other(rule):
     (x0, x), y = images(), torch.tensor([2, 0, 1])
     A, gap, _ = path_attribution(score(conv_net(), y), straight_path(x0, x, 6), rule=rule)
     for i in range(3):
-        alone = path_attribution(score(conv_net(), int(y[i])), straight_path(x0[[i]], x[[i]], 6), rule=rule)
+        alone = path_attribution(
+            score(conv_net(), int(y[i])), straight_path(x0[[i]], x[[i]], 6), rule=rule
+        )
         torch.testing.assert_close((A[[i]], gap[[i]]), alone[:2])
 
 
 def test_rows_do_not_see_each_other_when_segments_are_halved():
     (x0, x), y = images(), torch.tensor([2, 0, 1])
-    fine = path_attribution(score(conv_net(), y), straight_path(x0, x, 3), refine=0.0)  # every segment, five times
-    torch.testing.assert_close(fine, path_attribution(score(conv_net(), y), straight_path(x0, x, 3 * 2**5)))
+    # every segment, five times
+    fine = path_attribution(score(conv_net(), y), straight_path(x0, x, 3), refine=0.0)
+    torch.testing.assert_close(
+        fine, path_attribution(score(conv_net(), y), straight_path(x0, x, 3 * 2**5))
+    )
 
 
 @settings(max_examples=25, deadline=None)
-@given(batch=st.integers(1, 40), rule=st.sampled_from(RULES), steps=st.integers(1, 9), refine=st.sampled_from([None, 1e-4]))
+@given(
+    batch=st.integers(1, 40),
+    rule=st.sampled_from(RULES),
+    steps=st.integers(1, 9),
+    refine=st.sampled_from([None, 1e-4]),
+)
 def test_the_chunk_size_changes_nothing(batch, rule, steps, refine):
     x0, x = images()
     f, refine = score(conv_net(), torch.tensor([2, 0, 1])), refine if rule == "trapezoid" else None
@@ -204,8 +253,15 @@ def test_tensor_iterator_steps_and_path_are_one_path(ends):
         Path(lambda: iter(points), *ends, 9),
     ]
     for rule in POINTWISE:
-        results = [path_attribution(cubic, gamma, rule=rule) for gamma in (points, list(points), Path(lambda: iter(points), *ends, 9))]
-        results += [path_attribution(cubic, gamma, batch=7) for gamma in forms] if rule == "trapezoid" else []
+        results = [
+            path_attribution(cubic, gamma, rule=rule)
+            for gamma in (points, list(points), Path(lambda: iter(points), *ends, 9))
+        ]
+        results += (
+            [path_attribution(cubic, gamma, batch=7) for gamma in forms]
+            if rule == "trapezoid"
+            else []
+        )
         for result in results:
             torch.testing.assert_close(result, results[0])
 
@@ -222,7 +278,9 @@ def test_gradients_that_a_path_brings_are_not_computed_again(ends):
 @pytest.mark.parametrize("rule", ["left", "trapezoid"])
 def test_each_point_is_passed_through_the_score_once(rule, ends):
     calls = []
-    path_attribution(counting(cubic, calls), straight_path(*ends, 20), rule=rule, batch=12, check=False)
+    path_attribution(
+        counting(cubic, calls), straight_path(*ends, 20), rule=rule, batch=12, check=False
+    )
     assert sum(n for n, _ in calls) == 21 * 4 and all(grad for _, grad in calls)
 
 
@@ -233,33 +291,49 @@ def test_memory_does_not_grow_with_the_number_of_steps(ends):
         def draw():
             for i in range(T + 1):
                 yield x + i / T
-            alive.append(sum(type(o) is torch.Tensor and o.shape == x.shape for o in gc.get_objects()))
+            alive.append(
+                sum(type(o) is torch.Tensor and o.shape == x.shape for o in gc.get_objects())
+            )
 
         path_attribution(counting(lambda x: x.flatten(1).sum(1), rows), draw(), batch=16)
         return alive[0], max(n for n, _ in rows)
 
     held, most_rows = alive_at_the_end(200)
     assert (held, most_rows) == alive_at_the_end(20) and most_rows == 16
-    assert held <= 4 * (16 // 4) + 6  # points of one run and their gradients, A, x, the path's first point and its gradient
+    # points of one run and their gradients, A, x, the path's first point and its gradient
+    assert held <= 4 * (16 // 4) + 6
 
 
 def test_a_users_path_must_meet_its_ends(ends):
     x0, x = ends
     gamma = bent_path(x0, x, 5)
-    with pytest.raises(ValueError, match=r"(?s)must end at `x`, but its last point differs from it by 0.3.*gamma\[-1\]: \(4, 3\).*anchor the path"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"(?s)must end at `x`, but its last point differs from it by 0.3.*gamma\[-1\]: "
+            r"\(4, 3\).*anchor the path"
+        ),
+    ):
         path_attribution(cubic, gamma, x0, x + 0.3)
     with pytest.raises(ValueError, match="must start at `x0`, but its first point differs"):
         path_attribution(cubic, iter(gamma), x0 - 0.1, x)
     with pytest.raises(ValueError, match=r"x: \(4, 2\)"):
         path_attribution(cubic, gamma, x0, x[:, :2])
-    assert path_attribution(cubic, gamma, x0, x + 1e-12).ends.abs().max() < 1e-10  # its own rounding is forgiven
+    # its own rounding is forgiven
+    assert path_attribution(cubic, gamma, x0, x + 1e-12).ends.abs().max() < 1e-10
 
 
 def test_a_library_path_reports_what_its_ends_leave_out(ends):
     x0, x = ends
-    A, gap, left_out = path_attribution(cubic, Path(lambda: iter(bent_path(x0 + 0.1, x - 0.2, 50)), x0, x, 50))
-    torch.testing.assert_close(left_out, torch.stack([cubic(x0) - cubic(x0 + 0.1), cubic(x) - cubic(x - 0.2)], 1))
-    torch.testing.assert_close(A.sum(1) - gap + left_out[:, 1] - left_out[:, 0], cubic(x) - cubic(x0))
+    A, gap, left_out = path_attribution(
+        cubic, Path(lambda: iter(bent_path(x0 + 0.1, x - 0.2, 50)), x0, x, 50)
+    )
+    torch.testing.assert_close(
+        left_out, torch.stack([cubic(x0) - cubic(x0 + 0.1), cubic(x) - cubic(x - 0.2)], 1)
+    )
+    torch.testing.assert_close(
+        A.sum(1) - gap + left_out[:, 1] - left_out[:, 0], cubic(x) - cubic(x0)
+    )
 
 
 def test_ten_lines_make_a_path(ends):
@@ -273,7 +347,9 @@ def test_ten_lines_make_a_path(ends):
                 point[:, j] = torch.lerp(x0[:, j], x[:, j], t)
                 yield point
 
-    A, gap, left_out = path_attribution(lambda x: x[:, 0] * x[:, 1] + x[:, 2], corner_path(*ends), *ends)
+    A, gap, left_out = path_attribution(
+        lambda x: x[:, 0] * x[:, 1] + x[:, 2], corner_path(*ends), *ends
+    )
     (x0, x) = ends
     by_hand = torch.stack([(x - x0)[:, 0] * x0[:, 1], (x - x0)[:, 1] * x[:, 0], (x - x0)[:, 2]], 1)
     torch.testing.assert_close(A, by_hand)
@@ -284,7 +360,11 @@ def test_the_class_is_the_one_predicted_at_x():
     (x0, x), net = images(), conv_net()
     f = score(net)
     expected = path_attribution(score(net, net(x).argmax(1)), straight_path(x0, x, 5))
-    for gamma, kw in [(straight_path(x0, x, 5), {}), (straight_path(x0, x, 5).stack(), {}), (iter(straight_path(x0, x, 5)), dict(x=x))]:
+    for gamma, kw in [
+        (straight_path(x0, x, 5), {}),
+        (straight_path(x0, x, 5).stack(), {}),
+        (iter(straight_path(x0, x, 5)), dict(x=x)),
+    ]:
         torch.testing.assert_close(path_attribution(f, gamma, **kw), expected)
     with pytest.raises(ValueError, match="no class yet: pass x"):
         path_attribution(f, iter(straight_path(x0, x, 5)))
@@ -294,7 +374,8 @@ def test_the_class_is_the_one_predicted_at_x():
 @pytest.mark.parametrize("n", [2, 4])
 def test_a_target_of_another_length_is_refused_before_the_walk(n):
     x0, x = images()
-    for gamma in (straight_path(x0, x, 5), iter(straight_path(x0, x, 5))):  # indexing rows would not notice 4 targets for 3 rows
+    # indexing rows would not notice 4 targets for 3 rows
+    for gamma in (straight_path(x0, x, 5), iter(straight_path(x0, x, 5))):
         with pytest.raises(ValueError, match=f"one class per row, got {n} for 3 rows"):
             path_attribution(score(conv_net(), torch.arange(n) % 3), gamma)
 
@@ -303,7 +384,8 @@ def test_a_target_of_another_length_is_refused_before_the_walk(n):
 
 
 def kink(x):
-    """Piecewise linear: its gradient jumps inside a segment, where a rule of any order errs by the jump."""
+    """Piecewise linear: its gradient jumps inside a segment,
+    where a rule of any order errs by the jump."""
     return (x.sum(1, keepdim=True) - torch.tensor([0.31, 0.77, 1.9], dtype=x.dtype)).relu().sum(1)
 
 
@@ -313,7 +395,8 @@ def test_refinement_closes_the_gap_where_it_is_and_spends_little(name, ends):
     plain = path_attribution(kink, PATHS[name](*ends, steps=40))
     fine = path_attribution(counting(kink, calls), PATHS[name](*ends, steps=40), refine=1e-4)
     assert fine.gap.abs().max() < plain.gap.abs().max() / 8
-    assert sum(n for n, grad in calls if grad) < 2 * 41 * 4  # at most three kinks a row, five halvings each
+    # at most three kinks a row, five halvings each
+    assert sum(n for n, grad in calls if grad) < 2 * 41 * 4
     whole = path_attribution(kink, PATHS[name](*ends, steps=40 * 32))
     assert (fine.A - whole.A).abs().max() < (plain.A - whole.A).abs().max() / 3
 
@@ -321,7 +404,12 @@ def test_refinement_closes_the_gap_where_it_is_and_spends_little(name, ends):
 def test_refinement_leaves_smooth_segments_alone(ends):
     calls = []
     plain = path_attribution(cubic, straight_path(*ends, 50))
-    torch.testing.assert_close(path_attribution(counting(cubic, calls), straight_path(*ends, 50), refine=1e-3, check=False), plain)
+    torch.testing.assert_close(
+        path_attribution(
+            counting(cubic, calls), straight_path(*ends, 50), refine=1e-3, check=False
+        ),
+        plain,
+    )
     assert sum(n for n, _ in calls) == 51 * 4
 
 
@@ -366,10 +454,21 @@ def test_a_path_that_overwrites_its_points_is_noticed(ends):
     ],
 )
 def test_bad_input_is_refused(change, says):
-    given = {**dict(x0=torch.zeros(1, 1, 2, 2), x=torch.rand(1, 1, 2, 2), steps=3, rule="trapezoid", refine=None), **change}
+    given = {
+        **dict(
+            x0=torch.zeros(1, 1, 2, 2),
+            x=torch.rand(1, 1, 2, 2),
+            steps=3,
+            rule="trapezoid",
+            refine=None,
+        ),
+        **change,
+    }
     with pytest.raises(ValueError, match=says):
         gamma = straight_path(given["x0"], given["x"], given["steps"])
-        path_attribution(lambda x: x.flatten(1).sum(1), gamma, rule=given["rule"], refine=given["refine"])
+        path_attribution(
+            lambda x: x.flatten(1).sum(1), gamma, rule=given["rule"], refine=given["refine"]
+        )
 
 
 def test_gauss_legendre_needs_the_line(ends):
@@ -402,12 +501,15 @@ def test_out_of_memory_halves_once_and_goes_on(ends):
 
 def test_half_precision_is_summed_in_float32():
     x0, x = images()
-    f, exact = score(conv_net().float(), 1), path_attribution(score(conv_net(), 1), straight_path(x0, x, 200))
+    f = score(conv_net().float(), 1)
+    exact = path_attribution(score(conv_net(), 1), straight_path(x0, x, 200))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         A, gap, _ = path_attribution(f, straight_path(x0.float(), x.float(), 200))
     assert A.dtype == gap.dtype == torch.float32
-    assert (A - exact.A).abs().max() < 0.01 * exact.A.abs().max()  # bfloat16 keeps 8 bits of each gradient
-    # In bfloat16 throughout, 2000 equal pieces of a linear score: a sum kept in it would stall at 256 pieces.
+    # bfloat16 keeps 8 bits of each gradient
+    assert (A - exact.A).abs().max() < 0.01 * exact.A.abs().max()
+    # In bfloat16 throughout, 2000 equal pieces of a linear score: a sum kept in it would stall at
+    # 256 pieces.
     x = torch.ones(1, 2, dtype=torch.bfloat16)
     points = (x * t for t in torch.linspace(0, 1, 2001, dtype=torch.float64))
     A = path_attribution(lambda x: x.sum(1), points).A
@@ -417,7 +519,9 @@ def test_half_precision_is_summed_in_float32():
 def test_inputs_that_require_gradients_leave_no_graph():
     x0, x = images()
     for rule in RULES:
-        result = path_attribution(score(conv_net(), 1), straight_path(x0, x.clone().requires_grad_(), 4), rule=rule)
+        result = path_attribution(
+            score(conv_net(), 1), straight_path(x0, x.clone().requires_grad_(), 4), rule=rule
+        )
         assert isinstance(result, Attribution) and not any(t.requires_grad for t in result)
 
 

@@ -1,4 +1,5 @@
-"""Every relative link in notebooks, ledger and pages leads to a file that exists, and to a heading in it."""
+"""Every relative link in notebooks, ledger and pages leads to a file that exists,
+and to a heading in it."""
 
 import json
 import re
@@ -6,8 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [
         *(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),

@@ -1,4 +1,5 @@
-"""Manifold-guided paths: equal to the published code with its options; one pass for two gradients; right in any batch."""
+"""Manifold-guided paths: equal to the published code with its options; one pass for two gradients;
+right in any batch."""
 
 import math
 import warnings
@@ -19,7 +20,7 @@ from manifold_xai.paths.manifold_guided import (
     latent_score,
     manifold_guided_path,
     manifold_settled_path,
-    two_gradients,
+    decode_and_grad,
 )
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.score import score
@@ -29,7 +30,7 @@ from manifold_xai.subjects.classifiers import digit_classifier
 PATHS = dict(greedy=manifold_guided_path, settled=manifold_settled_path)
 
 
-# --- the published code --------------------------------------------------------------------------------------------------------
+# --- the published code ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,19 @@ def setting(answers, published):
 @pytest.mark.parametrize("slerp, key", [(False, "ma_gig"), ("published", "ma_gig_slerp")])
 def test_ma_gig_is_the_published_one(answers, setting, slerp, key):
     (f, autoencoder), x = setting, answers["x"]
-    gamma = manifold_guided_path(f, autoencoder, torch.zeros_like(x), x, 49, slerp=slerp, anchor="published", schedule="published")
-    assert relative(path_attribution(f, gamma, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
+    gamma = manifold_guided_path(
+        f,
+        autoencoder,
+        torch.zeros_like(x),
+        x,
+        49,
+        slerp=slerp,
+        anchor="published",
+        schedule="published",
+    )
+    assert (
+        relative(path_attribution(f, gamma, rule="left").A, answers[f"{key}.attribution"]) < 1e-10
+    )
     assert relative(gamma.stack()[::7].transpose(0, 1), answers[f"{key}.path"]) < 1e-10
 
 
@@ -62,7 +74,7 @@ def test_the_plain_loop_of_the_benchmark_is_the_published_one(answers, setting, 
     assert relative(A, answers["ma_gig.attribution"]) < 1e-10
 
 
-# --- two gradients, one pass ---------------------------------------------------------------------------------------------------
+# --- two gradients, one pass ----------------------------------------------------------------------
 
 
 def cylinder(z):
@@ -78,7 +90,8 @@ def sheet(x, rows=None):
 
 
 WORLD = adapt(chart, cylinder)
-P, Q = cylinder(torch.zeros(1, 2, dtype=torch.float64)), cylinder(torch.tensor([[math.pi / 2, 1.0]], dtype=torch.float64))
+P = cylinder(torch.zeros(1, 2, dtype=torch.float64))
+Q = cylinder(torch.tensor([[math.pi / 2, 1.0]], dtype=torch.float64))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +110,7 @@ def test_both_gradients_are_those_of_two_autograd_calls(precise, held_out, batch
     model, vae = precise
     x = held_out.x[:5].double()
     f, z = score(model).at(x), vae.encode(x)
-    seen = two_gradients(f, vae.decode, z, batch=batch)
+    seen = decode_and_grad(f, vae.decode, z, batch=batch)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         (grad_z,) = torch.autograd.grad(f(vae.decode(z)).sum(), z)
@@ -108,8 +121,8 @@ def test_both_gradients_are_those_of_two_autograd_calls(precise, held_out, batch
 
 def test_two_gradients_leave_no_graph_and_work_in_inference_mode():
     with torch.inference_mode():
-        seen = two_gradients(sheet, cylinder, rand(3, 2))
-    torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, rand(3, 2)).grad_z)
+        seen = decode_and_grad(sheet, cylinder, rand(3, 2))
+    torch.testing.assert_close(seen.grad_z, decode_and_grad(sheet, cylinder, rand(3, 2)).grad_z)
     assert not any(part.requires_grad for part in seen)
 
 
@@ -117,47 +130,64 @@ def test_rows_reach_the_score(precise, held_out):
     model, vae = precise
     x = held_out.x[:4].double()
     f = score(model, torch.tensor([1, 2, 3, 4]))
-    whole = two_gradients(f, vae.decode, vae.encode(x))
-    part = two_gradients(f, vae.decode, vae.encode(x[2:]), rows=torch.tensor([2, 3]))
+    whole = decode_and_grad(f, vae.decode, vae.encode(x))
+    part = decode_and_grad(f, vae.decode, vae.encode(x[2:]), rows=torch.tensor([2, 3]))
     torch.testing.assert_close(part.grad_z, whole.grad_z[2:])
     latent = latent_score(f, vae.decode)
-    torch.testing.assert_close(latent(vae.encode(x[2:]), rows=torch.tensor([2, 3])), whole.value[2:])
+    torch.testing.assert_close(
+        latent(vae.encode(x[2:]), rows=torch.tensor([2, 3])), whole.value[2:]
+    )
 
 
 def test_a_score_that_changes_its_input_in_place_is_refused_or_right():
-    """The score's own graph starts at a leaf, as everywhere: an in-place change of it cannot corrupt the gradient unnoticed."""
+    """The score's own graph starts at a leaf, as everywhere:
+    an in-place change of it cannot corrupt the gradient unnoticed."""
 
     def rude(x):
         return x.mul_(2).sum(1)
 
     with pytest.raises(RuntimeError, match="leaf"):
-        two_gradients(rude, cylinder, rand(2, 2))
+        decode_and_grad(rude, cylinder, rand(2, 2))
 
 
-# --- the path on paper ---------------------------------------------------------------------------------------------------------
+# --- the path on paper ----------------------------------------------------------------------------
 
 
 def test_guided_way_on_the_cylinder():
-    """∂F/∂v = sin u = 0 at u = 0, so v goes first and F = 0; then u at v = 1: all of the gain, 2, goes to b."""
+    """∂F/∂v = sin u = 0 at u = 0, so v goes first and F = 0; then u at v = 1: all of the gain, 2,
+    goes to b."""
     gamma = manifold_guided_path(sheet, WORLD, P, Q, 500, anchor=False)
     r = path_attribution(sheet, gamma)
-    torch.testing.assert_close(r.A, torch.tensor([[0.0, 2.0, 0.0]], dtype=torch.float64), rtol=0, atol=5e-3)  # chords of length 1/200
+    # chords of length 1/200
+    torch.testing.assert_close(
+        r.A, torch.tensor([[0.0, 2.0, 0.0]], dtype=torch.float64), rtol=0, atol=5e-3
+    )
     points = gamma.stack()[:, 0]
     assert (points[:, :2].norm(dim=1) - 1).abs().max() < 1e-12  # on the surface all the way
     z = chart(points)
-    assert (z[z[:, 1] < 1 - 1e-9][:, 0].abs() < 1e-12).all()  # u has not moved while v had not arrived
+    # u has not moved while v had not arrived
+    assert (z[z[:, 1] < 1 - 1e-9][:, 0].abs() < 1e-12).all()
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 9999), steps=st.integers(1, 10), fraction=st.floats(0.05, 1), schedule=st.sampled_from(["equal", "published"]))
+@given(
+    seed=st.integers(0, 9999),
+    steps=st.integers(1, 10),
+    fraction=st.floats(0.05, 1),
+    schedule=st.sampled_from(["equal", "published"]),
+)
 def test_latents_keep_the_schedule_and_only_go_forward(seed, steps, fraction, schedule):
     W = rand(6, 9, seed=seed) - 0.5
     encode, decode = (lambda x: x @ torch.linalg.pinv(W)), (lambda z: z @ W)
     x0, x = rand(2, 3, 9, seed=seed + 1)
     z0, z = encode(x0), encode(x)
+
     def f(x):
         return (3 * x).sin().sum(1)
-    gamma = manifold_guided_path(f, adapt(encode, decode), x0, x, steps, fraction, anchor=False, schedule=schedule).stack()
+
+    gamma = manifold_guided_path(
+        f, adapt(encode, decode), x0, x, steps, fraction, anchor=False, schedule=schedule
+    ).stack()
     gamma_z = torch.stack([encode(point) for point in gamma])  # exact: W has full rank
     share = (gamma_z - z0) / (z - z0)
     left = (z - gamma_z).abs().sum(2) / (z - z0).abs().sum(1)
@@ -172,12 +202,16 @@ def test_a_fraction_or_window_of_one_is_the_latent_line(precise, held_out):
     x = held_out.x[:3].double()
     f, x0 = score(model).at(x), torch.zeros_like(x)
     line = enhanced_path(vae, x0, x, 6).stack()
-    for gamma in (manifold_guided_path(f, vae, x0, x, 6, 1.0, anchor=False), manifold_settled_path(f, vae, x0, x, 6, 1.0, anchor=False)):
+    for gamma in (
+        manifold_guided_path(f, vae, x0, x, 6, 1.0, anchor=False),
+        manifold_settled_path(f, vae, x0, x, 6, 1.0, anchor=False),
+    ):
         torch.testing.assert_close(gamma.stack(), line, rtol=0, atol=1e-10)
 
 
 def test_order_decides(precise, held_out):
-    """A given order is followed: latents arrive one after the other in it; random orders come from their generator."""
+    """A given order is followed: latents arrive one after the other in it;
+    random orders come from their generator."""
     model, vae = precise
     x = held_out.x[:2].double()
     f, x0 = score(model).at(x), torch.zeros_like(x)
@@ -186,18 +220,23 @@ def test_order_decides(precise, held_out):
     first = order.argmin(1, keepdim=True)
     way = (z - z0).abs()
     T = 400
-    early = int((way.gather(1, first)[:, 0] / way.sum(1)).min() * T) - 1  # while only the first latent moves
-    position = z0.clone().scatter_add_(1, first, (early / T * way.sum(1, keepdim=True)) * (z - z0).sign().gather(1, first))
+    # while only the first latent moves
+    early = int((way.gather(1, first)[:, 0] / way.sum(1)).min() * T) - 1
+    position = z0.clone().scatter_add_(
+        1, first, (early / T * way.sum(1, keepdim=True)) * (z - z0).sign().gather(1, first)
+    )
     gamma = manifold_guided_path(f, vae, x0, x, T, order=order, anchor=False)
     torch.testing.assert_close(gamma[early], vae.decode(position), rtol=0, atol=1e-9)
     draws = [
-        manifold_guided_path(f, vae, x0, x, 5, order="random", generator=seeded(s), anchor=False).stack()
+        manifold_guided_path(
+            f, vae, x0, x, 5, order="random", generator=seeded(s), anchor=False
+        ).stack()
         for s in (1, 1, 2)
     ]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
-# --- laws on digits ------------------------------------------------------------------------------------------------------------
+# --- laws on digits -------------------------------------------------------------------------------
 
 
 def test_maps_of_held_out_digits_add_up(smooth, vae, held_out):
@@ -235,7 +274,11 @@ def test_rows_and_chunks_do_not_matter(precise, held_out, name):
 
     def maps(rows, batch):
         own = score(model, f.target[rows])
-        return path_attribution(own, PATHS[name](own, vae, torch.zeros_like(x[rows]), x[rows], 10, jump=2, batch=batch), batch=batch).A
+        return path_attribution(
+            own,
+            PATHS[name](own, vae, torch.zeros_like(x[rows]), x[rows], 10, jump=2, batch=batch),
+            batch=batch,
+        ).A
 
     whole = maps(slice(0, 5), None)
     for batch in (1, 2, 7):
@@ -246,7 +289,8 @@ def test_rows_and_chunks_do_not_matter(precise, held_out, name):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_networks_that_compute_the_same_get_the_same_map(precise, held_out, name):
-    """Channels of the first block in another order: the same function up to rounding, and the guidance does not notice."""
+    """Channels of the first block in another order: the same function up to rounding,
+    and the guidance does not notice."""
     model, vae = precise
     x = held_out.x[:3].double()
     twin = digit_classifier("smooth").double()
@@ -257,7 +301,10 @@ def test_networks_that_compute_the_same_get_the_same_map(precise, held_out, name
         getattr(layers[1], quantity).data = getattr(layers[1], quantity).data[shuffle]
     layers[4].weight.data = layers[4].weight.data[:, shuffle]
     assert 0 < (twin(x) - model(x)).abs().max() < 1e-10
-    A, B = (path_attribution(f, PATHS[name](f, vae, torch.zeros_like(x), x, 20)).A for f in (score(m).at(x) for m in (model, twin)))
+    A, B = (
+        path_attribution(f, PATHS[name](f, vae, torch.zeros_like(x), x, 20)).A
+        for f in (score(m).at(x) for m in (model, twin))
+    )
     assert (A - B).abs().max() < 1e-10
 
 
@@ -267,8 +314,10 @@ def test_an_ignored_pixel_gets_exactly_nothing(smooth, vae, held_out, name):
     seen = torch.ones_like(x[:1])
     seen[..., 14:18, 14:18] = 0
     own = score(smooth, held_out.y[:3])
+
     def f(x, rows=None):
         return own(x * seen, rows)
+
     A = path_attribution(f, PATHS[name](f, vae, torch.zeros_like(x), x, 8)).A
     assert (A[seen.expand_as(A) == 0] == 0).all() and (A != 0).any()
 
@@ -290,37 +339,50 @@ def test_no_way_no_attribution(smooth, vae, held_out, name, anchor):
 @pytest.mark.parametrize("rule, order", [("left", 1), ("trapezoid", 2)])
 def test_the_gap_falls_at_the_order_of_the_rule(rule, order):
     W = rand(3, 8) - 0.5
+
     def f(x):
         return (3 * x @ W).sin().sum(1)
+
     x0, x = (cylinder(2 * rand(30, 2, seed=s) - 1) for s in (1, 2))
 
     def gap(T):
-        return path_attribution(f, manifold_guided_path(f, WORLD, x0, x, T, anchor=False), rule=rule).gap.abs().mean()
+        return (
+            path_attribution(f, manifold_guided_path(f, WORLD, x0, x, T, anchor=False), rule=rule)
+            .gap.abs()
+            .mean()
+        )
 
     assert abs(math.log2(gap(64) / gap(256)) / 2 - order) < 0.25
 
 
 def test_settled_path_repeats_where_greedy_does_not():
-    """A score whose latent gradients tie almost everywhere: 1e-9 of noise turns the greedy order over, and not the settled one."""
+    """A score whose latent gradients tie almost everywhere: 1e-9 of noise turns the greedy order
+    over, and not the settled one."""
     encode = decode = lambda x: x
     weight = 1 + 1e-12 * rand(1, 200, seed=7)
+
     def f(x):
         return ((x * weight).sum(1) / 20) ** 2 + 0.05 * (40 * x * x.roll(1, 1)).sin().sum(1)
+
     x0, x = torch.zeros(1, 200, dtype=torch.float64), 0.5 + rand(1, 200)
     noisy = x + 1e-9 * rand(1, 200, seed=9)
     likeness = {}
     for name, draw in PATHS.items():
-        A, B = (path_attribution(f, draw(f, adapt(encode, decode), x0, v, 60, anchor=False)).A for v in (x, noisy))
+        A, B = (
+            path_attribution(f, draw(f, adapt(encode, decode), x0, v, 60, anchor=False)).A
+            for v in (x, noisy)
+        )
         likeness[name] = nn.functional.cosine_similarity(A, B).item()
     assert likeness["settled"] > 0.999
     assert likeness["settled"] >= likeness["greedy"]
 
 
-# --- cost ----------------------------------------------------------------------------------------------------------------------
+# --- cost -----------------------------------------------------------------------------------------
 
 
 class Counting:
-    """An autoencoder and a score that count their rows, with and without gradients, and may run out of memory."""
+    """An autoencoder and a score that count their rows, with and without gradients,
+    and may run out of memory."""
 
     def __init__(self, limit=None, decode_limit=None):
         self.drawn = self.drawn_plain = self.scored = self.scored_plain = self.most = 0
@@ -359,7 +421,8 @@ def test_each_point_is_drawn_once_and_classified_once():
     gamma = manifold_guided_path(f, f, x0, x, 10, jump=4)
     assert f.drawn == f.scored == 0  # nothing but the codes before the walk
     path_attribution(f, gamma)
-    assert f.drawn in (3 * 10, 3 * 10 + 1)  # all points but the last, which guides nothing; one row more to look for kinks
+    # all points but the last, which guides nothing; one row more to look for kinks
+    assert f.drawn in (3 * 10, 3 * 10 + 1)
     assert f.drawn_plain == 3
     assert f.scored == 3 * (11 + 2 * 4) and f.scored_plain == 0
 
@@ -389,7 +452,8 @@ def test_out_of_memory_halves_the_batch(name, limits):
         gamma = PATHS[name](f, f, x0, x, 6)
         A = path_attribution(f, gamma).A
     said = [w for w in said if "Out of memory" in str(w.message)]
-    assert 0 < len(said) <= 24  # each of the few users of memory halves for itself, and not again at each step
+    # each of the few users of memory halves for itself, and not again at each step
+    assert 0 < len(said) <= 24
     torch.testing.assert_close(A, whole)
 
 
@@ -398,11 +462,13 @@ def test_out_of_memory_in_the_score_halves_drawing_and_scoring_together():
     chunks = Chunks(8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        seen = two_gradients(f, f.decode, z, batch=chunks)
+        seen = decode_and_grad(f, f.decode, z, batch=chunks)
     # 8 → 4 → 2
     assert chunks.batch == 2
-    assert [str(w.message)[:29] for w in said] == ["Out of memory: going on with " for _ in range(2)]
-    torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, z).grad_z)
+    assert [str(w.message)[:29] for w in said] == [
+        "Out of memory: going on with " for _ in range(2)
+    ]
+    torch.testing.assert_close(seen.grad_z, decode_and_grad(sheet, cylinder, z).grad_z)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -419,10 +485,13 @@ def test_inputs_that_carry_gradients_leave_no_graph():
         assert not any(point.requires_grad for point in draw(sheet, WORLD, x0, x, 4))
 
 
-# --- captum's face -------------------------------------------------------------------------------------------------------------
+# --- captum's face --------------------------------------------------------------------------------
 
 
-FACES = [(ManifoldAlignedGuidedIG, manifold_guided_path), (ManifoldSettledIG, manifold_settled_path)]
+FACES = [
+    (ManifoldAlignedGuidedIG, manifold_guided_path),
+    (ManifoldSettledIG, manifold_settled_path),
+]
 
 
 @pytest.mark.parametrize("Method, draw", FACES)
@@ -437,9 +506,14 @@ def test_face_is_the_functional_core(smooth, vae, held_out, Method, draw):
 def test_options_reach_the_path(smooth, vae, held_out):
     x, f = held_out.x[:2], score(smooth, held_out.y[:2])
     line = path_attribution(f, enhanced_path(vae, torch.zeros_like(x), x, 6)).A
-    for method in (ManifoldAlignedGuidedIG(f, vae, fraction=1.0, anchor=False), ManifoldSettledIG(f, vae, window=1.0, anchor=False)):
+    for method in (
+        ManifoldAlignedGuidedIG(f, vae, fraction=1.0, anchor=False),
+        ManifoldSettledIG(f, vae, window=1.0, anchor=False),
+    ):
         torch.testing.assert_close(method.attribute(x, n_steps=6), line, rtol=0, atol=1e-5)
-    assert (ManifoldAlignedGuidedIG(f, vae, anchor=False).attribute(x, n_steps=6) - line).abs().max() > 1e-3
+    assert (
+        ManifoldAlignedGuidedIG(f, vae, anchor=False).attribute(x, n_steps=6) - line
+    ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("Method", [ManifoldAlignedGuidedIG, ManifoldSettledIG])
@@ -449,10 +523,21 @@ def test_works_inside_captum(smooth, vae, held_out, Method):
 
     x, y = held_out.x[:2], held_out.y[:2]
     method = Method(smooth, vae)
-    assert NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape == x.shape
+    assert (
+        NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape
+        == x.shape
+    )
     A = method.attribute(x, target=y, n_steps=5)
-    assert infidelity(smooth, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y).isfinite().all()
-    assert sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2).isfinite().all()
+    assert (
+        infidelity(smooth, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y)
+        .isfinite()
+        .all()
+    )
+    assert (
+        sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2)
+        .isfinite()
+        .all()
+    )
 
 
 def test_autocast_sums_in_float32(smooth, vae, held_out):
@@ -467,16 +552,21 @@ def test_autocast_sums_in_float32(smooth, vae, held_out):
 
 def test_codes_may_be_small_images(held_out):
     encode = nn.Conv2d(1, 2, 4, 4).double().requires_grad_(False)
-    decode = nn.Sequential(nn.ConvTranspose2d(2, 1, 4, 4), nn.Sigmoid()).double().requires_grad_(False)
+    decode = (
+        nn.Sequential(nn.ConvTranspose2d(2, 1, 4, 4), nn.Sigmoid()).double().requires_grad_(False)
+    )
     x = held_out.x[:2].double()
+
     def f(x):
         return (x**2).flatten(1).mean(1)
+
     for draw in PATHS.values():
         r = path_attribution(f, draw(f, adapt(encode, decode), torch.zeros_like(x), x, 30))
-        torch.testing.assert_close(r.A.flatten(1).sum(1), f(x), rtol=0, atol=1e-6)  # the trapezoid rule is exact for a square
+        # the trapezoid rule is exact for a square
+        torch.testing.assert_close(r.A.flatten(1).sum(1), f(x), rtol=0, atol=1e-6)
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -544,7 +634,9 @@ def test_bad_autoencoders_are_named(smooth, vae, held_out, name):
 
 def test_a_decoder_without_gradients_is_named(smooth, vae, held_out):
     f, x = score(smooth, 0), held_out.x[:1]
-    gamma = manifold_guided_path(f, adapt(vae.encode, lambda z: vae.decode(z).detach()), torch.zeros_like(x), x, 4)
+    gamma = manifold_guided_path(
+        f, adapt(vae.encode, lambda z: vae.decode(z).detach()), torch.zeros_like(x), x, 4
+    )
     with pytest.raises(ValueError, match="must be differentiable"):
         next(gamma.draw())
 

@@ -1,4 +1,5 @@
-"""The captum-shaped classes against captum itself; maps; baselines; the front door of the package."""
+"""The captum-shaped classes against captum itself; maps; baselines; the package's front door."""
+
 import subprocess
 import sys
 import warnings
@@ -45,15 +46,20 @@ def test_equal_to_captums_gauss_legendre(x, target):
     model, x0 = net(), torch.full((4, 1, 12, 12), 0.3, dtype=torch.float64)
     theirs = target if target is not None else model(x).argmax(1)
     expected = captum.attr.IntegratedGradients(model).attribute(x, x0, target=theirs, n_steps=20)
-    A = IntegratedGradients(model).attribute(x, x0, target=target, n_steps=20, rule="gauss-legendre")
-    assert (A - expected).abs().max() < 1e-6 * expected.abs().max()  # captum rounds its weights to float32
+    A = IntegratedGradients(model).attribute(
+        x, x0, target=target, n_steps=20, rule="gauss-legendre"
+    )
+    # captum rounds its weights to float32
+    assert (A - expected).abs().max() < 1e-6 * expected.abs().max()
 
 
 def test_the_delta_is_captums_delta(x):
     for method in (IntegratedGradients(net()), BlurIG(net())):
         A, delta = method.attribute(x, target=y, n_steps=8, return_convergence_delta=True)
         start = None if isinstance(method, IntegratedGradients) else blur(x, 3.0)
-        expected = method.compute_convergence_delta(A, torch.zeros_like(x) if start is None else start, x, target=y)
+        expected = method.compute_convergence_delta(
+            A, torch.zeros_like(x) if start is None else start, x, target=y
+        )
         torch.testing.assert_close(delta, expected)
         assert method.has_convergence_delta() and method.multiplies_by_inputs
 
@@ -76,12 +82,18 @@ def test_inside_captums_tools(x, name):
     method = METHODS[name](net())
     torch.manual_seed(0)
     tunnel = captum.attr.NoiseTunnel(method)
-    smooth = tunnel.attribute(x, nt_samples=3, stdevs=0.01, target=y, n_steps=5, internal_batch_size=7)
+    smooth = tunnel.attribute(
+        x, nt_samples=3, stdevs=0.01, target=y, n_steps=5, internal_batch_size=7
+    )
     A = method.attribute(x, target=y, n_steps=5)
     assert (smooth - A).abs().max() < 0.2 * A.abs().max() and smooth.ne(A).any()
-    sensitivity = captum.metrics.sensitivity_max(method.attribute, x, perturb_radius=0.01, n_perturb_samples=2, target=y, n_steps=5)
+    sensitivity = captum.metrics.sensitivity_max(
+        method.attribute, x, perturb_radius=0.01, n_perturb_samples=2, target=y, n_steps=5
+    )
+
     def noise(inputs):
         return (0.1 * torch.rand_like(inputs), inputs - 0.1 * torch.rand_like(inputs))
+
     infidelity = captum.metrics.infidelity(net(), noise, x, A, target=y, n_perturb_samples=2)
     assert sensitivity.shape == infidelity.shape == (4,) and sensitivity.min() > 0
 
@@ -93,7 +105,9 @@ def test_in_captums_visualization(x):
     import matplotlib.pyplot as plt
 
     A = IntegratedGradients(net()).attribute(x, target=y, n_steps=5)
-    figure, _ = captum.attr.visualization.visualize_image_attr(A[0].permute(1, 2, 0).numpy(), sign="all", use_pyplot=False)
+    figure, _ = captum.attr.visualization.visualize_image_attr(
+        A[0].permute(1, 2, 0).numpy(), sign="all", use_pyplot=False
+    )
     assert figure.axes
     plt.close("all")
 
@@ -106,7 +120,14 @@ def test_every_kind_of_target_and_baseline_and_tuple(x):
     A = method.attribute(x, target=2, n_steps=5)
     for target in (torch.tensor([2]), torch.full((4,), 2), [2] * 4, (2,)):
         torch.testing.assert_close(method.attribute(x, target=target, n_steps=5), A)
-    for x0 in (0, 0.0, torch.zeros_like(x), torch.zeros(1, 1, 12, 12).double(), torch.zeros_like, (torch.zeros_like(x),)):
+    for x0 in (
+        0,
+        0.0,
+        torch.zeros_like(x),
+        torch.zeros(1, 1, 12, 12).double(),
+        torch.zeros_like,
+        (torch.zeros_like(x),),
+    ):
         torch.testing.assert_close(method.attribute(x, x0, target=2, n_steps=5), A)
     (inside,), delta = method.attribute((x,), target=2, n_steps=5, return_convergence_delta=True)
     assert torch.equal(inside, A) and delta.shape == (4,)
@@ -117,18 +138,29 @@ def test_every_kind_of_target_and_baseline_and_tuple(x):
 def test_scores_are_forward_functions(x):
     model = net()
     expected = path_attribution(score(model, y), straight_path(torch.zeros_like(x), x, 6)).A
-    torch.testing.assert_close(IntegratedGradients(score(model)).attribute(x, target=y, n_steps=6), expected)
-    torch.testing.assert_close(IntegratedGradients(score(model, y)).attribute(x, n_steps=6, internal_batch_size=3), expected)
+    torch.testing.assert_close(
+        IntegratedGradients(score(model)).attribute(x, target=y, n_steps=6), expected
+    )
+    torch.testing.assert_close(
+        IntegratedGradients(score(model, y)).attribute(x, n_steps=6, internal_batch_size=3),
+        expected,
+    )
     predicted = IntegratedGradients(score(model)).attribute(x, n_steps=6)
-    torch.testing.assert_close(predicted, IntegratedGradients(score(model, model(x).argmax(1))).attribute(x, n_steps=6))
+    torch.testing.assert_close(
+        predicted, IntegratedGradients(score(model, model(x).argmax(1))).attribute(x, n_steps=6)
+    )
 
 
 def test_further_arguments_follow_their_rows(x):
     model, shift = net(), torch.rand(4, 1, 1, 1).double()
     method = IntegratedGradients(lambda x, shift, scale: model(scale * (x + shift)))
-    A = method.attribute(x, target=y, additional_forward_args=(shift, 2.0), n_steps=5, internal_batch_size=3)
+    A = method.attribute(
+        x, target=y, additional_forward_args=(shift, 2.0), n_steps=5, internal_batch_size=3
+    )
     for i in range(4):
-        alone = IntegratedGradients(lambda x, i=i: model(2 * (x + shift[i]))).attribute(x[[i]], target=int(y[i]), n_steps=5)
+        alone = IntegratedGradients(lambda x, i=i: model(2 * (x + shift[i]))).attribute(
+            x[[i]], target=int(y[i]), n_steps=5
+        )
         torch.testing.assert_close(A[[i]], alone)
 
 
@@ -141,7 +173,10 @@ def test_the_internal_batch_changes_nothing(x, name, batch):
 
 
 def test_vectors_are_inputs_too():
-    model, x = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double().requires_grad_(False), 40 * torch.rand(5, 6).double()
+    model = (
+        nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double().requires_grad_(False)
+    )
+    x = 40 * torch.rand(5, 6).double()
     A, delta = IntegratedGradients(model).attribute(x, n_steps=400, return_convergence_delta=True)
     assert A.shape == x.shape and delta.abs().max() < 1e-2
 
@@ -152,8 +187,16 @@ def test_bad_input_is_refused(x):
         method.attribute(x, target=5)
     for f in (net(), score(net(), torch.tensor([1, 2]))):
         with pytest.raises(ValueError, match="one class per row, got 2 for 4 rows"):
-            IntegratedGradients(f).attribute(x, target=None if f.__class__.__name__ == "Score" else torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match=r"`baselines` must have the shape of `inputs`, \(4, 1, 12, 12\), or one row, got \(4, 1, 12, 3\)"):
+            IntegratedGradients(f).attribute(
+                x, target=None if f.__class__.__name__ == "Score" else torch.tensor([1, 2])
+            )
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"`baselines` must have the shape of `inputs`, \(4, 1, 12, 12\), or one row, got \(4, "
+            r"1, 12, 3\)"
+        ),
+    ):
         method.attribute(x, x[..., :3], target=1)
     with pytest.raises(ValueError, match="`inputs` must be finite"):
         method.attribute(x / 0, target=1)
@@ -176,7 +219,9 @@ def test_bad_input_is_refused(x):
 
 
 def test_inputs_in_another_range_are_warned_about_not_refused(x):
-    with pytest.warns(UserWarning, match=r"`inputs` must hold images in \[0, 1\].*baseline, 0, is then not black"):
+    with pytest.warns(
+        UserWarning, match=r"`inputs` must hold images in \[0, 1\].*baseline, 0, is then not black"
+    ):
         A = IntegratedGradients(net()).attribute(6 * x - 3, target=1, n_steps=5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -205,7 +250,9 @@ def test_blur_matrices(edge):
 def test_blurring_twice_is_blurring_once_wider(x):
     x = nn.functional.pad(x, (20, 20, 20, 20))
     # Gaussians add their variances; sampled ones do so up to e^(-2π²σ²), 3e-9 for σ = 1
-    torch.testing.assert_close(blur(blur(x, 1.0, "black"), 2.0, "black"), blur(x, 5**0.5, "black"), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        blur(blur(x, 1.0, "black"), 2.0, "black"), blur(x, 5**0.5, "black"), rtol=0, atol=1e-7
+    )
     torch.testing.assert_close(blur(torch.full_like(x, 0.4), 7.0), torch.full_like(x, 0.4))
 
 
@@ -228,8 +275,12 @@ def test_blur_ig_against_its_authors_code(x):
         return {core.base.INPUT_OUTPUT_GRADIENTS: grad.permute(0, 2, 3, 1).numpy()}
 
     image = x[0].permute(1, 2, 0).numpy()
-    theirs = core.BlurIG().GetMask(image, call, max_sigma=3, steps=400, grad_step=1e-4, batch_size=100)
-    ours = BlurIG(f, sigma=3, edge="black").attribute(x[:1], n_steps=400)[0].permute(1, 2, 0).numpy()
+    theirs = core.BlurIG().GetMask(
+        image, call, max_sigma=3, steps=400, grad_step=1e-4, batch_size=100
+    )
+    ours = (
+        BlurIG(f, sigma=3, edge="black").attribute(x[:1], n_steps=400)[0].permute(1, 2, 0).numpy()
+    )
     # theirs: left rule, so an error of order 1/400, and kernels cut at 4σ, 6e-5 of their weight
     assert np.abs(theirs - ours).max() < 0.02 * np.abs(ours).max()
 
@@ -252,8 +303,12 @@ def test_baselines(x, kind):
 def test_heat_maps_share_their_scale():
     A = torch.tensor([[[[1.0, -2.0]], [[1.0, 0.0]]], [[[-4.0, 0.0]], [[0.0, 1.0]]]])
     torch.testing.assert_close(heat_map(A), torch.tensor([[[2.0, -2.0]], [[-4.0, 1.0]]]) / 4)
-    torch.testing.assert_close(heat_map(A, signed=False), torch.tensor([[[2.0, 2.0]], [[4.0, 1.0]]]) / 4)
-    torch.testing.assert_close(heat_map(A, scale="each"), torch.tensor([[[1.0, -1.0]], [[-1.0, 0.25]]]))
+    torch.testing.assert_close(
+        heat_map(A, signed=False), torch.tensor([[[2.0, 2.0]], [[4.0, 1.0]]]) / 4
+    )
+    torch.testing.assert_close(
+        heat_map(A, scale="each"), torch.tensor([[[1.0, -1.0]], [[-1.0, 0.25]]])
+    )
     torch.testing.assert_close(heat_map(A[:1], scale=8.0), torch.tensor([[[2.0, -2.0]]]) / 8)
     assert heat_map(torch.stack([A, A / 2]), channel=2).shape == (2, 2, 1, 2)
     assert heat_map(0 * A).eq(0).all()
@@ -265,7 +320,8 @@ def test_heat_maps_share_their_scale():
 
 
 def test_maps_are_kept_with_their_settings(tmp_path, x):
-    result, file = path_attribution(score(net(), y), straight_path(0 * x, x, 3)), tmp_path / "map.safetensors"
+    result = path_attribution(score(net(), y), straight_path(0 * x, x, 3))
+    file = tmp_path / "map.safetensors"
     save_map(file, result, method="ig", steps=3)
     (A, gap, ends), about = load_map(file)
     assert about == {"method": "ig", "steps": 3}
@@ -276,7 +332,9 @@ def test_maps_are_kept_with_their_settings(tmp_path, x):
     with pytest.raises(ValueError, match="map.safetensors"):
         load_map(file)
     store.save_tensors(file, {"weight": x})
-    with pytest.raises(ValueError, match="does not hold an attribution written by save_map, but weight"):
+    with pytest.raises(
+        ValueError, match="does not hold an attribution written by save_map, but weight"
+    ):
         load_map(file)
 
 
@@ -293,7 +351,9 @@ def test_importing_the_package_brings_neither_plots_nor_captum_and_score_is_the_
         manifold_xai.IntegratedGradients
         print(*[name for name in unwanted if name in sys.modules])
     """
-    before, after = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    before, after = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert before == "" and "captum" in after  # so the first line could have been otherwise
 
 

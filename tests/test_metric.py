@@ -1,4 +1,5 @@
-"""The metric on worlds with closed forms, and the laws that lengths, energies and tangent spaces keep on any decoder."""
+"""The metric on worlds with closed forms, and the laws that lengths,
+energies and tangent spaces keep on any decoder."""
 
 import math
 
@@ -10,23 +11,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.geometry import worlds
+from manifold_xai.geometry.curvature import christoffel, normal_curvature, path_curvature
+from manifold_xai.geometry.decoder import jacobian, metric_norm, path_chords
 from manifold_xai.geometry.geodesic import geodesic
+from manifold_xai.geometry.latent import constant_speed, slerp
 from manifold_xai.geometry.metric import (
-    christoffel,
-    constant_speed,
-    jacobian,
     latent_line,
     magnification,
-    metric_norm,
-    normal_curvature,
-    path_chords,
-    path_curvature,
     path_energy,
     path_length,
     project,
     pullback_metric,
     random_fraction,
-    slerp,
     tangent_basis,
 )
 from manifold_xai.geometry.worlds import WORLDS, draw
@@ -43,7 +39,15 @@ def close(a, b, rtol=1e-9, atol=1e-10):
 def images():
     "A smooth image decoder (b, 4) -> (b, 2, 8, 8)."
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 12), nn.SiLU(), nn.Unflatten(1, (3, 2, 2)), nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(4, 2, 4, 2, 1), nn.Sigmoid())
+    net = nn.Sequential(
+        nn.Linear(4, 12),
+        nn.SiLU(),
+        nn.Unflatten(1, (3, 2, 2)),
+        nn.ConvTranspose2d(3, 4, 4, 2, 1),
+        nn.SiLU(),
+        nn.ConvTranspose2d(4, 2, 4, 2, 1),
+        nn.Sigmoid(),
+    )
     for p in net.parameters():
         p.data.mul_(2)
     return net.double().eval().requires_grad_(False)
@@ -53,7 +57,11 @@ def images():
 def maps():
     "A smooth image decoder of latent maps (b, 2, 4, 4) -> (b, 1, 8, 8)."
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.SiLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1)).double().requires_grad_(False)
+    return (
+        nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.SiLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1))
+        .double()
+        .requires_grad_(False)
+    )
 
 
 def wiggle(decode_ends, T, seed):
@@ -81,7 +89,8 @@ def test_pullback_metric_and_magnification_are_the_closed_forms(name, seed):
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds)
 def test_metric_follows_a_change_of_latents(seed):
-    "With z = φ(w), G becomes DφᵀG Dφ, the magnification gains |det Dφ|, and tangent spaces and curvatures stay."
+    """With z = φ(w), G becomes DφᵀG Dφ, the magnification gains |det Dφ|,
+    and tangent spaces and curvatures stay."""
     world, A = worlds.sphere, randn(2, 2, seed=seed)
 
     def phi(w):
@@ -98,13 +107,19 @@ def test_metric_follows_a_change_of_latents(seed):
     Q, P = tangent_basis(decode, w)[assume_regular], tangent_basis(world, phi(w))[assume_regular]
     close(Q @ Q.mT, P @ P.mT, atol=1e-8)
     v = randn(5, 2, seed=seed + 2)
-    close(normal_curvature(decode, w, v)[assume_regular], torch.ones(5, dtype=w.dtype)[assume_regular], rtol=1e-6)
+    close(
+        normal_curvature(decode, w, v)[assume_regular],
+        torch.ones(5, dtype=w.dtype)[assume_regular],
+        rtol=1e-6,
+    )
 
 
 def jacobian_by_pixel(decode, z):
     z = z.clone().requires_grad_()
     x = decode(z).flatten(1)
-    return torch.stack([torch.autograd.grad(x[:, j].sum(), z, retain_graph=True)[0] for j in range(x.shape[1])], 1)
+    return torch.stack(
+        [torch.autograd.grad(x[:, j].sum(), z, retain_graph=True)[0] for j in range(x.shape[1])], 1
+    )
 
 
 @pytest.mark.parametrize("batch", [None, 1, 2, 100])
@@ -165,8 +180,15 @@ def flat(z):
 
 @pytest.mark.parametrize(
     ("name", "symbols"),
-    [("sphere", sphere_symbols), ("pseudosphere", pseudosphere_symbols), ("swiss_roll", roll_symbols), ("paraboloid", paraboloid_symbols),
-     ("plane", flat), ("cylinder", flat), ("swiss_roll_arc", flat)],
+    [
+        ("sphere", sphere_symbols),
+        ("pseudosphere", pseudosphere_symbols),
+        ("swiss_roll", roll_symbols),
+        ("paraboloid", paraboloid_symbols),
+        ("plane", flat),
+        ("cylinder", flat),
+        ("swiss_roll_arc", flat),
+    ],
 )
 def test_christoffel_symbols_are_the_closed_forms(name, symbols):
     z = draw(WORLDS[name], 10, seeded())
@@ -177,10 +199,14 @@ def test_christoffel_symbols_are_the_closed_forms(name, symbols):
 
 
 def test_christoffel_where_no_symbol_vanishes(images):
-    "Against Γ = G⁻¹ Jᵀ ∂²g, second derivatives by central differences; 4 latents, so that index slips show."
+    """Against Γ = G⁻¹ Jᵀ ∂²g, second derivatives by central differences; 4 latents,
+    so that index slips show."""
     z, h = randn(3, 4), 1e-4
     eye = h * torch.eye(4, dtype=z.dtype)[:, None]
-    H = torch.stack([(jacobian(images, z + e) - jacobian(images, z - e)) / (2 * h) for e in eye], -1)  # (b, D, d, d)
+    # (b, D, d, d)
+    H = torch.stack(
+        [(jacobian(images, z + e) - jacobian(images, z - e)) / (2 * h) for e in eye], -1
+    )
     J = jacobian(images, z)
     want = torch.einsum("bkl,bDl,bDij->bkij", torch.linalg.inv(J.mT @ J), J, H)
     close(christoffel(images, z), want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
@@ -196,7 +222,8 @@ def test_closed_geodesics_solve_the_geodesic_equation(name):
     velocity, acceleration = (gamma_z[2:] - gamma_z[:-2]) * T / 2, gamma_z.diff(n=2, dim=0) * T**2
     symbols = christoffel(world, gamma_z[1:-1].flatten(0, 1)).unflatten(0, velocity.shape[:2])
     bend = torch.einsum("tbkij,tbi,tbj->tbk", symbols, velocity, velocity)
-    assert (acceleration + bend).abs().max() < 1e-3 * (1 + velocity.square().sum(-1).max())  # differences of order T⁻²
+    # differences of order T⁻²
+    assert (acceleration + bend).abs().max() < 1e-3 * (1 + velocity.square().sum(-1).max())
 
 
 def test_geodesic_equation_keeps_clairauts_constant_on_the_paraboloid():
@@ -205,7 +232,9 @@ def test_geodesic_equation_keeps_clairauts_constant_on_the_paraboloid():
 
     def equation(t, y):
         z, dz = torch.as_tensor(y).reshape(2, 2)
-        return torch.cat([dz, -torch.einsum("kij,i,j->k", christoffel(worlds.paraboloid, z[None])[0], dz, dz)]).numpy()
+        return torch.cat(
+            [dz, -torch.einsum("kij,i,j->k", christoffel(worlds.paraboloid, z[None])[0], dz, dz)]
+        ).numpy()
 
     y = integrate.solve_ivp(equation, (0, 1), [0.8, 0.0, 0.6, 0.9], rtol=1e-8, atol=1e-9).y.T
     z, dz = torch.as_tensor(y).split(2, 1)
@@ -215,7 +244,11 @@ def test_geodesic_equation_keeps_clairauts_constant_on_the_paraboloid():
     close(speed, speed[:1].expand_as(speed), rtol=1e-6)
     c, r = (c[0] / speed[0]).item(), z.norm(dim=1)
     assert (r.diff() > 0).all()  # outward bound, so that one integral covers it
-    angle = integrate.quad(lambda r: c * math.sqrt(1 + r * r) / (r * math.sqrt(r * r - c * c)), r[0].item(), r[-1].item())[0]
+    angle = integrate.quad(
+        lambda r: c * math.sqrt(1 + r * r) / (r * math.sqrt(r * r - c * c)),
+        r[0].item(),
+        r[-1].item(),
+    )[0]
     assert angle == pytest.approx(torch.atan2(z[-1, 1], z[-1, 0]).item(), rel=1e-6)
 
 
@@ -250,13 +283,15 @@ def test_length_at_sixty_degrees_north():
 @given(seed=seeds, T=st.integers(1, 30))
 def test_squared_length_is_at_most_twice_the_energy(images, name, seed, T):
     decode = WORLDS.get(name, images)
-    gamma_z = randn(T + 1, 3, 4 if name == "images" else 2, seed=seed)  # as ragged as can be: the law needs no smoothness
+    # as ragged as can be: the law needs no smoothness
+    gamma_z = randn(T + 1, 3, 4 if name == "images" else 2, seed=seed)
     L, E = path_length(decode, gamma_z), path_energy(decode, gamma_z)
     assert (L**2 <= 2 * E * (1 + 1e-12)).all()
     if T > 1:
         assert (L**2 < 2 * E * (1 - 1e-6)).any()
     c = path_chords(decode, gamma_z)
-    close(2 * E - L**2, T**2 * c.var(0, correction=0), atol=1e-8 * E.max().item())  # what is missing is the variance of the speed
+    # what is missing is the variance of the speed
+    close(2 * E - L**2, T**2 * c.var(0, correction=0), atol=1e-8 * E.max().item())
 
 
 @settings(max_examples=8, deadline=None)
@@ -281,7 +316,8 @@ def test_constant_speed_evens_chords_and_keeps_ends(name):
     path = wiggle(draw(world, 6, seeded(7)).split(3), 300, seed=8)
     even = constant_speed(world, path)
     c = path_chords(world, even)
-    assert path_chords(world, path).std(0).min() > 0.03 * path_chords(world, path).mean(0).min()  # there was something to even out
+    # there was something to even out
+    assert path_chords(world, path).std(0).min() > 0.03 * path_chords(world, path).mean(0).min()
     assert (c.std(0) / c.mean(0)).max() < 0.01
     assert torch.equal(even[[0, -1]], path[[0, -1]])
     close(c.sum(0), path_length(world, path), rtol=1e-3)
@@ -296,7 +332,12 @@ def test_constant_speed_of_a_path_that_rests(maps):
     z = randn(2, 2, 4, 4)
     still = z.expand(6, 2, 2, 4, 4)
     assert torch.equal(constant_speed(maps, still), still)
-    pause = torch.cat([z.expand(3, *z.shape), z + torch.linspace(0, 1, 9, dtype=z.dtype)[:, None, None, None, None]])
+    pause = torch.cat(
+        [
+            z.expand(3, *z.shape),
+            z + torch.linspace(0, 1, 9, dtype=z.dtype)[:, None, None, None, None],
+        ]
+    )
     assert constant_speed(maps, pause).isfinite().all()
     c = path_chords(maps, constant_speed(maps, pause))
     assert (c.std(0) / c.mean(0)).max() < 0.15  # nine points only
@@ -380,9 +421,14 @@ def test_slerp_turns_evenly_at_even_norm(seed, steps):
 
 
 def test_slerp_of_axes_and_of_nothing():
-    z0, z1 = torch.tensor([[2.0, 0, 0], [0, 0, 0], [1, 1, 0]]).double(), torch.tensor([[0, 2.0, 0], [1, 2, 3], [2, 2, 0]]).double()
+    z0 = torch.tensor([[2.0, 0, 0], [0, 0, 0], [1, 1, 0]]).double()
+    z1 = torch.tensor([[0, 2.0, 0], [1, 2, 3], [2, 2, 0]]).double()
     middle = slerp(z0, z1, 2)[1]
-    close(middle, torch.tensor([[2**0.5, 2**0.5, 0], [0.5, 1, 1.5], [1.5, 1.5, 0]], dtype=torch.float64))  # a turn; a line from 0; a line along a ray
+    # a turn; a line from 0; a line along a ray
+    close(
+        middle,
+        torch.tensor([[2**0.5, 2**0.5, 0], [0.5, 1, 1.5], [1.5, 1.5, 0]], dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("path", [latent_line, slerp])
@@ -398,13 +444,15 @@ def test_latent_paths_take_maps_and_follow_dtype(path):
 
 def test_tangent_basis_is_the_space_singular_vectors_span(images):
     z = randn(6, 4)
-    Q, U = tangent_basis(images, z), torch.linalg.svd(jacobian_by_pixel(images, z), full_matrices=False).U
+    Q = tangent_basis(images, z)
+    U = torch.linalg.svd(jacobian_by_pixel(images, z), full_matrices=False).U
     close(Q @ Q.mT, U @ U.mT, atol=1e-6)
     close(Q.mT @ Q, torch.eye(4, dtype=z.dtype).expand(6, 4, 4))
 
 
 def test_tangent_basis_keeps_its_dimension_where_a_tolerance_drops_it():
-    "Columns a millionth of the others: rank 1 by the usual rule in single precision, 2 by construction."
+    """Columns a millionth of the others: rank 1 by the usual rule in single precision,
+    2 by construction."""
     A = torch.linalg.qr(randn(3000, 2)).Q.float() * torch.tensor([1.0, 1e-4])
     z = torch.zeros(1, 2)
     J = jacobian(lambda z: z @ A.T, z)
@@ -422,7 +470,9 @@ def test_project_splits_uniquely(images, seed):
     tangent, normal = project(basis, v)
     assert tangent.shape == normal.shape == v.shape
     close(tangent + normal, v)
-    close(tangent.square().sum((1, 2, 3)) + normal.square().sum((1, 2, 3)), v.square().sum((1, 2, 3)))
+    close(
+        tangent.square().sum((1, 2, 3)) + normal.square().sum((1, 2, 3)), v.square().sum((1, 2, 3))
+    )
     close(project(basis, tangent).tangent, tangent)
     close(project(basis, normal).tangent, torch.zeros_like(v))
     J = jacobian(images, z)
@@ -434,7 +484,8 @@ def test_project_splits_uniquely(images, seed):
 def test_random_fraction_is_the_mean_of_a_monte_carlo(k, D):
     v = randn(40_000, D)
     share = v[:, :k].norm(dim=1) / v.norm(dim=1)
-    assert abs(share.mean().item() - random_fraction(k, D)) < 4 * share.std().item() / 200 + 1e-12  # four standard errors
+    # four standard errors
+    assert abs(share.mean().item() - random_fraction(k, D)) < 4 * share.std().item() / 200 + 1e-12
     assert random_fraction(k, D) <= math.sqrt(k / D) * (1 + 1e-12)
 
 
@@ -452,7 +503,11 @@ def test_random_fraction_of_the_papers_sizes():
 def test_curvature_of_a_circle_is_exact_however_it_is_walked(seed, radius):
     angle = rand(12, seed=seed).cumsum(0)  # uneven steps, up to a turn and more
     circle = radius * torch.stack([angle.cos(), angle.sin(), 0 * angle], -1)[:, None]
-    close(path_curvature(lambda x: x, circle), torch.full((10, 1), 1 / radius, dtype=angle.dtype), rtol=1e-6)
+    close(
+        path_curvature(lambda x: x, circle),
+        torch.full((10, 1), 1 / radius, dtype=angle.dtype),
+        rtol=1e-6,
+    )
 
 
 def test_curvature_of_lines_and_rests_is_zero(images):
@@ -469,11 +524,14 @@ def test_normal_curvature_on_worlds(seed, turn):
 
     def at(world):
         z = draw(world, 5, seeded(seed))
-        return normal_curvature(world, z, (way * torch.tensor([0.01, 3.0, 1, 1, 1]).double()[:, None]).expand(5, 2)), z
+        return normal_curvature(
+            world, z, (way * torch.tensor([0.01, 3.0, 1, 1, 1]).double()[:, None]).expand(5, 2)
+        ), z
 
     close(at(worlds.sphere)[0], torch.ones(5).double(), rtol=1e-7)
     close(at(worlds.plane)[0], torch.zeros(5).double())
-    around = 4 * way[0] ** 2 / (4 * way[0] ** 2 + way[1] ** 2)  # squared cosine of the angle with the circles, in space
+    # squared cosine of the angle with the circles, in space
+    around = 4 * way[0] ** 2 / (4 * way[0] ** 2 + way[1] ** 2)
     close(at(worlds.cylinder)[0], (around / 2).expand(5), rtol=1e-7)
 
 
@@ -481,7 +539,8 @@ def test_curvature_splits_into_the_paths_and_the_surfaces():
     for lat in (0.2, math.pi / 3):
         v = torch.linspace(0, 1, 200, dtype=torch.float64)
         circle = torch.stack([torch.full_like(v, lat), v], -1)[:, None]
-        kappa, forced = path_curvature(worlds.sphere, circle).mean(), normal_curvature(worlds.sphere, circle[0], torch.tensor([[0.0, 1.0]]).double())
+        kappa = path_curvature(worlds.sphere, circle).mean()
+        forced = normal_curvature(worlds.sphere, circle[0], torch.tensor([[0.0, 1.0]]).double())
         assert (kappa**2 - forced**2).sqrt().item() == pytest.approx(math.tan(lat), rel=1e-6)
 
 
@@ -494,7 +553,10 @@ nan = float("nan")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda d: jacobian(d, z[0]), r"`z` must hold one latent vector per row, \(b, d\), got \(2,\)"),
+        (
+            lambda d: jacobian(d, z[0]),
+            r"`z` must hold one latent vector per row, \(b, d\), got \(2,\)",
+        ),
         (lambda d: pullback_metric(d, z[None]), "metric_norm"),
         (lambda d: christoffel(d, z[0]), "`z` must hold"),
         (lambda d: tangent_basis(d, z[0]), "`z` must hold"),
@@ -508,7 +570,10 @@ nan = float("nan")
         (lambda d: path_energy(d, line * nan), "`gamma_z` must be finite"),
         (lambda d: path_curvature(d, line[:2]), "two segments"),
         (lambda d: constant_speed(d, z), "`gamma_z` must be"),
-        (lambda d: path_length(lambda z: d(z).mean(0, keepdim=True), line), "one image per latent row, but gave 1"),
+        (
+            lambda d: path_length(lambda z: d(z).mean(0, keepdim=True), line),
+            "one image per latent row, but gave 1",
+        ),
         (lambda d: path_length(d, line, batch=0), "`batch` must be at least 1"),
         (lambda d: latent_line(z, z, 0), "`steps` must be at least 1, got 0"),
         (lambda d: slerp(z, z, 0), "`steps` must be at least 1"),
@@ -518,7 +583,10 @@ nan = float("nan")
         (lambda d: metric_norm(d, z, z[:1]), "`v` must be one latent direction for each point"),
         (lambda d: metric_norm(d, z, z + nan), "`v` must be finite"),
         (lambda d: metric_norm(d, z + nan, z), "`z` must be finite"),
-        (lambda d: project(tangent_basis(d, z), torch.zeros(2, 3)), "`v` must have a row of 3 values for each of the 3 bases"),
+        (
+            lambda d: project(tangent_basis(d, z), torch.zeros(2, 3)),
+            "`v` must have a row of 3 values for each of the 3 bases",
+        ),
         (lambda d: random_fraction(0, 5), "k=0, D=5"),
         (lambda d: random_fraction(6, 5), "k=6, D=5"),
     ],
@@ -541,11 +609,16 @@ class Cramped:
         return self.decode(z)
 
 
-@pytest.mark.parametrize("measure", [path_length, path_curvature, lambda decode, z: geodesic(decode, z[0], z[-1], 12).L])
+@pytest.mark.parametrize(
+    "measure", [path_length, path_curvature, lambda decode, z: geodesic(decode, z[0], z[-1], 12).L]
+)
 def test_out_of_memory_halves_the_batch_and_says_so(measure):
     def decode(z):
         return torch.cat([z.sin(), z.cos(), z * z.flip(1)], 1)
-    gamma_z = latent_line(torch.zeros(3, 2).double(), torch.rand(3, 2, generator=seeded(0)).double() + 1, 40)
+
+    gamma_z = latent_line(
+        torch.zeros(3, 2).double(), torch.rand(3, 2, generator=seeded(0)).double() + 1, 40
+    )
     cramped = Cramped(decode, limit=9)
     with pytest.warns(UserWarning, match="Out of memory: going on with"):
         L = measure(cramped, gamma_z)

@@ -1,4 +1,5 @@
-"""The stored judgement of photographs: whole, made with the script's own settings, and what the verdicts really rest on."""
+"""The stored judgement of photographs: whole, made with the script's own settings,
+and what the verdicts really rest on."""
 
 import json
 from argparse import Namespace
@@ -27,34 +28,70 @@ def test_the_stored_photographs_are_whole(stored, script):
     n = len(stored["rows"])
     assert n >= 100
     assert len(set(stored["rows"])) == n == len(stored["labels"]) == len(stored["predicted"])
-    assert {"IG", "GIG", "Settled IG", "EIG", "MIG", "MA-GIG", "Settled MA-GIG", "IG2", "AGI", "Grad-CAM", "mask", "random", "intensity"} <= set(stored["variants"])
-    assert {"random tangent", "BlurIG", "IG on the reconstruction", "IG, 20 steps", "GIG, random order", "EIG, anchored", "MA-GIG, random order"} <= set(stored["variants"])
+    assert {
+        "IG",
+        "GIG",
+        "Settled IG",
+        "EIG",
+        "MIG",
+        "MA-GIG",
+        "Settled MA-GIG",
+        "IG2",
+        "AGI",
+        "Grad-CAM",
+        "mask",
+        "random",
+        "intensity",
+    } <= set(stored["variants"])
+    assert {
+        "random tangent",
+        "BlurIG",
+        "IG on the reconstruction",
+        "IG, 20 steps",
+        "GIG, random order",
+        "EIG, anchored",
+        "MA-GIG, random order",
+    } <= set(stored["variants"])
     for name, row in stored["variants"].items():
         found = {key: torch.tensor(values, dtype=torch.float64) for key, values in row.items()}
         assert all(len(v) == n and v.isfinite().all() for v in found.values()), name
-        assert (found["diffid"] - found["insertion"] + found["deletion"]).abs().max() < 2e-4, name  # each is rounded to 4 digits
-        assert all(0 <= found[key].min() and found[key].max() <= 1 for key in ("insertion", "deletion", "hard_insertion")), name
-        assert (9 * found["hard_insertion"] - (9 * found["hard_insertion"]).round()).abs().max() < 1e-3, name  # counts over nine shares
+        # each is rounded to 4 digits
+        assert (found["diffid"] - found["insertion"] + found["deletion"]).abs().max() < 2e-4, name
+        assert all(
+            0 <= found[key].min() and found[key].max() <= 1
+            for key in ("insertion", "deletion", "hard_insertion")
+        ), name
+        # counts over nine shares
+        assert (
+            9 * found["hard_insertion"] - (9 * found["hard_insertion"]).round()
+        ).abs().max() < 1e-3, name
 
 
 def test_the_settings_are_the_scripts(stored, script):
     words = stored["command"].split()
     said = {option[2:]: int(value) for option, value in zip(words[2::2], words[3::2])}
     assert said["photographs"] == len(stored["rows"])
-    assert stored["settings"] == script.settings(Namespace(steps=said["steps"], batch=stored["settings"]["batch"]))
+    assert stored["settings"] == script.settings(
+        Namespace(steps=said["steps"], batch=stored["settings"]["batch"])
+    )
 
 
 def test_a_changed_photograph_changes_the_verdict(stored):
     def says(row):
-        gap = torch.tensor(row, dtype=torch.float64) - torch.tensor(stored["variants"]["MA-GIG"]["insertion"], dtype=torch.float64)
+        gap = torch.tensor(row, dtype=torch.float64) - torch.tensor(
+            stored["variants"]["MA-GIG"]["insertion"], dtype=torch.float64
+        )
         return verdict("MAGIG-35", {"Grad-CAM": bootstrap(gap, seeded(43))})
 
     row = stored["variants"]["Grad-CAM"]["insertion"]
     before, raised, lowered = says(row), says([1.0] * len(row)), says([0.0] * len(row))
     assert before.verdict != "not testable here"
     assert (raised.verdict, lowered.verdict) == ("reproduced", "not reproduced")
-    one = says([1 - row[0], *row[1:]]).conditions["Grad-CAM"]  # a single photograph moves the number by its share
-    assert one.value - before.conditions["Grad-CAM"].value == pytest.approx((1 - 2 * row[0]) / len(row))
+    # a single photograph moves the number by its share
+    one = says([1 - row[0], *row[1:]]).conditions["Grad-CAM"]
+    assert one.value - before.conditions["Grad-CAM"].value == pytest.approx(
+        (1 - 2 * row[0]) / len(row)
+    )
 
 
 def test_the_mask_keeps_what_the_score_looks_at(script):
@@ -63,11 +100,13 @@ def test_the_mask_keeps_what_the_score_looks_at(script):
 
     m = script.optimised_mask(quarter, torch.ones(2, 3, 16, 16), torch.zeros(1, 3, 1, 1), cells=4)
     assert m.shape == (2, 3, 16, 16) and torch.equal(m[:, :1].expand_as(m), m)
-    assert m[:, :, :8, :8].min() > max(m[:, :, 10:].max(), m[:, :, :, 10:].max())  # an edge is blurred by the grid of cells
+    # an edge is blurred by the grid of cells
+    assert m[:, :, :8, :8].min() > max(m[:, :, 10:].max(), m[:, :, :, 10:].max())
 
 
 def test_grad_cam_is_the_weighted_sum_of_the_last_maps(script):
-    """One map per class: the class's own weight times its map, so the largest value lies where that map is bright."""
+    """One map per class: the class's own weight times its map,
+    so the largest value lies where that map is bright."""
 
     class Two(torch.nn.Module):
         def __init__(self):

@@ -1,4 +1,5 @@
-"""Plausibility of paths: closed forms on a sphere, laws of areas, independent libraries and brute force for everything in feature space."""
+"""Plausibility of paths: closed forms on a sphere, laws of areas,
+independent libraries and brute force for everything in feature space."""
 
 import math
 
@@ -42,7 +43,7 @@ def close(a, b, tol=1e-12):
     torch.testing.assert_close(a, torch.as_tensor(b, dtype=a.dtype).expand_as(a), atol=tol, rtol=0)
 
 
-# --- walking a path --------------------------------------------------------------------------------------------------------------
+# --- walking a path -------------------------------------------------------------------------------
 
 
 def off_sphere(points):
@@ -51,10 +52,14 @@ def off_sphere(points):
 
 @pytest.mark.parametrize("theta", [0.3, 1.0, math.pi / 2, 2.5])
 def test_a_chord_s_area_is_that_on_paper_and_the_great_circle_s_is_zero(theta):
-    p, q = torch.tensor([[1.0, 0.0, 0.0]]).double(), torch.tensor([[math.cos(theta), math.sin(theta), 0.0]]).double()
+    p = torch.tensor([[1.0, 0.0, 0.0]]).double()
+    q = torch.tensor([[math.cos(theta), math.sin(theta), 0.0]]).double()
     half = theta / 2
     paper = 0.5 - math.cos(half) ** 2 * math.asinh(math.tan(half)) / (2 * math.sin(half))
-    gap = [abs(float(area(along(straight_path(p, q, T), {"off": off_sphere})["off"])) - paper) for T in (50, 100)]
+    gap = [
+        abs(float(area(along(straight_path(p, q, T), {"off": off_sphere})["off"])) - paper)
+        for T in (50, 100)
+    ]
     assert gap[1] < 1e-3 and 3 < gap[0] / gap[1] < 5  # the trapezoid's order
     t = torch.linspace(0, 1, 51, dtype=torch.float64)[:, None, None] * theta
     circle = t.cos() * p + t.sin() * torch.tensor([[0.0, 1.0, 0.0]]).double()
@@ -65,8 +70,15 @@ def test_every_form_of_a_path_is_walked_once_and_says_the_same():
     x0, x = ends()
     line, walks = straight_path(x0, x, 7), []
     counted = Path(lambda: walks.append(1) or line.draw(), x0, x, 7)
-    measures = {"norm": lambda points: points.norm(dim=1), "points": lambda points: points, "row": lambda points, rows: rows.double()}
-    found = [along(gamma, measures) for gamma in (counted, line.stack(), [Step(p) for p in line], iter(line))]
+    measures = {
+        "norm": lambda points: points.norm(dim=1),
+        "points": lambda points: points,
+        "row": lambda points, rows: rows.double(),
+    }
+    found = [
+        along(gamma, measures)
+        for gamma in (counted, line.stack(), [Step(p) for p in line], iter(line))
+    ]
     assert len(walks) == 1
     for other in found[1:]:
         assert all(torch.equal(found[0][name], other[name]) for name in measures)
@@ -81,7 +93,11 @@ def test_the_batch_does_not_matter(batch):
     model = digit_classifier("smooth").double()
     line = straight_path(x0.double(), x.double(), 6)
     eye = taps(model, ["3", "11"])
-    measures = {"left": remaining(line.x0, line.x), "near": features_to(line.x, eye), "logits": model}
+    measures = {
+        "left": remaining(line.x0, line.x),
+        "near": features_to(line.x, eye),
+        "logits": model,
+    }
     want, found = along(line, measures), along(line, measures, batch=batch)
     for name in measures:
         close(found[name], want[name], 1e-10)
@@ -99,7 +115,7 @@ def test_out_of_memory_halves_the_batch_and_says_so():
     close(found, straight_path(x0, x, 5).stack().sum(2))
 
 
-# --- areas -----------------------------------------------------------------------------------------------------------------------
+# --- areas ----------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(-5, 5))
@@ -132,7 +148,10 @@ def test_guided_and_straight_paths_keep_their_schedule_and_a_row_without_a_way_h
     x[1] = x0[1]
     weight = randn(5, seed=2)
     t = torch.linspace(1, 0, 9).double()[:, None] * torch.tensor([1.0, 0.0, 1.0]).double()
-    for gamma in (straight_path(x0, x, 8), guided_path(lambda p: (p * weight).sin().sum(1), x0, x, 8)):
+    for gamma in (
+        straight_path(x0, x, 8),
+        guided_path(lambda p: (p * weight).sin().sum(1), x0, x, 8),
+    ):
         found = along(gamma, {"left": remaining(x0, x), "F": lambda p: p @ weight})
         close(found["left"], t, 1e-9)
         assert area(found["F"], found["left"]).isfinite().all()
@@ -148,12 +167,14 @@ def test_the_jump_arrives_at_once():
     close(largest_step(gamma), 1.0)
     close(largest_step(straight_path(x0, x, 8)), 1 / 8, 1e-9)
     assert (largest_step(straight_path(x, x, 3)) == 0).all()
-    found = along(gamma, {"left": remaining(x0, x), "far": distance_to(x, lambda a, b: (a - b).norm(dim=1))})
+    found = along(
+        gamma, {"left": remaining(x0, x), "far": distance_to(x, lambda a, b: (a - b).norm(dim=1))}
+    )
     close(area(found["far"], found["left"]), (x - x0).norm(dim=1) / 2, 1e-12)
     close(area(found["far"]), (x - x0).norm(dim=1) / 10, 1e-12)
 
 
-# --- distance from a manifold ----------------------------------------------------------------------------------------------------
+# --- distance from a manifold ---------------------------------------------------------------------
 
 
 def torus(z, R=2.0, r=0.5):
@@ -164,7 +185,10 @@ def torus(z, R=2.0, r=0.5):
 KNOWN = {
     "sphere": (worlds.sphere, lambda x: (x.norm(dim=1) - 1).abs()),
     "cylinder": (worlds.cylinder, lambda x: (x[:, :2].norm(dim=1) - 2).abs()),
-    "torus": (torus, lambda x: (((x[:, :2].norm(dim=1) - 2) ** 2 + x[:, 2] ** 2).sqrt() - 0.5).abs()),
+    "torus": (
+        torus,
+        lambda x: (((x[:, :2].norm(dim=1) - 2) ** 2 + x[:, 2] ** 2).sqrt() - 0.5).abs(),
+    ),
 }
 
 
@@ -192,14 +216,19 @@ def test_rows_are_found_alone_and_the_manifold_finds_itself():
     assert nearest_on_manifold(torus, torus(z), z).distance.max() == 0
 
 
-# --- features --------------------------------------------------------------------------------------------------------------------
+# --- features -------------------------------------------------------------------------------------
 
 
 def test_taps_are_what_the_layers_answer():
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3), nn.Flatten()).double().eval()
+    model = (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3), nn.Flatten())
+        .double()
+        .eval()
+    )
     x = randn(3, 1, 8, 8)
     first, last = taps(model, ["0", "2"], preprocess=lambda x: 2 * x)(x)
-    close(first, model[0](2 * x), 1e-12)  # what the convolution said, not what the ReLU made of it in place
+    # what the convolution said, not what the ReLU made of it in place
+    close(first, model[0](2 * x), 1e-12)
     close(last, model[:3](2 * x), 1e-12)
     assert not model[0]._forward_hooks
 
@@ -209,21 +238,52 @@ def test_the_perceptual_distance_by_loops():
     weights = [randn(3, seed=2).abs(), randn(6, seed=3).abs()]
     want = []
     for i in range(2):
-        total = sum((((a[0][i, :, h, w] / a[0][i, :, h, w].norm() - b[0][i, :, h, w] / b[0][i, :, h, w].norm()) ** 2) @ weights[0]).item() for h in range(4) for w in range(4)) / 16
-        want.append(total + (((a[1][i] / a[1][i].norm() - b[1][i] / b[1][i].norm()) ** 2) @ weights[1]).item())
+        total = (
+            sum(
+                (
+                    (
+                        (
+                            a[0][i, :, h, w] / a[0][i, :, h, w].norm()
+                            - b[0][i, :, h, w] / b[0][i, :, h, w].norm()
+                        )
+                        ** 2
+                    )
+                    @ weights[0]
+                ).item()
+                for h in range(4)
+                for w in range(4)
+            )
+            / 16
+        )
+        want.append(
+            total
+            + (((a[1][i] / a[1][i].norm() - b[1][i] / b[1][i].norm()) ** 2) @ weights[1]).item()
+        )
     close(feature_distance(a, b, weights), torch.tensor(want, dtype=torch.float64), 1e-12)
     close(feature_distance(b, a, weights), torch.tensor(want, dtype=torch.float64), 1e-12)
-    close(feature_distance([7 * v for v in a], b, weights), torch.tensor(want, dtype=torch.float64), 1e-12)  # only directions count
+    # only directions count
+    close(
+        feature_distance([7 * v for v in a], b, weights),
+        torch.tensor(want, dtype=torch.float64),
+        1e-12,
+    )
     close(feature_distance(a, a), 0.0)
 
 
 def test_it_is_lpips_on_lpips_own_layers():
-    lpips = pytest.importorskip("torchmetrics.functional.image.lpips", reason="torchmetrics holds the published LPIPS")
+    lpips = pytest.importorskip(
+        "torchmetrics.functional.image.lpips", reason="torchmetrics holds the published LPIPS"
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        theirs = lpips._LPIPS(net="alex", pnet_rand=True)  # its fitted weights; the network's own would be a download
+        # its fitted weights; the network's own would be a download
+        theirs = lpips._LPIPS(net="alex", pnet_rand=True)
     a, b = (torch.rand(3, 3, 64, 64, generator=seeded(s)) for s in (0, 1))
-    layers, weights = lambda x: list(theirs.net(theirs.scaling_layer(2 * x - 1))), [lin.model[-1].weight.flatten() for lin in theirs.lins]
+
+    def layers(x):
+        return list(theirs.net(theirs.scaling_layer(2 * x - 1)))
+
+    weights = [lin.model[-1].weight.flatten() for lin in theirs.lins]
     with torch.no_grad():
         want = theirs(a, b, normalize=True).flatten()
         close(feature_distance(layers(a), layers(b), weights), want, 1e-6)
@@ -236,13 +296,22 @@ def test_neighbours_as_scikit_learn_finds_them():
     real, points = randn(50, 4), randn(30, 4, seed=1)
     tree = NearestNeighbors().fit(real.numpy())
     for k in (1, 3, 50):
-        close(neighbour_distance(points, real, k), tree.kneighbors(points.numpy(), k)[0][:, -1], 1e-12)
-    close(neighbour_distance(real, real, 3, own=True), tree.kneighbors(real.numpy(), 4)[0][:, -1], 1e-12)
-    assert torch.equal(neighbour_distance(points, real, 3, batch=7), neighbour_distance(points, real, 3))
+        close(
+            neighbour_distance(points, real, k), tree.kneighbors(points.numpy(), k)[0][:, -1], 1e-12
+        )
+    close(
+        neighbour_distance(real, real, 3, own=True),
+        tree.kneighbors(real.numpy(), 4)[0][:, -1],
+        1e-12,
+    )
+    assert torch.equal(
+        neighbour_distance(points, real, 3, batch=7), neighbour_distance(points, real, 3)
+    )
 
 
 def brute(real, fake, k):
     "The four numbers pair by pair, after the definitions."
+
     def radius(v, i):
         return sorted(np.linalg.norm(v[i] - v[j]) for j in range(len(v)) if j != i)[k - 1]
 
@@ -250,8 +319,10 @@ def brute(real, fake, k):
     r, s = [radius(real, i) for i in range(len(real))], [radius(fake, j) for j in range(len(fake))]
     n, m = range(len(real)), range(len(fake))
     return (
-        np.mean([any(d[i, j] < r[i] for i in n) for j in m]), np.mean([any(d[i, j] < s[j] for j in m) for i in n]),
-        np.mean([sum(d[i, j] < r[i] for i in n) / k for j in m]), np.mean([any(d[i, j] < r[i] for j in m) for i in n]),
+        np.mean([any(d[i, j] < r[i] for i in n) for j in m]),
+        np.mean([any(d[i, j] < s[j] for j in m) for i in n]),
+        np.mean([sum(d[i, j] < r[i] for i in n) / k for j in m]),
+        np.mean([any(d[i, j] < r[i] for j in m) for i in n]),
     )
 
 
@@ -260,10 +331,13 @@ def brute(real, fake, k):
 def test_prdc_by_brute_force(seed, k, spread, shift):
     real, fake = randn(18, 3, seed=seed), spread * randn(11, 3, seed=seed + 1) + shift
     found = prdc(real, fake, k)
-    assert [v.mean().item() for v in found] == pytest.approx(brute(real.numpy(), fake.numpy(), k), abs=1e-6)
+    assert [v.mean().item() for v in found] == pytest.approx(
+        brute(real.numpy(), fake.numpy(), k), abs=1e-6
+    )
     for batch in (1, 4):
         assert all(torch.equal(a, b) for a, b in zip(prdc(real, fake, k, batch), found))
-    assert torch.equal(prdc(fake, real, k).precision, found.recall)  # precision and recall trade places with the sets
+    # precision and recall trade places with the sets
+    assert torch.equal(prdc(fake, real, k).precision, found.recall)
 
 
 def test_support_on_a_line():
@@ -283,9 +357,14 @@ def test_mahalanobis_as_scikit_learn_and_scipy_have_it():
         real, points = randn(n, D) @ randn(D, D, seed=1) + 3, randn(5, D, seed=2)
         oracle, fit = LedoitWolf().fit(real.numpy()), gaussian(real)
         assert fit.shrink == pytest.approx(oracle.shrinkage_, abs=1e-9)
-        close(fit.distance(points), [mahalanobis(p, oracle.location_, oracle.precision_) for p in points.numpy()], 1e-6)
+        close(
+            fit.distance(points),
+            [mahalanobis(p, oracle.location_, oracle.precision_) for p in points.numpy()],
+            1e-6,
+        )
     flat = gaussian(real, shrink=1.0)
-    close(flat.distance(real).square().sum(), float(n * D), 1e-6)  # a ball: its radius is that of the data
+    # a ball: its radius is that of the data
+    close(flat.distance(real).square().sum(), float(n * D), 1e-6)
 
 
 def test_without_shrinking_it_depends_on_no_choice_of_axes():
@@ -300,38 +379,71 @@ def test_free_energy():
     close(free_energy(logits + 3), free_energy(logits) - 3, 1e-12)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 X0, X = ends()
 LINE = straight_path(X0, X, 3)
 NAN = torch.full((3, 5), torch.nan, dtype=torch.float64)
 BAD = {
-    "a measure that averages": (lambda: along(LINE, {"lpips": lambda p: p.mean()}), "'lpips' must return a number or a vector for each of 12 points.*reduction"),
-    "a measure of maps": (lambda: along(LINE, {"maps": lambda p: p[:, None, None]}), r"'maps'.*\(12, 1, 1, 5\)"),
+    "a measure that averages": (
+        lambda: along(LINE, {"lpips": lambda p: p.mean()}),
+        "'lpips' must return a number or a vector for each of 12 points.*reduction",
+    ),
+    "a measure of maps": (
+        lambda: along(LINE, {"maps": lambda p: p[:, None, None]}),
+        r"'maps'.*\(12, 1, 1, 5\)",
+    ),
     "a measure of nothing": (lambda: along(LINE, {"none": lambda p: None}), "NoneType"),
     "a path of one point": (lambda: along([X], {}), "two points or more.*got 1"),
     "a leap of one point": (lambda: largest_step([X]), "two points or more"),
     "no batch": (lambda: along(LINE, {}, batch=0), "batch must be at least 1"),
-    "NaN on the way": (lambda: along([X0, NAN, X], {"sum": lambda p: p.sum(1)}), "`gamma` must be finite"),
+    "NaN on the way": (
+        lambda: along([X0, NAN, X], {"sum": lambda p: p.sum(1)}),
+        "`gamma` must be finite",
+    ),
     "ends of two shapes": (lambda: remaining(X0, X[:, :2]), "x0"),
     "a jump in no steps": (lambda: jump_path(X0, X, 0), "steps must be at least 1, got 0"),
     "a curve of one point": (lambda: area(torch.ones(1, 3)), r"T ≥ 1, got \(1, 3\)"),
-    "a curve of another path": (lambda: area(torch.ones(4, 3), torch.ones(5, 3)), r"\(4, 3\) and \(5, 3\)"),
-    "maps for features": (lambda: prdc(torch.rand(9, 3, 2), torch.rand(9, 3)), "one vector per row"),
-    "two embeddings": (lambda: prdc(torch.rand(9, 3), torch.rand(9, 4)), "one embedding, but have 4 and 3"),
+    "a curve of another path": (
+        lambda: area(torch.ones(4, 3), torch.ones(5, 3)),
+        r"\(4, 3\) and \(5, 3\)",
+    ),
+    "maps for features": (
+        lambda: prdc(torch.rand(9, 3, 2), torch.rand(9, 3)),
+        "one vector per row",
+    ),
+    "two embeddings": (
+        lambda: prdc(torch.rand(9, 3), torch.rand(9, 4)),
+        "one embedding, but have 4 and 3",
+    ),
     "NaN features": (lambda: support(torch.full((9, 2), torch.nan)), "NaN"),
-    "integers for features": (lambda: support(torch.ones(9, 2, dtype=torch.long)), "floating-point tensor, got torch.int64"),
-    "more neighbours than images": (lambda: support(torch.rand(5, 2), 5), r"`k` must be in 1…4.*got 5"),
+    "integers for features": (
+        lambda: support(torch.ones(9, 2, dtype=torch.long)),
+        "floating-point tensor, got torch.int64",
+    ),
+    "more neighbours than images": (
+        lambda: support(torch.rand(5, 2), 5),
+        r"`k` must be in 1…4.*got 5",
+    ),
     "no neighbours": (lambda: neighbour_distance(X, X, 0), "`k` must be in 1…3"),
     "a quantile of 2": (lambda: support(torch.rand(9, 2), 2, 2.0), "quantile"),
-    "a flat Gaussian": (lambda: gaussian(torch.rand(3, 9), 0.0), "3 images in 9 features has no inverse"),
+    "a flat Gaussian": (
+        lambda: gaussian(torch.rand(3, 9), 0.0),
+        "3 images in 9 features has no inverse",
+    ),
     "one image": (lambda: gaussian(torch.rand(1, 9)), "two images or more"),
     "temperature 0": (lambda: free_energy(X, 0.0), "`temperature` must be above 0"),
-    "no iterations": (lambda: nearest_on_manifold(torus, X[:, :3], X[:, :2], 0), "`iterations` must be at least 1"),
+    "no iterations": (
+        lambda: nearest_on_manifold(torus, X[:, :3], X[:, :2], 0),
+        "`iterations` must be at least 1",
+    ),
     "a point of another world": (lambda: nearest_on_manifold(torus, X, X[:, :2]), r"\(3, 5\)"),
     "a NaN point": (lambda: nearest_on_manifold(torus, NAN[:, :3], X[:, :2]), "`x` must be finite"),
-    "a layer that is not there": (lambda: taps(nn.Sequential(nn.ReLU()), ["7"]), r"unknown: \['7'\]"),
+    "a layer that is not there": (
+        lambda: taps(nn.Sequential(nn.ReLU()), ["7"]),
+        r"unknown: \['7'\]",
+    ),
     "layers that differ": (lambda: feature_distance([X], [X[:, :2]]), "one shape"),
     "a layer missing": (lambda: feature_distance([X, X], [X]), "same layers.*2, 1"),
 }

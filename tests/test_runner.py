@@ -1,4 +1,5 @@
 """The runner, with real papermill and doit, on tiny courses made here."""
+
 import contextlib
 import io
 import json
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import torch
 from helpers import ROOT
+from toys import PIXEL, course, status, text
 
 from manifold_xai.course import doctor, publish
 from manifold_xai.course.cli import main
@@ -24,8 +26,6 @@ from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.session import Session, slots
 from manifold_xai.subjects.store import save_tensors
 
-PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
 LEFT_BEHIND = "import subprocess; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); print('left', p.pid)"
 TRAIN = """
@@ -41,39 +41,11 @@ model = trained("line", nn.Linear(2, 1), train, {"width": 2}, root=out)
 """
 
 
-def course(root: Path, **cells: list[str]) -> Path:
-    """A clone in miniature: settings and one notebook for each keyword."""
-    (root / "nbs").mkdir(parents=True, exist_ok=True)
-    for file in ("settings.ini", "pyproject.toml"):
-        shutil.copy(ROOT / file, root)
-    for name, sources in cells.items():
-        text = f"# Title of {name}\n> What {name} shows.\n\n*About 5 minutes to read · not yet timed to run*"
-        nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
-        nb.cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-        nb.cells += [nbformat.v4.new_code_cell(source) for source in sources]
-        for i, cell in enumerate(nb.cells):
-            cell["id"] = f"{Path(name).name}-{i}"
-        path = root / "nbs" / f"{name}.ipynb"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(nb, path)
-    return root
-
-
 def call(*words) -> tuple[int, str]:
     """Exit code and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         code = main([str(word) for word in words])
     return code, out.getvalue()
-
-
-def status(out: Path) -> dict[str, str]:
-    return {c["chapter"]: c["status"] for c in json.loads((out / "summary.json").read_text())["chapters"]}
-
-
-def text(notebook: Path) -> str:
-    """All that a notebook printed."""
-    outputs = [o for cell in nbformat.read(notebook, 4).cells for o in cell.get("outputs", [])]
-    return "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +62,39 @@ def ran(tmp_path_factory):
                 "import os, sys\nprint(sys.executable)\nprint('waits:', os.environ['OMP_WAIT_POLICY'])",
                 LEFT_BEHIND,
             ],
-            "02_bad": [TRAIN, "before = 1", "def f():\n    raise KeyError('no such thing')\nf()", "print('never')"],
+            "02_bad": [
+                TRAIN,
+                "before = 1",
+                "def f():\n    raise KeyError('no such thing')\nf()",
+                "print('never')",
+            ],
             "index": ["print('index ran')"],
         },
     )
     (root / "_out" / "cpu" / "notebooks").mkdir(parents=True)
     (root / "_out" / "cpu" / "notebooks" / "02_bad.ipynb").write_text("from an earlier run")
-    foreign = tmp_path_factory.mktemp("jupyter") / "kernels" / "python3" / "kernel.json"  # what Jupyter would find first
+    foreign = (
+        tmp_path_factory.mktemp("jupyter") / "kernels" / "python3" / "kernel.json"
+    )  # what Jupyter would find first
     foreign.parent.mkdir(parents=True)
-    foreign.write_text(json.dumps({"argv": ["false", "{connection_file}"], "display_name": "foreign", "language": "python"}))
+    foreign.write_text(
+        json.dumps(
+            {
+                "argv": ["false", "{connection_file}"],
+                "display_name": "foreign",
+                "language": "python",
+            }
+        )
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(foreign.parents[2]))
         patch.setenv("MPLBACKEND", "no_such_backend")
         patch.delenv("OMP_WAIT_POLICY")
         code, said = call("run", "--root", root, "--jobs", 2, "--seed", 7, "--device", "cpu")
     out = root / "_out" / "cpu"
-    left = psutil.Process(int(re.search(r"left (\d+)", text(out / "notebooks" / "01_good.ipynb"))[1]))
+    left = psutil.Process(
+        int(re.search(r"left (\d+)", text(out / "notebooks" / "01_good.ipynb"))[1])
+    )
     yield SimpleNamespace(root=root, out=out, code=code, said=said, left=left)
     left.kill()
 
@@ -123,12 +112,20 @@ def test_a_failed_chapter_cannot_be_mistaken_for_a_finished_one(ran):
 
 
 def test_the_failing_cell_is_shown(ran):
-    assert "02_bad failed in cell 5\n    def f():\n        raise KeyError('no such thing')\n    f()\nKeyError: 'no such thing'" in ran.said
+    assert (
+        "02_bad failed in cell 5\n    def f():\n        raise KeyError('no such thing')\n    f()\nKeyError: 'no such thing'"
+        in ran.said
+    )
 
 
 def test_a_chapter_gets_the_parameters_it_declares(ran):
     assert "cpu 7 cpu\n" + str(ran.out) in text(ran.out / "notebooks" / "01_good.ipynb")
-    assert parameters(ran.root / "nbs" / "01_good.ipynb") == {"profile", "device", "seed", "out"}  # and so not data_root, retrain
+    assert parameters(ran.root / "nbs" / "01_good.ipynb") == {
+        "profile",
+        "device",
+        "seed",
+        "out",
+    }  # and so not data_root, retrain
     given = nbformat.read(ran.out / "notebooks" / "01_good.ipynb", 4).cells[2].source
     assert "seed = 7" in given and "retrain" not in given
 
@@ -177,7 +174,9 @@ def test_outputs_go_back_into_the_chapters(ran, tmp_path):
     assert (root / "nbs" / "02_bad.ipynb").read_text() == bad
     nb = nbformat.read(root / "nbs" / "01_good.ipynb", 4)
     source = nbformat.read(ran.root / "nbs" / "01_good.ipynb", 4)
-    assert [c.source for c in nb.cells[1:]] == [c.source for c in source.cells[1:]]  # no injected cell
+    assert [c.source for c in nb.cells[1:]] == [
+        c.source for c in source.cells[1:]
+    ]  # no injected cell
     took = json.loads((ran.out / "summary.json").read_text())
     run = f"{took['chapters'][0]['seconds']:.0f} s to run (cpu profile, {took['cores']} cores; smoke: 1 s)"
     assert nb.cells[0].source.endswith(f"*About 5 minutes to read · {run}*")
@@ -186,7 +185,11 @@ def test_outputs_go_back_into_the_chapters(ran, tmp_path):
     assert "papermill" not in json.dumps(nb)
     assert {tuple(c.metadata) for c in nb.cells} == {(), ("tags",)}
     before = (root / "nbs" / "01_good.ipynb").read_bytes()
-    subprocess.run([Path(sys.executable).with_name("nbdev-clean"), "--fname", "nbs/01_good.ipynb"], cwd=root, check=True)
+    subprocess.run(
+        [Path(sys.executable).with_name("nbdev-clean"), "--fname", "nbs/01_good.ipynb"],
+        cwd=root,
+        check=True,
+    )
     assert (root / "nbs" / "01_good.ipynb").read_bytes() == before  # nbdev-clean has nothing to do
     assert f"| {run.split()[0]} s |" in call("table", "--root", root)[1]
 
@@ -212,7 +215,13 @@ def test_interrupt_then_resume(tmp_path, request):
     out = tmp_path / "out"
     words = ["run", "--root", str(root), "--out", str(out), "--profile", "smoke"]
     terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # what a shell's background jobs ignore
-    runner = subprocess.Popen([sys.executable, "-c", f"{terminal}; import sys; from manifold_xai.course.cli import main; sys.exit(main({words}))"])
+    runner = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"{terminal}; import sys; from manifold_xai.course.cli import main; sys.exit(main({words}))",
+        ]
+    )
     request.addfinalizer(runner.kill)
     started = []
 
@@ -231,18 +240,31 @@ def test_interrupt_then_resume(tmp_path, request):
     assert not alive
     assert [p.name for p in (out / "notebooks").iterdir()] == ["01_a.ipynb"]
     assert status(out) == {"01_a": "done", "02_b": "interrupted"}
-    # a runner that is killed outright leaves a partial file; and the slow chapter is mended
-    (out / "notebooks" / ".02_b.part.ipynb").write_text('{"cells": [')
+    # a runner that is killed outright leaves what it had begun; and the slow chapter is mended
+    (out / ".running" / "02_b").mkdir(parents=True)
+    (out / ".running" / "02_b" / "notebook.ipynb").write_text('{"cells": [')
     course(root, **{"02_b": ["2"]})
     first = (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns
     code, said = call(*words, "--resume")
     assert code == 0 and (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns == first
+    assert "02_b had not finished: what it left is removed" in said
+    assert not (out / ".running" / "02_b").exists()
     assert status(out) == {"01_a": "done earlier", "02_b": "done"}
     assert sorted(p.name for p in (out / "notebooks").iterdir()) == ["01_a.ipynb", "02_b.ipynb"]
 
 
 def test_a_chapter_edited_while_it_runs_runs_again(tmp_path):
-    root, out = course(tmp_path, **{"01_a": ["import pathlib\nme = pathlib.Path('01_a.ipynb')\nn = me.write_text(me.read_text() + ' ')"]}), tmp_path / "out"
+    root, out = (
+        course(
+            tmp_path,
+            **{
+                "01_a": [
+                    "import pathlib\nme = pathlib.Path('01_a.ipynb')\nn = me.write_text(me.read_text() + ' ')"
+                ]
+            },
+        ),
+        tmp_path / "out",
+    )
     words = ["run", "--root", root, "--out", out, "--resume"]
     assert call(*words)[0] == 0
     assert call(*words)[0] == 0 and status(out) == {"01_a": "done"}  # not "done earlier"
@@ -253,7 +275,14 @@ def test_what_a_chapter_cost_outlives_an_interrupted_run(tmp_path):
     (out / "claims").mkdir(parents=True)
     costs = {"chapter": "02_b", "seconds": 7.0, "peak_mb": 512, "claims": 3, "status": "done"}
     (out / "summary.json").write_text(json.dumps({"chapters": [costs]}))
-    session = Session(root, out, sorted((root / "nbs").glob("0*.ipynb")), dict(profile="smoke", device=None, seed=0), [], {})
+    session = Session(
+        root,
+        out,
+        sorted((root / "nbs").glob("0*.ipynb")),
+        dict(profile="smoke", device=None, seed=0),
+        [],
+        {},
+    )
     session.bar.close()
     assert session.summary()["chapters"][1] == costs | {"status": "not run"}
     assert "512" not in session.table()
@@ -261,7 +290,10 @@ def test_what_a_chapter_cost_outlives_an_interrupted_run(tmp_path):
 
 def test_the_ledger_comes_last_also_side_by_side(tmp_path):
     look = "import pathlib; assert (pathlib.Path(out) / 'notebooks' / '60_a.ipynb').exists()"
-    root, out = course(tmp_path, **{"60_a": ["import time; time.sleep(2)"], "52_ledger": [look]}), tmp_path / "out"
+    root, out = (
+        course(tmp_path, **{"60_a": ["import time; time.sleep(2)"], "52_ledger": [look]}),
+        tmp_path / "out",
+    )
     words = ["run", "--root", root, "--out", out]
     assert call(*words, "--jobs", "2")[0] == 0
     assert status(out) == {"52_ledger": "done", "60_a": "done"}
@@ -280,7 +312,12 @@ def twins(tmp_path_factory):
         tmp_path_factory.mktemp("clone"),
         **{
             "40_alignment": [name, figure],
-            "evidence/40_alignment": [name, figure, figure, f"{start}\nrecord('MIG-06', {{'a': exact(2.0)}})"],
+            "evidence/40_alignment": [
+                name,
+                figure,
+                figure,
+                f"{start}\nrecord('MIG-06', {{'a': exact(2.0)}})",
+            ],
             "52_ledger": [name, last],
         },
     )
@@ -297,9 +334,14 @@ def test_one_stem_in_two_rooms_is_two_chapters(twins):
         assert f"I am {name}\n" in text(twins.out / "notebooks" / f"{name}.ipynb")
     figures = {p.relative_to(twins.out / "figures").as_posix() for p in twins.out.rglob("*.png")}
     assert figures == {f"{TWINS[0]}/01.png", f"{TWINS[1]}/01.png", f"{TWINS[1]}/02.png"}
-    claims = {c["chapter"]: c["claims"] for c in json.loads((twins.out / "summary.json").read_text())["chapters"]}
+    claims = {
+        c["chapter"]: c["claims"]
+        for c in json.loads((twins.out / "summary.json").read_text())["chapters"]
+    }
     assert claims == {TWINS[0]: 0, TWINS[1]: 1, "52_ledger": 0}
-    assert "['MIG-06.json']" in text(twins.out / "notebooks" / "52_ledger.ipynb")  # it ran after the page
+    assert "['MIG-06.json']" in text(
+        twins.out / "notebooks" / "52_ledger.ipynb"
+    )  # it ran after the page
 
 
 def test_one_room_runs_and_is_cleaned_without_the_other(twins, tmp_path):
@@ -324,7 +366,10 @@ def test_outputs_and_table_find_both_rooms(twins, tmp_path):
 
 
 def test_fail_fast_and_a_fresh_start(tmp_path):
-    root, out = course(tmp_path, **{"01_dies": ["import os; os._exit(3)"], "02_b": ["2"]}), tmp_path / "out"
+    root, out = (
+        course(tmp_path, **{"01_dies": ["import os; os._exit(3)"], "02_b": ["2"]}),
+        tmp_path / "out",
+    )
     for made in ("weights/w.safetensors", "figures/02_b/01.png", "notebooks/02_b.ipynb"):
         (out / made).parent.mkdir(parents=True, exist_ok=True)
         (out / made).write_text("of an earlier run")
@@ -337,9 +382,15 @@ def test_fail_fast_and_a_fresh_start(tmp_path):
 
 # What needs no kernel
 
+
 def test_chapters_are_picked_by_number_range_and_name(tmp_path):
-    lessons, pages = ["00_tour", "20_metric", "21_geodesics", "30_paths"], ["evidence/21_geodesics", "evidence/30_paths"]
-    root = course(tmp_path, **{name: ["1"] for name in [*lessons, *pages, "index", "library/33_solvers"]})
+    lessons, pages = (
+        ["00_tour", "20_metric", "21_geodesics", "30_paths"],
+        ["evidence/21_geodesics", "evidence/30_paths"],
+    )
+    root = course(
+        tmp_path, **{name: ["1"] for name in [*lessons, *pages, "index", "library/33_solvers"]}
+    )
 
     def pick(only):
         return [chapter_name(root, p) for p in chapters(root, only)]
@@ -359,10 +410,13 @@ def test_chapters_are_picked_by_number_range_and_name(tmp_path):
     assert "index" not in pick(None)
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--only", "77"], "no such chapter; there are 01_a"),
-    (["--profile", "huge"], "smoke, cpu, gpu, evidence, got huge"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--only", "77"], "no such chapter; there are 01_a"),
+        (["--profile", "huge"], "smoke, cpu, gpu, evidence, got huge"),
+    ],
+)
 def test_what_the_user_should_change_is_exit_code_2(tmp_path, words, message):
     code, said = call("run", "--root", course(tmp_path, **{"01_a": ["1"]}), *words)
     assert code == 2 and message in said
@@ -389,21 +443,37 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [s["CUDA_VISIBLE_DEVICES"] for s in slots(3, "cuda")] == ["0", "1", "0"]
-    assert all("CUDA_VISIBLE_DEVICES" not in s and "OMP_NUM_THREADS" in s for s in slots(3, "cuda:1") + slots(2, "cpu"))
+    assert all(
+        "CUDA_VISIBLE_DEVICES" not in s and "OMP_NUM_THREADS" in s
+        for s in slots(3, "cuda:1") + slots(2, "cpu")
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert [s["CUDA_VISIBLE_DEVICES"] for s in slots(2, "cuda")] == ["4", "6"]
     assert slots(1, "cpu") == [{}]
 
 
 def test_streams_are_joined_and_widgets_and_places_left_out():
-    said = [{"output_type": "stream", "name": "stdout", "text": ["wrote /home/me/x\n"]}, {"output_type": "stream", "name": "stdout", "text": ["b\n"]}]
-    widget = {"output_type": "display_data", "data": {"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["IntSlider()"]}}
-    picture = {"output_type": "display_data", "data": {"image/png": "/home/me", "text/plain": ["<Figure>"]}}
+    said = [
+        {"output_type": "stream", "name": "stdout", "text": ["wrote /home/me/x\n"]},
+        {"output_type": "stream", "name": "stdout", "text": ["b\n"]},
+    ]
+    widget = {
+        "output_type": "display_data",
+        "data": {"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["IntSlider()"]},
+    }
+    picture = {
+        "output_type": "display_data",
+        "data": {"image/png": "/home/me", "text/plain": ["<Figure>"]},
+    }
     tidy = publish.tidy([*said, widget, picture], {"/home/me": "~"})
-    assert tidy == [{"output_type": "stream", "name": "stdout", "text": ["wrote ~/x\n", "b\n"]}, picture]
+    assert tidy == [
+        {"output_type": "stream", "name": "stdout", "text": ["wrote ~/x\n", "b\n"]},
+        picture,
+    ]
 
 
 # The doctor
+
 
 def test_doctor_reports_this_machine():
     code, said = call("doctor", "--root", ROOT)
@@ -415,7 +485,12 @@ def test_doctor_fails_for_essentials_and_notes_the_rest(tmp_path):
     (tmp_path / "nbs").mkdir()
     for name, changed, code, line in [
         ("core", settings.replace("torch>=2.6", "torch>=99"), 1, "FAIL  torch "),
-        ("extra", settings.replace("diffusers>=0.30", "no-such-package>=1"), 0, "note  no-such-package missing (needs >=1)"),
+        (
+            "extra",
+            settings.replace("diffusers>=0.30", "no-such-package>=1"),
+            0,
+            "note  no-such-package missing (needs >=1)",
+        ),
         ("python", settings.replace("min_python = 3.11", "min_python = 4.0"), 1, "FAIL  Python "),
     ]:
         assert changed != settings
@@ -427,7 +502,9 @@ def test_doctor_fails_for_essentials_and_notes_the_rest(tmp_path):
 def test_doctor_finds_damaged_weights_and_a_locked_data_root(tmp_path):
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(3)})
     (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
-    assert [(f.state, "b.safetensors" in f.text) for f in doctor.shipped(tmp_path)] == [("ok", False), ("FAIL", True)]
+    save_tensors(tmp_path / "c.safetensors", {"w": torch.full((3,), float("nan"))})
+    found = [(f.state, re.findall(r"/(\w).safetensors", f.text)) for f in doctor.shipped(tmp_path)]
+    assert found == [("ok", []), ("FAIL", ["b"]), ("FAIL", ["c"])]
     (tmp_path / "file").write_text("")
     findings = list(doctor.machine(ROOT, str(tmp_path / "file" / "data")))
     assert any(f.state == "FAIL" and "MANIFOLD_XAI_DATA" in f.advice for f in findings)
@@ -435,15 +512,24 @@ def test_doctor_finds_damaged_weights_and_a_locked_data_root(tmp_path):
 
 # The README
 
+
 def test_readme_shows_the_colab_cell_and_every_chapter():
     readme = (ROOT / "README.md").read_text(encoding="utf8")
     assert f"<!-- colab -->\n```python\n{publish.colab_cell(ROOT)}\n```\n<!-- /colab -->" in readme
-    assert not any(word in publish.colab_cell(ROOT) for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab'))
-    assert all(f"({path.relative_to(ROOT)})" in readme for path in chapters(ROOT) if path.stem != "index")
+    assert not any(
+        word in publish.colab_cell(ROOT)
+        for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab')
+    )
+    assert all(
+        f"({path.relative_to(ROOT)})" in readme for path in chapters(ROOT) if path.stem != "index"
+    )
 
 
 def test_only_what_is_between_the_marks_changes():
-    assert publish.between("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", r"new \1") == "a\n<!-- x -->\nnew \\1\n<!-- /x -->\nb"
+    assert (
+        publish.between("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", r"new \1")
+        == "a\n<!-- x -->\nnew \\1\n<!-- /x -->\nb"
+    )
     with pytest.raises(ValueError, match="<!-- x -->"):
         publish.between("a", "x", "new")
 

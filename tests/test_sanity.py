@@ -1,4 +1,5 @@
-"""Sanity tests of maps, equal to Quantus where it has them; the curve, the best network and the split of Bordt et al.'s Theorem 1."""
+"""Sanity tests of maps, equal to Quantus where it has them; the curve,
+the best network and the split of Bordt et al.'s Theorem 1."""
 
 import math
 import warnings
@@ -38,13 +39,19 @@ def cnn(seed=0):
 
 
 def same(a, b):
-    return {name: torch.equal(p, dict(b.named_parameters())[name]) for name, p in a.named_parameters() if name.endswith("weight")}
+    return {
+        name: torch.equal(p, dict(b.named_parameters())[name])
+        for name, p in a.named_parameters()
+        if name.endswith("weight")
+    }
 
 
-# --- networks with fewer and fewer of their own weights ------------------------------------------------------------------------
+# --- networks with fewer and fewer of their own weights -------------------------------------------
 
 
-@pytest.mark.parametrize("order, kept", [("top_down", (3, 0)), ("bottom_up", (3, 0)), ("independent", (3, 3))])
+@pytest.mark.parametrize(
+    "order, kept", [("top_down", (3, 0)), ("bottom_up", (3, 0)), ("independent", (3, 3))]
+)
 def test_layers_are_redrawn_one_after_the_other(order, kept):
     model = nn.Sequential(*(nn.Linear(5, 5) for _ in range(4)))
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -53,8 +60,13 @@ def test_layers_are_redrawn_one_after_the_other(order, kept):
     assert [name for name, _ in stages] == names
     for done, (name, changed) in enumerate(stages):
         redrawn = {name} if order == "independent" else set(names[: done + 1])
-        assert {n.split(".")[0] for n, equal in same(model, changed).items() if not equal} == redrawn
-    assert (sum(same(model, stages[0][1]).values()), sum(same(model, stages[-1][1]).values())) == kept
+        assert {
+            n.split(".")[0] for n, equal in same(model, changed).items() if not equal
+        } == redrawn
+    assert (
+        sum(same(model, stages[0][1]).values()),
+        sum(same(model, stages[-1][1]).values()),
+    ) == kept
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
@@ -88,11 +100,13 @@ def test_parameters_that_stay_are_named():
 def test_a_model_that_cannot_be_redrawn_and_an_unknown_order_are_refused():
     with pytest.raises(ValueError, match="no layer that can be redrawn"):
         next(randomised(nn.Sequential(nn.ReLU()), seeded()))
-    with pytest.raises(ValueError, match="order must be one of top_down, bottom_up, independent, got 'up'"):
+    with pytest.raises(
+        ValueError, match="order must be one of top_down, bottom_up, independent, got 'up'"
+    ):
         next(randomised(nn.Linear(2, 2), seeded(), "up"))
 
 
-# --- rank correlation ----------------------------------------------------------------------------------------------------------
+# --- rank correlation -----------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -101,25 +115,33 @@ def test_rank_correlation_is_scipys_with_ties(seed, n, levels):
     A, B = ((rand(3, n, seed=seed + i) * levels).floor() for i in (0, 1))
     A[:, 0], B[:, 1], A[:, 1], B[:, 0] = 99, 99, -1, -1  # none is constant
     theirs = [scipy.stats.spearmanr(a, b)[0] for a, b in zip(A, B)]
-    torch.testing.assert_close(rank_correlation(A, B), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        rank_correlation(A, B), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 def test_rank_correlation_where_is_that_of_the_pixels_there():
     A, B, where = rand(3, 1, 6, 6), rand(3, 1, 6, 6, seed=1), rand(3, 1, 6, 6, seed=2) > 0.4
     theirs = [scipy.stats.spearmanr(a[w], b[w])[0] for a, b, w in zip(A, B, where)]
-    torch.testing.assert_close(rank_correlation(A, B, where), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        rank_correlation(A, B, where), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 def test_rank_correlation_of_constant_maps():
     A, zero = rand(1, 9), torch.zeros(1, 9, dtype=torch.float64)
-    assert [rank_correlation(*pair).item() for pair in ((zero, zero), (zero, A), (A, A), (A, -A))] == pytest.approx([1, 0, 1, -1])
+    assert [
+        rank_correlation(*pair).item() for pair in ((zero, zero), (zero, A), (A, A), (A, -A))
+    ] == pytest.approx([1, 0, 1, -1])
 
 
 @pytest.mark.parametrize("p", [0.3, 0.8])
 def test_strangers_that_share_a_background_look_alike(p):
     lit = torch.arange(4000) >= 4000 * p
     A, B = (torch.randn(20, 4000, generator=seeded(i)).abs() * lit for i in (0, 1))
-    assert rank_correlation(A, B).mean().item() == pytest.approx(3 * p / (3 * p + (1 - p) ** 2), abs=5e-3)
+    assert rank_correlation(A, B).mean().item() == pytest.approx(
+        3 * p / (3 * p + (1 - p) ** 2), abs=5e-3
+    )
     assert abs(rank_correlation(A, B, lit[None]).mean().item()) < 0.03
 
 
@@ -136,7 +158,7 @@ def test_maps_that_cannot_be_compared_are_refused(A, B, where, says):
         rank_correlation(A, B, where)
 
 
-# --- the randomisation tests ---------------------------------------------------------------------------------------------------
+# --- the randomisation tests ----------------------------------------------------------------------
 
 
 def quantus_explain(model, inputs, targets, **_):
@@ -160,10 +182,14 @@ def test_mprt_is_quantus(case, order):
     test = quantus.MPRT(layer_order=order, seed=3, disable_warnings=True)
     theirs = test(model=model, x_batch=x.numpy(), y_batch=y.numpy(), explain_func=quantus_explain)
     networks = PyTorchModel(model).get_random_layer_generator(order=order, seed=3)
-    ours = mprt(lambda network, x: torch.tensor(quantus_explain(network, x.numpy(), y)), model, x, networks)
+    ours = mprt(
+        lambda network, x: torch.tensor(quantus_explain(network, x.numpy(), y)), model, x, networks
+    )
     assert list(ours) == list(theirs)[1:]
     for name in ours:
-        torch.testing.assert_close(ours[name], torch.tensor(theirs[name], dtype=torch.float64), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            ours[name], torch.tensor(theirs[name], dtype=torch.float64), rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -176,7 +202,9 @@ def test_efficient_mprt_is_quantus(case):
         model=model, x_batch=x.numpy(), y_batch=y.numpy(), explain_func=quantus_explain
     )
     *_, (_, last) = PyTorchModel(model).get_random_layer_generator(order="bottom_up", seed=3)
-    ours = efficient_mprt(*(torch.tensor(quantus_explain(network, x.numpy(), y)) for network in (model, last)))
+    ours = efficient_mprt(
+        *(torch.tensor(quantus_explain(network, x.numpy(), y)) for network in (model, last))
+    )
     torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
@@ -192,25 +220,35 @@ def test_mprt_sees_a_map_that_ignores_the_network_and_one_that_does_not(case):
 def test_signs_count_unless_absolute(case):
     model, x, _ = case
     turn = {id(model): 1.0}
+
     def explain(network, x):
         return turn.get(id(network), -1.0) * x
+
     stages = list(randomised(model, seeded()))[:1]
     assert mprt(explain, model, x, stages)["13"].min() == pytest.approx(1)
     assert mprt(explain, model, x, stages, absolute=False)["13"].max() == pytest.approx(-1)
 
 
-@pytest.mark.parametrize("explain, says", [(lambda m, x: x[:, :, :3], "must return a map like x"), (lambda m, x: x / 0 * 0, "must be finite")])
+@pytest.mark.parametrize(
+    "explain, says",
+    [
+        (lambda m, x: x[:, :, :3], "must return a map like x"),
+        (lambda m, x: x / 0 * 0, "must be finite"),
+    ],
+)
 def test_an_explanation_that_is_no_map_is_refused(case, explain, says):
     model, x, _ = case
     with pytest.raises(ValueError, match=says):
         mprt(explain, model, x, [])
 
 
-# --- complexity ----------------------------------------------------------------------------------------------------------------
+# --- complexity -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 9999), n=st.integers(2, 300), bins=st.integers(1, 120), grid=st.booleans())
+@given(
+    seed=st.integers(0, 9999), n=st.integers(2, 300), bins=st.integers(1, 120), grid=st.booleans()
+)
 def test_complexity_is_the_entropy_of_numpys_histogram(seed, n, bins, grid):
     import numpy as np
 
@@ -218,12 +256,16 @@ def test_complexity_is_the_entropy_of_numpys_histogram(seed, n, bins, grid):
     A = (A * 10).round() / 10 if grid else A  # values on the edges
     A[:, :2] = torch.tensor([-0.5, 0.9], dtype=A.dtype)
     theirs = [scipy.stats.entropy(np.histogram(a.numpy(), bins=bins)[0]) for a in A]
-    torch.testing.assert_close(complexity(A, bins), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        complexity(A, bins), torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-10
+    )
 
 
 def test_complexity_on_paper():
     assert complexity(torch.tensor([[0.0, 1.0] * 50])).item() == pytest.approx(math.log(2))
-    assert complexity(torch.linspace(0, 1, 10000)[None]).item() == pytest.approx(math.log(100), abs=1e-6)
+    assert complexity(torch.linspace(0, 1, 10000)[None]).item() == pytest.approx(
+        math.log(100), abs=1e-6
+    )
     assert complexity(torch.full((1, 9), 0.3)).item() == 0
     on_edges = torch.tensor([[0.0, 1, 1, 2, 4]])  # in four bins: 1, 2, 1 and 1 values
     assert complexity(on_edges, 4).item() == pytest.approx(scipy.stats.entropy([1, 2, 1, 1]))
@@ -249,7 +291,7 @@ def test_edges_are_slopes():
     assert edges(torch.ones(1, 1, 4, 4)).abs().max() == 0
 
 
-# --- a planted mark ------------------------------------------------------------------------------------------------------------
+# --- a planted mark -------------------------------------------------------------------------------
 
 
 def corner(size=6):
@@ -272,10 +314,15 @@ def test_a_mark_is_painted_on_the_rows_asked_for_and_on_a_copy():
 def test_shares_add_up_ignore_sign_and_scale_and_keep_rows_apart(seed, channels):
     A = randn(5, channels, 6, 6, seed=seed)
     share = share_on(A, corner())
-    assert torch.allclose(share + share_on(A, ~corner()), torch.ones(5, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(
+        share + share_on(A, ~corner()), torch.ones(5, dtype=torch.float64), atol=1e-12
+    )
     assert torch.allclose(share_on(-1e-30 * A, corner()), share, atol=1e-12)
     assert torch.equal(share_on(A[2:3], corner()), share[2:3])
-    by_hand = sum(abs(A[0, c, i, j].item()) for c in range(channels) for i in range(2) for j in range(3)) / A[0].abs().sum().item()
+    by_hand = (
+        sum(abs(A[0, c, i, j].item()) for c in range(channels) for i in range(2) for j in range(3))
+        / A[0].abs().sum().item()
+    )
     assert share[0].item() == pytest.approx(by_hand, abs=1e-12)
 
 
@@ -286,7 +333,15 @@ def test_a_map_of_zeros_has_no_share_and_each_image_may_have_its_own_pixels():
     assert share_on(torch.ones(2, 1, 6, 6), where).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("mark", [torch.ones(6, 6), torch.ones(5, 6, dtype=torch.bool), torch.ones(1, 2, 3, 6, 6, dtype=torch.bool)], ids=["no bool", "size", "too many"])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        torch.ones(6, 6),
+        torch.ones(5, 6, dtype=torch.bool),
+        torch.ones(1, 2, 3, 6, 6, dtype=torch.bool),
+    ],
+    ids=["no bool", "size", "too many"],
+)
 def test_pixels_that_do_not_fit_are_refused(mark):
     for use in (planted, share_on):
         with pytest.raises(ValueError, match=r"must be bool and fit images \(2, 3, 6, 6\)"):
@@ -301,14 +356,16 @@ def test_rows_that_do_not_fit_and_maps_with_nan_are_refused():
         share_on(torch.full((1, 1, 6, 6), torch.nan), corner())
 
 
-# --- Theorem 1 -----------------------------------------------------------------------------------------------------------------
+# --- Theorem 1 ------------------------------------------------------------------------------------
 
 
 def lengths(corners):
     edge = corners.roll(-1, 0) - corners
     length = edge.norm(dim=1)
     along_first = edge[:, 0].abs() / length
-    return [length[kind].sum().item() for kind in (along_first > 1 - 1e-12, along_first < 1e-12)], length.sum().item()
+    return [
+        length[kind].sum().item() for kind in (along_first > 1 - 1e-12, along_first < 1e-12)
+    ], length.sum().item()
 
 
 @pytest.mark.parametrize("d", range(2, 33))
@@ -359,14 +416,19 @@ def test_the_best_network_has_the_margin_that_no_network_exceeds(d, eps):
     best = torch.cat([theta, F.normalize(neurons[:1] + 0.01 * theta, dim=1), neurons])
     opponent = torch.zeros(2, d, dtype=torch.float64)
     opponent[:, 0] = torch.tensor([eps, -eps], dtype=torch.float64)
-    earned = best[:, 0] * ((best[:, 1:-1] @ opponent.T + best[:, -1:]).relu() @ torch.tensor([0.5, -0.5], dtype=torch.float64))
+    earned = best[:, 0] * (
+        (best[:, 1:-1] @ opponent.T + best[:, -1:]).relu()
+        @ torch.tensor([0.5, -0.5], dtype=torch.float64)
+    )
     assert earned.max().item() == pytest.approx(margin, rel=1e-12)
 
 
 @pytest.mark.parametrize("d", [2, 5, 20])
 def test_its_gradient_is_tangent_on_one_half_and_orthogonal_on_the_other(d):
     network, _ = max_margin_network(d, 0.004)
-    x, tangent = along(hypercube_corners(d), torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1], 0.004)
+    x, tangent = along(
+        hypercube_corners(d), torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1], 0.004
+    )
     off = x[:, 0].abs() >= 0.004
     grad = value_and_grad(network, x[off])[1]
     assert grad[:, 0].min() == pytest.approx(1 / (4 * math.sqrt(1 + 0.004**2)))
@@ -376,8 +438,12 @@ def test_its_gradient_is_tangent_on_one_half_and_orthogonal_on_the_other(d):
 
 
 def test_a_two_layer_network_is_the_mean_over_its_neurons():
-    network = TwoLayer(torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([0.5, -1.0]))
-    assert network(torch.tensor([[1.0, 1.0], [-1.0, 0.0]])).tolist() == pytest.approx([(1.5 - 2 * 2) / 2, 0])
+    network = TwoLayer(
+        torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([0.5, -1.0])
+    )
+    assert network(torch.tensor([[1.0, 1.0], [-1.0, 0.0]])).tolist() == pytest.approx(
+        [(1.5 - 2 * 2) / 2, 0]
+    )
     assert all(p.requires_grad for p in network.parameters())
 
 
@@ -385,7 +451,9 @@ def test_curves_and_strips_that_cannot_be_are_refused():
     s = torch.linspace(0, 1, 5)
     with pytest.raises(ValueError, match="d must be at least 2"):
         hypercube_corners(1)
-    with pytest.raises(ValueError, match="cut must be between 0 and half of the shortest edge, 0.5, got 0.6"):
+    with pytest.raises(
+        ValueError, match="cut must be between 0 and half of the shortest edge, 0.5, got 0.6"
+    ):
         along(hypercube_corners(2), s, 0.6)
     with pytest.raises(ValueError, match=r"s must be shares of the way, in \[0, 1\], got 0 to 2"):
         along(hypercube_corners(2), 2 * s)

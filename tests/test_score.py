@@ -1,4 +1,5 @@
 """The score: one class per row, chosen once, checked, and differentiated in chunks of any size."""
+
 import gc
 
 import pytest
@@ -15,7 +16,11 @@ from manifold_xai.score import check_input, score
 
 def linear(classes=4, features=6, seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(features, 8), nn.Tanh(), nn.Linear(8, classes)).double().requires_grad_(False)
+    return (
+        nn.Sequential(nn.Linear(features, 8), nn.Tanh(), nn.Linear(8, classes))
+        .double()
+        .requires_grad_(False)
+    )
 
 
 @pytest.fixture
@@ -23,7 +28,9 @@ def x():
     return rand(5, 6, seed=1)
 
 
-@pytest.mark.parametrize("target", [2, torch.tensor(2), torch.full((5,), 2), [2] * 5, lambda out: out.softmax(1)[:, 2]])
+@pytest.mark.parametrize(
+    "target", [2, torch.tensor(2), torch.full((5,), 2), [2] * 5, lambda out: out.softmax(1)[:, 2]]
+)
 def test_every_kind_of_target_names_the_same_class(x, target):
     model = linear()
     torch.testing.assert_close(score(model, target)(x), model(x).softmax(1)[:, 2])
@@ -83,7 +90,10 @@ def test_a_target_that_does_not_fit_the_outputs_is_refused(x, target, says):
         score(linear(), target)(x)
 
 
-@pytest.mark.parametrize("target", [torch.tensor([0.5, 1.0]), torch.zeros(2, 2).long(), torch.tensor([True, False]), 1.5, "cat"])
+@pytest.mark.parametrize(
+    "target",
+    [torch.tensor([0.5, 1.0]), torch.zeros(2, 2).long(), torch.tensor([True, False]), 1.5, "cat"],
+)
 def test_a_target_of_another_kind_is_refused(target):
     with pytest.raises(ValueError, match="target must be"):
         score(linear(), target)
@@ -92,7 +102,8 @@ def test_a_target_of_another_kind_is_refused(target):
 def test_outputs_without_classes_say_what_to_do(x):
     with pytest.raises(ValueError, match="one output per class.*output='logit'"):
         score(nn.Sequential(linear(1), nn.Flatten(0)), 0)(x)
-    with pytest.raises(ValueError, match=r"output is \(5, 1\)"):  # a softmax over one class is 1 whatever the input
+    # a softmax over one class is 1 whatever the input
+    with pytest.raises(ValueError, match=r"output is \(5, 1\)"):
         score(linear(1), 0)(x)
     with pytest.raises(ValueError, match="dict, not a tensor"):
         score(lambda x: {"logits": x}, 0)(x)
@@ -100,7 +111,9 @@ def test_outputs_without_classes_say_what_to_do(x):
         score(lambda x: x[:, None, :, None], 0, "logit")(x)
     with pytest.raises(ValueError, match="'probability' or 'logit'"):
         score(linear(), 0, "odds")
-    assert score(lambda x: {"logits": linear()(x)}, lambda out: out["logits"][:, 1])(x).shape == (5,)
+    assert score(lambda x: {"logits": linear()(x)}, lambda out: out["logits"][:, 1])(x).shape == (
+        5,
+    )
 
 
 def test_layers_in_train_mode_are_named_and_only_those_that_matter(x):
@@ -124,7 +137,9 @@ def test_the_chunk_size_changes_nothing(batch, b):
     model = linear()
     f = score(model, torch.arange(b) % 4)
     value, grad = value_and_grad(f, x, batch=batch)
-    one_by_one = [torch.func.grad(lambda x, i=i: model(x).softmax(0)[i % 4])(x[i]) for i in range(b)]
+    one_by_one = [
+        torch.func.grad(lambda x, i=i: model(x).softmax(0)[i % 4])(x[i]) for i in range(b)
+    ]
     assert (grad - torch.stack(one_by_one)).abs().max() < 1e-12
     assert (value - f(x)).abs().max() < 1e-12
     assert torch.equal(values(f, x, batch=batch), value)
@@ -155,7 +170,8 @@ def test_a_chunk_that_has_shrunk_stays_small(x):
     seen, chunks = [], Chunks(5)
     with pytest.warns(UserWarning, match="Out of memory"):
         value_and_grad(scarce(score(linear(), 0), 2, seen), x, batch=chunks)
-    value_and_grad(scarce(score(linear(), 0), 2, seen), x, batch=chunks)  # a warning here would be an error
+    # a warning here would be an error
+    value_and_grad(scarce(score(linear(), 0), 2, seen), x, batch=chunks)
     assert chunks.batch == 2 and max(seen[1:]) == 2
 
 
@@ -192,8 +208,10 @@ def test_gradients_come_whatever_the_callers_mode_and_leave_nothing_behind(x):
     assert not grad.requires_grad
     assert all(p.grad is None for p in model.parameters())
     held = [value_and_grad(f, x) for _ in range(5)]
+
     def tensors():
         return sum(type(o) is torch.Tensor for o in gc.get_objects())
+
     gc.collect(), (before := tensors())
     held += [value_and_grad(f, x) for _ in range(20)]
     gc.collect()
@@ -225,7 +243,10 @@ def test_under_autocast_values_come_in_float32(x):
     [
         (torch.tensor([[0.0, float("nan")]]), "`x` must be finite, but 1 of its 2"),
         (torch.tensor([[0.0, float("inf")]]), "must be finite"),
-        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), r"floating-point tensor, got torch.uint8.*255"),
+        (
+            torch.zeros(1, 1, 2, 2, dtype=torch.uint8),
+            r"floating-point tensor, got torch.uint8.*255",
+        ),
         ("image", "floating-point tensor, got str"),
         (torch.full((1, 1, 2, 2), 255.0), r"spans \[255, 255\]. Stored as 0…255"),
         (torch.full((1, 1, 2, 2), -2.1), r"spans \[-2.1, -2.1\]. Normalised\?"),

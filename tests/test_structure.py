@@ -1,17 +1,16 @@
 """A key depends on what computes a number, and on nothing else."""
+
 import ast
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from manifold_xai.course.notebooks import chapters
 from manifold_xai.course.provenance import key, rests_on
 from manifold_xai.course.structure import Reader, _library, _sources, reached
-
-ROOT = Path(__file__).parents[1]
 
 STORE = '''"""Where things lie."""
 from manifold_xai.files import place
@@ -74,27 +73,41 @@ def _side(self):
 
 Surface.side = _side
 '''
-OTHER = '''
+OTHER = """
 from .maths import SOLVERS, Surface
 
 
 def solve(values, how="half"):
     return SOLVERS[how](values) + Surface().area()
-'''
+"""
 FACE = '_FACE = {"other": ("solve",)}\n'
 PAGES = {  # cells: tags and source
-    "20_mean": [([], "from manifold_xai.maths import mean\nx = mean([1, 2])"), (["figure"], "print(x)"), (["solution"], "x = 4")],
+    "20_mean": [
+        ([], "from manifold_xai.maths import mean\nx = mean([1, 2])"),
+        (["figure"], "print(x)"),
+        (["solution"], "x = 4"),
+    ],
     "30_solve": [([], "from manifold_xai import solve\nsolve([3])")],
-    "evidence/40_load": [([], "from manifold_xai import maths\nfrom manifold_xai.plot import show"), ([], "show(maths.load_two('a'))")],
+    "evidence/40_load": [
+        ([], "from manifold_xai import maths\nfrom manifold_xai.plot import show"),
+        ([], "show(maths.load_two('a'))"),
+    ],
 }
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """A small clone: a package of a few modules, and three pages that reach different parts of it."""
+    """A small clone: a package of a few modules, and three pages that reach parts of it."""
     package = tmp_path / "manifold_xai"
     package.mkdir()
-    texts = dict(__init__=FACE, files="def place(name):\n    return name\n", plot="def show(x):\n    print(x)\n", store=STORE, maths=MATHS, other=OTHER)
+    texts = dict(
+        __init__=FACE,
+        files="def place(name):\n    return name\n",
+        plot="def show(x):\n    print(x)\n",
+        store=STORE,
+        maths=MATHS,
+        other=OTHER,
+    )
     for name, text in texts.items():
         (package / f"{name}.py").write_text(text)
     for name, cells in PAGES.items():
@@ -105,7 +118,16 @@ def clone(tmp_path):
 def write_page(clone, name, cells):
     path = clone / "nbs" / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"cells": [dict(cell_type="code", metadata={"tags": tags}, source=source, outputs=[]) for tags, source in cells]}))
+    path.write_text(
+        json.dumps(
+            {
+                "cells": [
+                    dict(cell_type="code", metadata={"tags": tags}, source=source, outputs=[])
+                    for tags, source in cells
+                ]
+            }
+        )
+    )
 
 
 def keys(clone):
@@ -127,14 +149,26 @@ def changed(clone, file, old, new):
 
 
 NOTHING = [  # file, from, to: computes the same
-    ("manifold_xai/maths.py", "    return np.mean(values) + 1\n", "    # the mean, and one\n\n    return (\n        np.mean(values)\n        + 1\n    )\n"),
+    (
+        "manifold_xai/maths.py",
+        "    return np.mean(values) + 1\n",
+        "    # the mean, and one\n\n    return (\n        np.mean(values)\n        + 1\n    )\n",
+    ),
     ("manifold_xai/maths.py", '"""A point."""', '"""A point, (x, y).\n\n    >>> Point(1)\n    """'),
     ("manifold_xai/store.py", '"""Where things lie."""\n', ""),
-    ("manifold_xai/store.py", '"`name` must not be empty, got {name!r}."', '"Say a name, not {name}: {LIMIT}"'),
+    (
+        "manifold_xai/store.py",
+        '"`name` must not be empty, got {name!r}."',
+        '"Say a name, not {name}: {LIMIT}"',
+    ),
     ("manifold_xai/maths.py", "values: list) -> float:", "values: tuple[float, ...]):"),
     ("manifold_xai/maths.py", "    x: float\n", "    x: int\n"),
     ("manifold_xai/maths.py", "import numpy as np\n", "import numpy\nimport numpy as np\n"),
-    ("manifold_xai/maths.py", "import numpy as np\n\nfrom manifold_xai import store", "from . import store\nimport numpy as np"),
+    (
+        "manifold_xai/maths.py",
+        "import numpy as np\n\nfrom manifold_xai import store",
+        "from . import store\nimport numpy as np",
+    ),
     ("manifold_xai/maths.py", "    return 7\n", "    return 8\n"),  # nobody reaches it
     ("manifold_xai/plot.py", "print(x)", "print(x, x)"),  # figures make no number
     ("manifold_xai/other.py", 'how="half"):', 'how: str = "half") -> float:'),
@@ -154,7 +188,8 @@ SOMETHING = [  # file, from, to, pages whose numbers may change
     ("manifold_xai/maths.py", "import numpy as np", "import scipy as np", {"20_mean", "30_solve"}),
     ("manifold_xai/maths.py", "/ 2", "/ 3", {"30_solve"}),  # only through the registry
     ("manifold_xai/maths.py", "half=_half", "half=mean", {"30_solve"}),
-    ("manifold_xai/maths.py", "return 4", "return 5", {"30_solve"}),  # only through a method that is pasted on
+    # only through a method that is pasted on
+    ("manifold_xai/maths.py", "return 4", "return 5", {"30_solve"}),
     ("manifold_xai/other.py", 'how="half"', 'how="whole"', {"30_solve"}),
     ("manifold_xai/store.py", "LIMIT = 3", "LIMIT = 4", {"evidence/40_load"}),
     ("manifold_xai/store.py", "if not name", "if name is None", {"evidence/40_load"}),
@@ -177,14 +212,20 @@ def test_moving_a_definition_changes_no_key_with_or_without_a_shim(clone):
     at = text.index("SOLVERS =")
     (package / "deep").mkdir()
     (package / "deep" / "__init__.py").write_text("")
-    (package / "deep" / "sums.py").write_text("import numpy\n\n\ndef mean(values):\n    return numpy.mean(values) + 1\n")
+    (package / "deep" / "sums.py").write_text(
+        "import numpy\n\n\ndef mean(values):\n    return numpy.mean(values) + 1\n"
+    )
     start, end = text.index("def mean"), text.index("def _half")
-    (package / "maths.py").write_text(text[:start] + "from .deep.sums import mean\n\n\n" + text[end:at] + text[at:])
+    (package / "maths.py").write_text(
+        text[:start] + "from .deep.sums import mean\n\n\n" + text[end:at] + text[at:]
+    )
     assert keys(clone) == before
     replace(clone / "nbs" / "20_mean.ipynb", "manifold_xai.maths", "manifold_xai.deep.sums")
     assert keys(clone) == before
     (package / "maths.py").rename(package / "geometry.py")
-    (package / "maths.py").write_text("from .geometry import *\nfrom .geometry import Surface as Area\n")
+    (package / "maths.py").write_text(
+        "from .geometry import *\nfrom .geometry import Surface as Area\n"
+    )
     assert keys(clone) == before
     for file in ("manifold_xai/other.py", "nbs/evidence/40_load.ipynb"):
         replace(clone / file, "maths", "geometry")
@@ -193,9 +234,12 @@ def test_moving_a_definition_changes_no_key_with_or_without_a_shim(clone):
 
 
 IMPORTS = [
-    "from manifold_xai.maths import mean\nx = mean([1, 2])", "import manifold_xai.maths\nx = manifold_xai.maths.mean([1, 2])",
-    "import manifold_xai.maths as m\nx = m.mean([1, 2])", "from manifold_xai import maths\nx = maths.mean([1, 2])",
-    "from manifold_xai.maths import mean as average\nx = average([1, 2])", "from manifold_xai.maths import *\nx = mean([1, 2])",
+    "from manifold_xai.maths import mean\nx = mean([1, 2])",
+    "import manifold_xai.maths\nx = manifold_xai.maths.mean([1, 2])",
+    "import manifold_xai.maths as m\nx = m.mean([1, 2])",
+    "from manifold_xai import maths\nx = maths.mean([1, 2])",
+    "from manifold_xai.maths import mean as average\nx = average([1, 2])",
+    "from manifold_xai.maths import *\nx = mean([1, 2])",
 ]
 
 
@@ -207,47 +251,95 @@ def test_the_kind_of_import_does_not_count(clone, source):
 
 
 def test_a_cell_that_is_exported_counts_as_the_library_does(clone):
-    """Its order is free, what nobody calls costs nothing, and moving it into a library notebook costs nothing."""
+    """Its order is free, what nobody calls costs nothing, and moving it into a library notebook
+    costs nothing."""
     body = "def mean(values):\n    return np.mean(values) + SHIFT"
-    write_page(clone, "20_mean", [([], "#| export\nimport numpy as np\nSHIFT = 1"), ([], f"#| export\n{body}\ndef unused(): return 1"), ([], "x = mean([1, 2])")])
+    write_page(
+        clone,
+        "20_mean",
+        [
+            ([], "#| export\nimport numpy as np\nSHIFT = 1"),
+            ([], f"#| export\n{body}\ndef unused(): return 1"),
+            ([], "x = mean([1, 2])"),
+        ],
+    )
     before = keys(clone)["20_mean"]
-    write_page(clone, "20_mean", [([], f"#| export\n{body}"), ([], "x = mean([1, 2])"), ([], "#| export\nimport numpy as np\nSHIFT = 1")])
+    write_page(
+        clone,
+        "20_mean",
+        [
+            ([], f"#| export\n{body}"),
+            ([], "x = mean([1, 2])"),
+            ([], "#| export\nimport numpy as np\nSHIFT = 1"),
+        ],
+    )
     assert keys(clone)["20_mean"] == before
     (clone / "manifold_xai" / "sums.py").write_text(f"import numpy as np\nSHIFT = 1\n{body}\n")
     write_page(clone, "20_mean", [([], "from manifold_xai.sums import mean\nx = mean([1, 2])")])
     assert keys(clone)["20_mean"] == before
     write_page(clone, "20_mean", [([], "x = 1"), ([], "x = 2")])
     one = keys(clone)["20_mean"]
-    write_page(clone, "20_mean", [([], "x = 2"), ([], "x = 1")])  # the order of its own cells counts
+    # the order of its own cells counts
+    write_page(clone, "20_mean", [([], "x = 2"), ([], "x = 1")])
     assert keys(clone)["20_mean"] != one
 
 
 def test_of_two_definitions_with_one_name_it_counts_who_calls_which(clone):
     package = clone / "manifold_xai"
     for name, step in (("left", 1), ("right", 2)):
-        (package / f"{name}.py").write_text(f"def _step(x):\n    return x + {step}\n\n\ndef {name}(x):\n    return _step(x)\n")
-    write_page(clone, "20_mean", [([], "from manifold_xai.left import left\nfrom manifold_xai.right import right\nleft(right(1))")])
+        (package / f"{name}.py").write_text(
+            f"def _step(x):\n    return x + {step}\n\n\ndef {name}(x):\n    return _step(x)\n"
+        )
+    write_page(
+        clone,
+        "20_mean",
+        [
+            (
+                [],
+                "from manifold_xai.left import left\nfrom manifold_xai.right import right\n"
+                "left(right(1))",
+            )
+        ],
+    )
     before = keys(clone)
-    for name, step in (("left", 2), ("right", 1)):  # swapped: the same definitions, called by others
-        (package / f"{name}.py").write_text(f"def _step(x):\n    return x + {step}\n\n\ndef {name}(x):\n    return _step(x)\n")
+    # swapped: the same definitions, called by others
+    for name, step in (("left", 2), ("right", 1)):
+        (package / f"{name}.py").write_text(
+            f"def _step(x):\n    return x + {step}\n\n\ndef {name}(x):\n    return _step(x)\n"
+        )
     assert {name for name in PAGES if keys(clone)[name] != before[name]} == {"20_mean"}
 
 
 def test_local_names_hide_ours_and_lines_for_ipython_do_no_harm(clone):
-    write_page(clone, "20_mean", [([], "from manifold_xai.maths import mean\ndef f(mean): return mean + 1"), ([], "%matplotlib inline\nf(1)"), ([], "what?")])
+    write_page(
+        clone,
+        "20_mean",
+        [
+            ([], "from manifold_xai.maths import mean\ndef f(mean): return mean + 1"),
+            ([], "%matplotlib inline\nf(1)"),
+            ([], "what?"),
+        ],
+    )
     names = reached(clone / "nbs" / "20_mean.ipynb", clone).definitions
     assert {"f", "mean"} & {*names} == {"f"}
 
 
 def test_a_script_reaches_its_neighbours(clone):
     (clone / "benchmarks").mkdir()
-    (clone / "benchmarks" / "speed.py").write_text("from common import timed\n\ndef main():\n    timed()\n\nif __name__ == '__main__':\n    main()\n")
-    (clone / "benchmarks" / "common.py").write_text("from manifold_xai.maths import mean\n\ndef timed():\n    return mean([1])\n\nif __name__ == '__main__':\n    print()\n")
+    (clone / "benchmarks" / "speed.py").write_text(
+        "from common import timed\n\ndef main():\n    timed()\n\nif __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    (clone / "benchmarks" / "common.py").write_text(
+        "from manifold_xai.maths import mean\n\ndef timed():\n    return mean([1])\n\n"
+        "if __name__ == '__main__':\n    print()\n"
+    )
     names = reached(clone / "benchmarks" / "speed.py", clone).definitions
     assert {"main", "timed", "mean"} <= {*names} and "unused" not in names
 
 
 # The data
+
 
 def test_weights_and_stored_results_count_where_they_are_named(clone):
     torch, store = pytest.importorskip("torch"), pytest.importorskip("manifold_xai.subjects.store")
@@ -258,7 +350,9 @@ def test_weights_and_stored_results_count_where_they_are_named(clone):
     (results / "rows.json").write_text('{"rows": [1, 2], "command": "a", "key": {"code": "b"}}')
     (results / "more_rows.json").write_text("[1]")
     replace(clone / "manifold_xai" / "store.py", "place(name)", 'place(f"vae-{name}")')
-    replace(clone / "nbs" / "evidence" / "40_load.ipynb", "'a'", "'silu', open('nbs/results/rows.json')")
+    replace(
+        clone / "nbs" / "evidence" / "40_load.ipynb", "'a'", "'silu', open('nbs/results/rows.json')"
+    )
     page = clone / "nbs" / "evidence" / "40_load.ipynb"
     assert {*rests_on(page, clone)["data"]} == {"vae-silu.safetensors", "rows.json"}
     before = key(page, clone)
@@ -274,6 +368,7 @@ def test_weights_and_stored_results_count_where_they_are_named(clone):
 
 
 # The clone itself
+
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
@@ -294,7 +389,10 @@ def test_a_docstring_in_every_module_and_function_leaves_all_keys_alone(copied):
     for path in copied.rglob("manifold_xai/**/*.py"):
         tree = ast.parse(path.read_text(encoding="utf8"))
         for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and path.name != "_modidx.py":
+            if (
+                isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
+                and path.name != "_modidx.py"
+            ):
                 at = 1 if ast.get_docstring(node) is not None else 0
                 node.body = [ast.Expr(ast.Constant("Said otherwise.")), *node.body[at:]]
         path.write_text(ast.unparse(tree), encoding="utf8")  # it also lays everything out anew
@@ -303,8 +401,17 @@ def test_a_docstring_in_every_module_and_function_leaves_all_keys_alone(copied):
 
 
 def test_every_name_of_ours_is_found():
-    """A name that cannot be followed would be taken for somebody else's, and what it computes would not count."""
+    """A name that cannot be followed would be taken for somebody else's,
+    and what it computes would not count."""
     modules, _ = _library(_sources(ROOT))
-    said = [Reader(modules, module).text(parts) for module, home in modules.items() for parts in (*home.definitions.values(), home.loose)]
-    lost = {name for text in said for name in re.findall(r"(?<![\w.@'\"/])manifold_xai\.[\w.]+", re.sub(r"'[^']*'", "", text))}
+    said = [
+        Reader(modules, module).text(parts)
+        for module, home in modules.items()
+        for parts in (*home.definitions.values(), home.loose)
+    ]
+    lost = {
+        name
+        for text in said
+        for name in re.findall(r"(?<![\w.@'\"/])manifold_xai\.[\w.]+", re.sub(r"'[^']*'", "", text))
+    }
     assert lost == set()

@@ -1,4 +1,5 @@
-"""The worlds' closed forms agree with each other, with finite differences, and with an independent library."""
+"""The worlds' closed forms agree with each other, with finite differences,
+and with an independent library."""
 
 import math
 
@@ -17,7 +18,8 @@ every_world = pytest.mark.parametrize("name", WORLDS)
 
 
 def ends(name, n, seed):
-    "n pairs of latents; on the paraboloid, pairs on a common meridian, where its closed form holds."
+    """n pairs of latents; on the paraboloid, pairs on a common meridian,
+    where its closed form holds."""
     generator = seeded(seed)
     z0, z1 = draw(WORLDS[name], 2 * n, generator).split(n)
     if name == "paraboloid":
@@ -52,7 +54,8 @@ def test_geodesics_have_their_ends_constant_speed_and_the_stated_length(name, se
         gamma_z = world.geodesic(z0, z1, T)
         torch.testing.assert_close(gamma_z[[0, -1]], torch.stack([z0, z1]), rtol=0, atol=1e-7)
         c = chords(world, gamma_z)
-        # an arc's chord is shorter by a share (κ·arc)²/24; no geodesic in these boxes has κ above sinh 2.2 = 4.5 (pseudosphere)
+        # an arc's chord is shorter by a share (κ·arc)²/24; no geodesic in these boxes has κ above
+        # sinh 2.2 = 4.5 (pseudosphere)
         assert (1 - c.amin(0) / c.amax(0) <= (4.5 * c.amax(0)) ** 2 / 24 + 1e-9).all()
         error.append((c.sum(0) - world.distance(z0, z1)).abs())
     assert (error[1] <= error[0] / 3.5 + 1e-9).all()  # order 2: a quarter
@@ -62,7 +65,8 @@ def test_geodesics_have_their_ends_constant_speed_and_the_stated_length(name, se
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds)
 def test_geodesics_are_stationary(name, seed):
-    "First-order change of the energy under any bump that keeps the ends is zero; under the same bump of a non-geodesic it is not."
+    """First-order change of the energy under any bump that keeps the ends is zero;
+    under the same bump of a non-geodesic it is not."""
     world, T = WORLDS[name], 200
     z0, z1 = ends(name, 4, seed)
     gamma_z = world.geodesic(z0, z1, T)
@@ -89,7 +93,8 @@ def test_distance_is_symmetric_and_zero_only_at_the_same_point(name, seed):
     torch.testing.assert_close(world.geodesic(z0, z0, 3), z0.expand(4, 4, 2), rtol=0, atol=1e-7)
     h = 1e-6 * torch.ones_like(z0) * (1 if name != "paraboloid" else z0)
     near = (h[:, None] @ world.metric(z0) @ h[:, :, None]).flatten().sqrt()
-    torch.testing.assert_close(world.distance(z0, z0 + h), near, rtol=1e-4, atol=1e-9)  # close points: the metric, without cancellation
+    # close points: the metric, without cancellation
+    torch.testing.assert_close(world.distance(z0, z0 + h), near, rtol=1e-4, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +102,11 @@ def oracle():
     with pytest.MonkeyPatch.context() as patch:
         if not hasattr(np, "trapz"):  # geomstats 2.8 imports a name that NumPy 2.4 dropped
             patch.setattr(np, "trapz", np.trapezoid, raising=False)
-        pytest.importorskip("geomstats.backend", reason="geomstats, an independent oracle, is absent or does not fit this NumPy", exc_type=ImportError)
+        pytest.importorskip(
+            "geomstats.backend",
+            reason="geomstats, an independent oracle, is absent or does not fit this NumPy",
+            exc_type=ImportError,
+        )
         from geomstats.geometry.hypersphere import Hypersphere
         from geomstats.geometry.poincare_half_space import PoincareHalfSpace
 
@@ -107,14 +116,21 @@ def oracle():
 def test_sphere_against_geomstats(oracle):
     z0, z1 = ends("sphere", 20, 0)
     want = oracle[0].metric.dist(worlds.sphere(z0).numpy(), worlds.sphere(z1).numpy())
-    torch.testing.assert_close(worlds.sphere.distance(z0, z1), torch.as_tensor(want), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        worlds.sphere.distance(z0, z1), torch.as_tensor(want), rtol=1e-7, atol=1e-7
+    )
 
 
 def test_pseudosphere_against_geomstats(oracle):
     z0, z1 = ends("pseudosphere", 20, 0)
     half_plane = [torch.stack([z[:, 1], z[:, 0].cosh()], 1) for z in (z0, z1)]
     want = oracle[1].metric.dist(*[p.numpy() for p in half_plane])
-    torch.testing.assert_close(worlds.pseudosphere.distance(z0, z1), torch.as_tensor(want).reshape(-1), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        worlds.pseudosphere.distance(z0, z1),
+        torch.as_tensor(want).reshape(-1),
+        rtol=1e-6,
+        atol=1e-7,
+    )
 
 
 @every_world
@@ -125,14 +141,22 @@ def test_lift_is_an_isometry(name, seed, pixels):
     lifted = lift(world, pixels, seeded(seed))
     z0, z1 = draw(world, 10, seeded(seed)).split(5)
     assert lifted(z0).shape == (5, pixels)
-    torch.testing.assert_close((lifted(z1) - lifted(z0)).norm(dim=1), (world(z1) - world(z0)).norm(dim=1))
+    torch.testing.assert_close(
+        (lifted(z1) - lifted(z0)).norm(dim=1), (world(z1) - world(z0)).norm(dim=1)
+    )
 
 
 @every_world
 def test_follows_the_dtype_of_its_input(name):
     z0, z1 = [z.float() for z in ends(name, 3, 0)]
     world = WORLDS[name]
-    for value in (world(z0), world.metric(z0), world.distance(z0, z1), world.geodesic(z0, z1, 5), lift(world, 9)(z0)):
+    for value in (
+        world(z0),
+        world.metric(z0),
+        world.distance(z0, z1),
+        world.geodesic(z0, z1, 5),
+        lift(world, 9)(z0),
+    ):
         assert value.dtype == torch.float32
 
 

@@ -203,7 +203,8 @@ def record(claim: str, conditions: dict[str, Estimate], paper_value: str = "", l
     entry = v._asdict() | {"conditions": {name: e._asdict() for name, e in conditions.items()}, "chapter": chapter()}
     entry |= {"profile": _run.profile, "device": str(_run.device), "seed": _run.seed, "n": min(e.n for e in conditions.values())}
     entry |= {"key": key(_run), "later": list(later), "rows": _rows.get(chapter(), [])}
-    with write_aside(_run.out / "claims" / f"{claim}.json") as aside:
+    folder = Path(os.environ.get("MANIFOLD_XAI_CLAIMS") or _run.out / "claims")  # the runner's, until the chapter has finished
+    with write_aside(folder / f"{claim}.json") as aside:
         aside.write_text(json.dumps(entry, indent=1, ensure_ascii=False), encoding="utf8")
     return v
 

@@ -311,7 +311,7 @@ def test_passes_are_not_wasted(world):
     f, A, x = world
     seen = []
     hook = f.model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    removal(f, A, x, 0.1, levels=21)
+    removal(f, A, x, 0.1, levels=21, check=False)
     hook.remove()
     assert sum(seen) == 40 * len(x)  # two sides of 19 shares, and both ends once
 

@@ -241,7 +241,9 @@ def removal(
     check_input(x, span=span)
     check_map(A, x)
     shares, weights = _shares(levels)
-    z, answer = _answer(settled(f, x, batch, check=check), x, measure)
+    f = settled(f, x, batch)
+    z, answer = _answer(f, x, measure)
+    settled(f, x, batch, check=check)  # after the preprocessing was looked at
     places = ranks(A, per, generator).int()
     whole, left = _curves(answer, z, _paint(fill, z), places, shares, Chunks.of(z, batch))
     if measure != "accuracy":

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
+from ..door import one_at_a_time
 from manifold_xai.geometry.decoder import (
     Decoder,
     check_direction,
@@ -22,6 +23,7 @@ from manifold_xai.geometry.decoder import (
 from .metric import project, tangent_basis
 
 # %% ../../nbs/21_geodesics.ipynb #470204a3
+@one_at_a_time
 def christoffel(decode: Decoder, z: Tensor) -> Tensor:
     """Christoffel symbols of the pullback metric at each latent point: [b, k, i, j] is Γᵏ_ij.
 
@@ -71,6 +73,7 @@ def _circle(x: Tensor) -> Tensor:
     return 2 * turn.sin() / width * moves[1:] * moves[:-1]
 
 
+@one_at_a_time
 def normal_curvature(decode: Decoder, z: Tensor, v: Tensor) -> Tensor:
     """Curvature of `decode`'s surface along v: no path through z in that direction bends less.
 

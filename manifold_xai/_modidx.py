@@ -254,6 +254,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'manifold_xai/chunks.py'),
                                      'manifold_xai.chunks.Chunks.of': ('library/chunks.html#chunks.of', 'manifold_xai/chunks.py'),
                                      'manifold_xai.chunks._asked': ('library/chunks.html#_asked', 'manifold_xai/chunks.py'),
+                                     'manifold_xai.chunks._on_a_copy': ('library/chunks.html#_on_a_copy', 'manifold_xai/chunks.py'),
                                      'manifold_xai.chunks._one_number_per_row': ( 'library/chunks.html#_one_number_per_row',
                                                                                   'manifold_xai/chunks.py'),
                                      'manifold_xai.chunks._one_row_each': ('library/chunks.html#_one_row_each', 'manifold_xai/chunks.py'),

@@ -114,8 +114,8 @@ def value_and_grad(
 
     def one(x, rows):
         with torch.enable_grad():  # rows are independent: the gradient of their sum is each row's own
-            x = ordinary(x).requires_grad_()
-            value = _one_number_per_row(f(x.clone(), rows=rows), x)
+            x = ordinary(x).clone().requires_grad_()
+            value = _one_number_per_row(_on_a_copy(f, x, rows), x)
             (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
         if grad is None:
             raise ValueError(_NO_GRADIENT)
@@ -123,6 +123,16 @@ def value_and_grad(
 
     value, grad = zip(*Chunks.of(x, batch)(one, x, rows))
     return torch.cat(value), torch.cat(grad)
+
+
+def _on_a_copy(f, x, rows):
+    """f at x, which is the caller's no more; once again on a copy if f works in place on a leaf."""
+    try:
+        return f(x, rows=rows)
+    except RuntimeError as error:
+        if "leaf" not in str(error):
+            raise
+        return f(x.clone(), rows=rows)
 
 
 _NO_GRADIENT = (

@@ -967,7 +967,7 @@ def test_an_interrupted_unpacking_never_looks_complete(tmp_path, monkeypatch, se
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(data.shutil, "unpack_archive", interrupted)
+        m.setattr(sources.shutil, "unpack_archive", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch("cifar10", tmp_path / "root")
     assert not (tmp_path / "root" / "cifar-10-batches-py").exists()

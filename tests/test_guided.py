@@ -313,7 +313,7 @@ class Counting:
 def test_no_gradient_is_computed_twice(name, passes):
     x0, x = rand(2, 3, 12)
     f = Counting()
-    path_attribution(f, PATHS[name](f, x0, x, 10))
+    path_attribution(f, PATHS[name](f, x0, x, 10), check=False)
     assert f.with_grad == 3 * passes and f.without <= 3 * 2  # the ends' scores at most
     f = Counting()
     gamma = PATHS[name](f, x0, x, 10)

@@ -422,7 +422,7 @@ def test_each_point_is_drawn_once_and_classified_once():
     (x0, x), f = surface(3), Counting()
     gamma = manifold_guided_path(f, f, x0, x, 10, jump=4, check=False)
     assert f.drawn == f.scored == 0  # nothing but the codes before the walk
-    path_attribution(f, gamma)
+    path_attribution(f, gamma, check=False)
     # all points but the last, which guides nothing; one row more to look for kinks
     assert f.drawn in (3 * 10, 3 * 10 + 1)
     assert f.drawn_plain == 3

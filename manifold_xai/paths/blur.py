@@ -86,7 +86,7 @@ def blur_path(
     sigma = max(x.shape[-2:]) / 4 if sigma is None else sigma
     if sigma <= 0:
         raise ValueError(f"sigma must be above 0 pixels, got {sigma}.")
-    x0 = blur(x, sigma, edge)
+    x0 = blur(x, sigma, edge).to(x.dtype)  # under autocast it may be shorter
     check_ends(x0, x, steps)
 
     def draw():

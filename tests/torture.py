@@ -98,7 +98,7 @@ def copy(read: int, log: Path) -> None:
                 file.write(said)
 
 
-def finish(pid: int, seconds: float = 120) -> int:
+def finish(pid: int, seconds: float = 600) -> int:
     """Exit code of a forked runner, minus the signal if it was killed."""
     until = time.time() + seconds
     while time.time() < until:
@@ -236,6 +236,7 @@ def torture(rounds: int, seed: int) -> Counter:
             )
             check("Traceback" not in log.read_text(), f"{what}: a traceback", log)
             done[what] += 1
+            print(f"{i + 1}: {what}, {time.time() - start:.0f} s", flush=True)
             shutil.rmtree(out)
     return done
 

@@ -25,6 +25,8 @@ def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
+    check_input(x, "x", span)
+    check_input(x0, "x0", span)
     if x0.shape != x.shape:
         raise ValueError(
             f"`x0` must have the shape of `x`, got x0 {tuple(x0.shape)} and x {tuple(x.shape)}. "
@@ -34,8 +36,6 @@ def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
         raise ValueError(
             f"`x0` must have the type of `x`, got x0 {x0.dtype} and x {x.dtype}: x0.to(x.dtype)."
         )
-    check_input(x, "x", span)
-    check_input(x0, "x0", span)
 
 # %% ../../nbs/library/paths/straight.ipynb #24ae425b
 def straight_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:

@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters lint tests outputs evidence weights lock hooks bench clean
+.PHONY: course claims test chapters lint tests torture offline audit outputs evidence weights lock hooks bench clean
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -26,6 +26,16 @@ tests: .venv/ready            ## laws, oracles, bad input; the export in sync, t
 chapters: .venv/ready         ## every chapter once, small; its checks are its tests
 	$(RUN) --profile smoke
 
+torture: .venv/ready          ## a hundred toy courses killed, starved of disk, damaged, resumed
+	$(BIN)/python tests/torture.py --rounds 100
+
+offline: .venv/ready          ## every chapter at reading size where no network can be reached
+	unshare --user --map-root-user --net $(BIN)/python tests/offline.py run --profile cpu --out _out/offline
+
+audit:                        ## known vulnerabilities in the pinned packages
+	$(PYTHON) -m pip install --quiet pip-audit
+	$(PYTHON) -m pip_audit --disable-pip --require-hashes -r requirements/lock.txt
+
 .venv/ready: settings.ini setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -42,9 +52,9 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write
 
-evidence: .venv/ready         ## an hour or two: more images and seeds for the ledger, resumable; its numbers then decide the verdicts
-	$(RUN) --profile evidence --resume
-	cp _out/evidence/ledger.json nbs/results/evidence.json
+evidence: .venv/ready         ## the pages whose evidence does not hold, on more images and seeds, resumable; all of them take an hour or two
+	$(RUN) --profile evidence --only stale --resume
+	$(BIN)/manifold-xai evidence
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
 	$(BIN)/python -c "from manifold_xai.subjects import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"

@@ -44,10 +44,14 @@ EPS, POINTS, ITERATIONS, SEGMENTS, SWEEPS, DRAWS = 8 / 255, 6, 24, 4, 2, 10
 def methods(f, autoencoder, steps):
     """Maps of v by name, all from black, of the class that f names."""
     plain, every = IntegratedGradients(score(f.model, preprocess=f.preprocess)), score(f.model, preprocess=f.preprocess)
-    redrawn = lambda v: autoencoder.decode(autoencoder.encode(v)).detach()
-    asked = lambda method, v: method.attribute(v, target=f.target, n_steps=steps)
-    drawn = lambda: torch.Generator().manual_seed(9)  # the same for a photograph and its attacked copy
-    line = lambda x0, v: path_attribution(f, straight_path(x0, v, steps)).A
+    def redrawn(v):
+        return autoencoder.decode(autoencoder.encode(v)).detach()
+    def asked(method, v):
+        return method.attribute(v, target=f.target, n_steps=steps)
+    def drawn():
+        return torch.Generator().manual_seed(9)  # the same for a photograph and its attacked copy
+    def line(x0, v):
+        return path_attribution(f, straight_path(x0, v, steps)).A
 
     def smooth(v):  # the same noise for every photograph and its attacked copy
         with torch.random.fork_rng():

@@ -87,7 +87,8 @@ def measure(network, autoencoder, x, steps, fill, wide):
         f, x = score(model.double(), y, preprocess=preprocess), x.double()
         for name, (A, _, _) in drawn(f, autoencoder.double(), x, steps, random.double(), "again"):
             found[name]["float64"], found[name]["float64_rank"] = likeness(maps[name], A)
-        model.float(), autoencoder.float()
+        model.float()
+        autoencoder.float()
     return {name: {k: [round(v, 4) for v in q.tolist()] for k, q in row.items()} for name, row in found.items()}
 
 

@@ -44,7 +44,7 @@ def settings(args):
     return dict(
         pixel_steps=args.steps, latent_steps=latent_steps(args.steps), jump=JUMP, mig_segments=SEGMENTS, mig_iterations=SWEEPS, batch=args.batch,
         mask_cells=CELLS, mask_rounds=ROUNDS, mask_weights=WEIGHTS, mask_blur=BLUR, classifier="efficientnet_lite0", autoencoder="taef2",
-    )  # fmt: skip
+    )
 
 
 def latent_steps(steps):
@@ -131,7 +131,8 @@ def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
 def controls(f, autoencoder, x, rows, steps):
     """What a method becomes when one thing is taken from it, by name: its order, its ends, its jumps, its steps; and noise in the tangent space."""
     x0, latents = torch.zeros_like(x), latent_steps(steps)
-    each = lambda like: torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(row))) for row in rows])
+    def each(like):
+        return torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(int(row))) for row in rows])
     with torch.no_grad():
         z0, z = autoencoder.encode(x0), autoencoder.encode(x)
         ends = autoencoder.decode(z0), autoencoder.decode(z)

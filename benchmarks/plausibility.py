@@ -118,7 +118,8 @@ def main():
     (network, preprocess), autoencoder = imagenet_classifier("efficientnet_lite0"), taef2(Path(a.data_root) / "taef2")
     images = image_set("imagenet-sample", "all", a.size, a.data_root)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    photo = lambda rows: torch.stack([images[int(r)][0] for r in rows])
+    def photo(rows):
+        return torch.stack([images[int(r)][0] for r in rows])
     settings, rows = dict(steps=a.steps, size=a.size, seed=0), images.rows[order[: a.n]].tolist()
     about, file = dict(settings, n=min(a.n, len(order)), rows=rows), Path(__file__).parents[1] / "nbs" / "results" / "42_photographs.json"
     have = json.loads(file.read_text(encoding="utf8")) if file.exists() and not a.quick else {}
@@ -149,7 +150,7 @@ def main():
             "support": region.inside(m["features"]).mean(0), "Mahalanobis": area(fit.distance(m["features"])),
             "neighbour": area(region.distance(m["features"])), "free energy": area(m["energy"]), "largest step": m["step"][0],
             "coverage": overlap.coverage, "recall": overlap.recall,
-        }  # fmt: skip
+        }
         if name == "noise":  # it first moves away from x: no reading over what is left
             by_image = {key: value for key, value in by_image.items() if not key.endswith(", left")}
         by_path[name] = {key: [round(v, 5) for v in value.tolist()] for key, value in by_image.items()}

@@ -40,7 +40,8 @@ def methods(f, autoencoder, references, steps, batch):
 
 def controls(f, autoencoder, how):
     """The autoencoder without the path, the groups without the guidance, and three maps that know no network; each a function (x, target)."""
-    redrawn = lambda x: autoencoder.decode(autoencoder.encode(x)).detach()
+    def redrawn(x):
+        return autoencoder.decode(autoencoder.encode(x)).detach()
     tangent = torch.Generator().manual_seed(3)  # one direction of the latents for all images
     shuffled = GuidedIG(f, order="random", generator=torch.Generator().manual_seed(4))
 
@@ -72,9 +73,11 @@ def measure(network, autoencoder, x, references, steps, wide):
     first = maps(x)
     again = {"noise": maps(x + noise), "batch": maps(x, batch=3)}
     if wide:
-        model.double(), autoencoder.double()
+        model.double()
+        autoencoder.double()
         again["float64"] = maps(x.double())
-        model.float(), autoencoder.float()
+        model.float()
+        autoencoder.float()
     for name, A in first.items():
         each = {change: likeness(A, others[name]) for change, others in again.items()}
         found[name] = {change + end: q for change, pair in each.items() for end, q in zip(("", "_rank"), pair)}
@@ -88,7 +91,8 @@ def main():
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     images = photographs(args.size, args.photographs + REFERENCES, root=args.data_root)
     references, images = images.x[-REFERENCES:], Images(*(part[:-REFERENCES] for part in images))
-    measured = lambda at: measure(network, autoencoder, images.x[at], references, args.steps, at.start < args.wide)
+    def measured(at):
+        return measure(network, autoencoder, images.x[at], references, args.steps, at.start < args.wide)
     collect("repeatability", args, images, measured, options=("photographs", "wide", "steps", "size"))
 
 

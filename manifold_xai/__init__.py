@@ -44,7 +44,7 @@ _FACE = {
     "evaluation.sanity": ("efficient_mprt", "mprt", "randomised"),
     "subjects.data": ("digits",),
     "subjects.classifiers": ("digit_classifier",),
-    "subjects.autoencoders": ("digit_vae",),
+    "subjects.autoencoders": ("digit_vae", "from_diffusers"),
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names}
 __all__ = ["score", *_HOME]

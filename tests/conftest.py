@@ -12,6 +12,7 @@ from helpers import BENCHMARKS, ROOT, SHARED, published_networks
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import Images, digits
 
 GOLDEN = {  # where the answers are, and what follows the convolutions of the classifier
@@ -46,6 +47,12 @@ def published(golden) -> list[nn.Module]:
 def held_out() -> Images:
     """The held-out digits."""
     return digits("test")
+
+
+@pytest.fixture(scope="module")
+def smooth() -> nn.Module:
+    """The smooth classifier of digits that ships."""
+    return digit_classifier("smooth")
 
 
 @pytest.fixture(scope="session")

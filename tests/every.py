@@ -1,16 +1,17 @@
 """Every method of the course, made for a score: what the tests that span methods are parametrised over."""
-import torch
+from helpers import seeded
 
 from manifold_xai.attribution import captum as neighbours
-from manifold_xai.attribution.methods import GuidedIG, SettledIG
-from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
-from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from manifold_xai.attribution.methods import (
+    BlurIG,
+    EnhancedIG,
+    GuidedIG,
+    IntegratedGradients,
+    ManifoldAlignedGuidedIG,
+    ManifoldIG,
+    ManifoldSettledIG,
+    SettledIG,
+)
 
 # each: (f, autoencoder, references) -> method. The draws of two methods made alike are alike.
 LINES = {"IG": lambda f, a, r: IntegratedGradients(f), "GIG": lambda f, a, r: GuidedIG(f), "Settled IG": lambda f, a, r: SettledIG(f)}

@@ -1,7 +1,10 @@
 """What the tests share, beside their fixtures: places, draws, one measure and small networks."""
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -30,13 +33,19 @@ def relative(A: Tensor, B: Tensor) -> float:
     return ((A - B).abs().max() / B.abs().max()).item()
 
 
-def small_net(seed: int = 0, *bends: nn.Module) -> nn.Sequential:
-    """Five classes of images (b, 1, 12, 12), float64, frozen; a bend after each convolution."""
-    torch.manual_seed(seed)
-    first, second = bends or (nn.SiLU(), nn.SiLU())
-    convolutions = nn.Conv2d(1, 4, 3, 2, 1), first, nn.Conv2d(4, 6, 3, 2, 1), second
-    net = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(54, 5))
-    return net.double().eval().requires_grad_(False)
+def small_net(bends: tuple[nn.Module, nn.Module]) -> nn.Sequential:
+    """Five classes of images (b, 1, 12, 12), float64 and frozen; a bend after each convolution."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1)
+    layers = first, bends[0], second, bends[1], nn.Flatten(), nn.Linear(54, 5)
+    return nn.Sequential(*layers).double().eval().requires_grad_(False)
+
+
+def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of benchmarks/ as a module; it imports its neighbours, and they need captum."""
+    pytest.importorskip("captum")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module(name)
 
 
 def published_networks(answers: dict[str, Tensor], bend: type = nn.SiLU) -> list[nn.Module]:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,14 +17,6 @@ from manifold_xai.geometry.matrix_free import project_matrix_free
 from manifold_xai.geometry.metric import project, random_fraction, tangent_basis
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.data import Images
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def orthonormal(b, D, k, seed=0):
@@ -77,7 +70,7 @@ def test_noise_has_the_exact_level_and_a_row_does_not_see_its_neighbours():
 @pytest.mark.parametrize("A, says", [
     (torch.ones(2, 1, 3, 3), "same images"), (torch.ones(3, 1, 3, 4), "same images"), (torch.full((2, 12), torch.nan), "NaN or infinite"),
     (torch.ones(2, 12, dtype=torch.long), "floating-point"), (None, "NoneType"),
-])  # fmt: skip
+])
 def test_a_map_that_cannot_be_meant_is_refused(A, says):
     with pytest.raises(ValueError, match=says):
         tangent_fraction(orthonormal(2, 12, 3), A)
@@ -163,7 +156,9 @@ def test_fills_are_what_they_say():
     mean = removed(x, ranking, 0.5, "mean", source=source, generator=seeded())
     torch.testing.assert_close(mean.amax((0, 2, 3)), source.mean((0, 2, 3)))
     noise = removed(x, ranking, 1, "noise", source=source, generator=seeded())
-    assert torch.isin(noise[:, 0], source[:, 0]).all() and (noise[:, 1] - noise[:, 0]).std() < 1  # one drawn pixel, all its channels
+    # one drawn pixel, all its channels
+    assert torch.isin(noise[:, 0], source[:, 0]).all()
+    assert (noise[:, 1] - noise[:, 0]).std() < 1
     assert noise[:, 0].std() == pytest.approx(source[:, 0].std().item(), rel=0.05)
     assert torch.equal(noise, removed(x, ranking, 1, "noise", source=source, generator=seeded()))
 
@@ -176,7 +171,7 @@ def test_ties_go_at_random_and_not_from_the_top():
 @pytest.mark.parametrize("change, says", [
     (dict(share=1.5), "share"), (dict(fill="grey"), "zero, mean, noise"), (dict(ranking=torch.ones(2, 1, 4, 5)), "each pixel"),
     (dict(ranking=torch.full((2, 1, 4, 4), torch.nan)), "NaN"),
-])  # fmt: skip
+])
 def test_removal_refuses_what_cannot_be_meant(change, says):
     given = dict(x=torch.ones(2, 1, 4, 4), ranking=torch.ones(2, 1, 4, 4), share=0.5, fill="zero") | change
     with pytest.raises(ValueError, match=says):
@@ -205,7 +200,9 @@ def test_retraining_without_the_corner_that_decides_is_guessing():
     sees = roar(train, test, (elsewhere.expand(300, -1, -1, -1), elsewhere.expand(200, -1, -1, -1)), fill="mean", **how)
     robbed = roar(train, test, (elsewhere.expand(300, -1, -1, -1), corner.expand(200, -1, -1, -1)), fill="mean", **how)
     assert blind.shape == (1, 200) and blind.dtype == torch.bool
-    assert blind.double().mean() < 0.65 and sees.double().mean() > 0.95 and robbed.double().mean() < 0.65
+    assert blind.double().mean() < 0.65
+    assert sees.double().mean() > 0.95
+    assert robbed.double().mean() < 0.65
 
 
 def test_roar_repeats_and_leaves_the_global_generator_alone():
@@ -215,7 +212,8 @@ def test_roar_repeats_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     how = dict(make=linear, shares=(0.2, 0.6), fill="noise", seed=4, epochs=2)
     one = roar(train, test, rankings, **how)
-    assert torch.equal(torch.get_rng_state(), before) and torch.equal(one, roar(train, test, rankings, **how))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one, roar(train, test, rankings, **how))
 
 
 # --- without a basis ---------------------------------------------------------------------------------------------------------------
@@ -257,7 +255,9 @@ def test_rows_stop_by_themselves_and_do_not_see_each_other(vae):
     v[0] = project(tangent_basis(vae.decode, z), v).normal[0]  # nothing to find in the first row
     v[1] = 0
     together = project_matrix_free(vae.decode, z, v, tol=1e-6)
-    assert together.iterations[1] == 0 and together.tangent[1].abs().max() == 0 and all(t.isfinite().all() for t in together)
+    assert together.iterations[1] == 0
+    assert together.tangent[1].abs().max() == 0
+    assert all(t.isfinite().all() for t in together)
     for i in range(1, 4):
         alone = project_matrix_free(vae.decode, z[i : i + 1], v[i : i + 1], tol=1e-6)
         assert abs(alone.iterations - together.iterations[i]) <= 1  # batched products round differently
@@ -272,7 +272,7 @@ def test_stopping_early_says_so(vae):
 @pytest.mark.parametrize("change, says", [
     (dict(v=torch.ones(2, 1, 32, 31).double()), "shaped like decode"), (dict(v=torch.full((2, 1, 32, 32), torch.nan).double()), "NaN"),
     (dict(z=torch.full((2, 10), torch.inf).double()), "`z` must be finite"), (dict(iterations=0), "at least 1"),
-])  # fmt: skip
+])
 def test_a_split_that_cannot_be_meant_is_refused(vae, change, says):
     given = dict(z=torch.zeros(2, 10).double(), v=torch.ones(2, 1, 32, 32).double()) | change
     with pytest.raises(ValueError, match=says):

@@ -1,17 +1,15 @@
 """Attacks keep their box and their class, reach what can be reached on paper, and compare maps as others do."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import BENCHMARKS, rand, seeded
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.course.chapter import bootstrap
-from manifold_xai.subjects.data import digits
 from manifold_xai.evaluation.attacks import (
     follow,
     map_correlation,
@@ -24,10 +22,8 @@ from manifold_xai.evaluation.attacks import (
 )
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
+from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.subjects.data import digits
 
 
 class Two(nn.Module):
@@ -59,13 +55,13 @@ def smooth():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 3)).double().eval()
-    return net, torch.rand(6, 1, 8, 8, dtype=torch.float64, generator=g(1))
+    return net, rand(6, 1, 8, 8, seed=1)
 
 
 def test_traced_map_is_the_integrators(smooth):
     net, x = smooth
     f = score(net).at(x)
-    bent = torch.cat([line(x, 3), x[None] * torch.rand(2, *x.shape, dtype=x.dtype, generator=g(2)), x[None]])
+    bent = torch.cat([line(x, 3), x[None] * torch.rand(2, *x.shape, dtype=x.dtype, generator=seeded(2)), x[None]])
     torch.testing.assert_close(traced_attribution(f, bent).detach(), path_attribution(f, bent.detach(), bent[0].detach(), x).A, rtol=1e-10, atol=1e-12)
 
 
@@ -77,7 +73,7 @@ def test_traced_map_has_the_right_slope(smooth):
 
 @pytest.mark.parametrize("eps", [0.05, 0.2])
 def test_topk_attack_reaches_the_best_on_a_linear_score(eps):
-    w, x = torch.randn(20, generator=g(1)).double(), torch.rand(6, 20, generator=g(2)).double()
+    w, x = torch.randn(20, generator=seeded(1)).double(), torch.rand(6, 20, generator=seeded(2)).double()
     f, A = score(Two(lambda v: v @ w), 0, "logit"), (w * x).abs()
     top = A.topk(5, dim=1).indices
     best = (w.abs() * (x - eps).clamp(min=0)).gather(1, top).sum(1) / A.gather(1, top).sum(1)
@@ -85,7 +81,7 @@ def test_topk_attack_reaches_the_best_on_a_linear_score(eps):
 
 
 def test_targeted_attack_reaches_the_best_on_a_sphere():
-    x, aim = torch.rand(2, 5, 12, generator=g(3)).double()
+    x, aim = torch.rand(2, 5, 12, generator=seeded(3)).double()
     f = score(Two(lambda v: v.square().sum(1) / 2), 0, "logit")
     found = targeted_attack(gradient(f), f, x, aim, 0.1, weight=0.0, iterations=200)
     torch.testing.assert_close(found.x, x + (aim - x).clamp(-0.1, 0.1), rtol=0, atol=1e-5)
@@ -95,11 +91,14 @@ def test_targeted_attack_reaches_the_best_on_a_sphere():
 def test_box_and_class_are_kept(smooth):
     net, x = smooth
     f = score(net)
-    explain = lambda v, rows: unit_mass(traced_attribution(score(net, f.at(x).target), line(v), rows))
+    def explain(v, rows):
+        return unit_mass(traced_attribution(score(net, f.at(x).target), line(v), rows))
     aim = explain(x.flip(0).clone().requires_grad_(), torch.arange(6)).detach()
     found = targeted_attack(explain, f, x, aim, 0.3, weight=0.0, iterations=30)
     assert (found.x - x).abs().max() <= 0.3 + 1e-12 and found.x.min() >= 0 and found.x.max() <= 1
-    assert torch.equal(net(found.x).argmax(1), net(x).argmax(1)) and (found.loss <= 1).all() and found.loss.median() < 0.5
+    assert torch.equal(net(found.x).argmax(1), net(x).argmax(1))
+    assert (found.loss <= 1).all()
+    assert found.loss.median() < 0.5
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0], ids=["black", "white"])
@@ -108,8 +107,9 @@ def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
     classes = score(net).at(x).target
     apart = classes != classes.roll(1)  # each is sent to the map of the digit before it, if that is of another class
     kept, aim = x[apart], x.roll(1, 0)[apart]
-    explained = lambda v: path_attribution(score(net).at(v), straight_path(torch.full_like(v, start), v, 50)).A
-    f, target, draws = score(net).at(kept), explained(aim), g(2)
+    def explained(v):
+        return path_attribution(score(net).at(v), straight_path(torch.full_like(v, start), v, 50)).A
+    f, target, draws = score(net).at(kept), explained(aim), seeded(2)
     soft = score(softened(net, 10.0), f.target)
 
     def seen(v, rows):  # by the attacker: few points, drawn anew at each step, or he learns to fool the sum and not the integral
@@ -118,20 +118,24 @@ def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
         return unit_mass(traced_attribution(soft, start + t.view(-1, 1, 1, 1, 1) * (v - start), rows))
 
     found = targeted_attack(seen, f, kept, unit_mass(target), eps, iterations=25, lr=eps / 5)
-    noisy = (kept + eps * (2 * torch.rand(kept.shape, generator=g(3)) - 1)).clamp(0, 1)
+    noisy = (kept + eps * (2 * torch.rand(kept.shape, generator=seeded(3)) - 1)).clamp(0, 1)
     before, after, noise = (map_correlation(explained(v), target) for v in (kept, found.x, noisy))
-    assert bootstrap(after - before, g(4)).low > 0.05 and bootstrap(after - noise, g(4)).low > 0.05
-    assert torch.equal(net(found.x).argmax(1), f.target) and (found.x - kept).abs().max() <= eps + 1e-6
+    assert bootstrap(after - before, seeded(4)).low > 0.05
+    assert bootstrap(after - noise, seeded(4)).low > 0.05
+    assert torch.equal(net(found.x).argmax(1), f.target)
+    assert (found.x - kept).abs().max() <= eps + 1e-6
 
 
 @pytest.mark.parametrize("how", ["correlation", "ssim"])
 def test_the_stored_attacks_on_photographs_reach_their_target(how):
-    stored = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "attacks.json").read_text(encoding="utf8"))
+    stored = json.loads((BENCHMARKS / "results" / "attacks.json").read_text(encoding="utf8"))
     found, n = stored["variants"], len(stored["rows"])
-    assert n >= 100 and len(set(stored["rows"])) == n and all(len(v) == n for row in found.values() for v in row.values())
+    assert n >= 100
+    assert len(set(stored["rows"])) == n
+    assert all(len(v) == n for row in found.values() for v in row.values())
     assert set(found["image"]["same_class"]) == {1.0} and max(found["image"]["change"]) < 0.2
     before, after = (torch.tensor(found["target"][f"{when}_{how}"]) for when in ("before", "after"))
-    assert bootstrap(after - before, g(5)).low > 0
+    assert bootstrap(after - before, seeded(5)).low > 0
     assert {"IG on the reconstruction", "EIG", "EIG, anchored", "BlurIG", "GIG, random order", "random tangent", "intensity"} <= set(found)
 
 
@@ -153,7 +157,7 @@ def test_a_row_that_never_keeps_its_class_comes_back_as_it_was():
 def test_the_lead_is_held_by_its_weight(smooth):
     net, x = smooth
     f, explain = score(net, output="logit"), gradient(score(net, 0, "logit"))
-    aim = torch.randn(x.shape, generator=g(5)).double()
+    aim = torch.randn(x.shape, generator=seeded(5)).double()
 
     def lead(x):
         first, second = net(x).topk(2, dim=1).values.T
@@ -166,9 +170,11 @@ def test_the_lead_is_held_by_its_weight(smooth):
 def test_rows_do_not_see_each_other(smooth):
     net, x = smooth
     f = score(net).at(x)
-    explain = lambda v, rows: unit_mass(traced_attribution(score(net, f.target), line(v), rows))
-    aim = unit_mass(torch.rand(x.shape, generator=g(6)).double())
-    attack = lambda batch: targeted_attack(explain, f, x, aim, 0.1, iterations=10, batch=batch)
+    def explain(v, rows):
+        return unit_mass(traced_attribution(score(net, f.target), line(v), rows))
+    aim = unit_mass(torch.rand(x.shape, generator=seeded(6)).double())
+    def attack(batch):
+        return targeted_attack(explain, f, x, aim, 0.1, iterations=10, batch=batch)
     for a, b in zip(attack(1), attack(6)):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
     top = [topk_attack(explain, f, x, 5, 0.1, iterations=5, batch=batch).x for batch in (2, 6)]
@@ -187,14 +193,16 @@ class Functional(nn.Module):
 def test_softened_approaches_the_network_and_has_curvature():
     x = torch.linspace(-1, 1, 41).double()
     apart = [(softened(Functional(), beta)(x) - Functional()(x)).abs().max().item() for beta in (10, 100, 1000)]
-    assert apart[0] / apart[1] == pytest.approx(10, rel=0.3) and apart[1] / apart[2] == pytest.approx(10, rel=0.3)
+    assert apart[0] / apart[1] == pytest.approx(10, rel=0.3)
+    assert apart[1] / apart[2] == pytest.approx(10, rel=0.3)
 
     def bend(model, x):
         x = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
         return torch.autograd.grad(slope.sum(), x)[0] if slope.requires_grad else torch.zeros_like(x)
 
-    assert bend(Functional(), x + 0.013).abs().max() == 0 and bend(softened(Functional(), 10), x).abs().max() > 1
+    assert bend(Functional(), x + 0.013).abs().max() == 0
+    assert bend(softened(Functional(), 10), x).abs().max() > 1
 
 
 def test_softened_lets_go_afterwards():
@@ -207,7 +215,7 @@ def test_softened_lets_go_afterwards():
 def test_ssim_is_scikit_images():
     from skimage.metrics import structural_similarity
 
-    A, B = torch.randn(2, 3, 3, 24, 20, generator=g(7)).double()
+    A, B = torch.randn(2, 3, 3, 24, 20, generator=seeded(7)).double()
     maps = [(M.abs().sum(1) / M.abs().sum(1).amax((1, 2), keepdim=True)).numpy() for M in (A, B)]
     how = dict(data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
     # torchmetrics mirrors the image at its edge, without repeating the edge itself, and takes the mean over all windows
@@ -219,19 +227,19 @@ def test_ssim_is_scikit_images():
 def test_correlation_is_scipys():
     from scipy.stats import pearsonr
 
-    A, B = torch.randn(2, 3, 3, 8, 8, generator=g(11)).double()
+    A, B = torch.randn(2, 3, 3, 8, 8, generator=seeded(11)).double()
     maps = [M.abs().sum(1).flatten(1).numpy() for M in (A, B)]
     torch.testing.assert_close(map_correlation(A, B), torch.tensor([pearsonr(a, b)[0] for a, b in zip(*maps)]), rtol=0, atol=1e-10)
     assert map_correlation(0 * A, B).abs().max() == 0
 
 
 def test_follow_moves_the_end_and_keeps_the_shape():
-    gamma_z, z1 = torch.randn(6, 3, 4, generator=g(8)), torch.randn(3, 4, generator=g(9)).requires_grad_()
+    gamma_z, z1 = torch.randn(6, 3, 4, generator=seeded(8)), torch.randn(3, 4, generator=seeded(9)).requires_grad_()
     torch.testing.assert_close(follow(gamma_z, gamma_z[-1]), gamma_z)
     moved = follow(gamma_z, z1)
     assert torch.equal(moved[0], gamma_z[0])
     torch.testing.assert_close(moved[-1], z1)
-    share = torch.rand(6, 3, 4, generator=g(10))
+    share = torch.rand(6, 3, 4, generator=seeded(10))
     (slope,) = torch.autograd.grad(follow(gamma_z, z1, share).sum(), z1)
     torch.testing.assert_close(slope, share.sum(0))
 

@@ -1,11 +1,11 @@
 import math
 import warnings
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import SHARED, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,15 +18,9 @@ from manifold_xai.subjects import store
 from manifold_xai.subjects.data import digits, plain_images, to_tensor
 from manifold_xai.subjects.sources import photographs
 
-NEAR = Path(__file__).parents[2] / "shared"
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 def posterior(b=6, d=4, seed=0, dtype=torch.float64):
-    return A.Posterior(*torch.randn(2, b, d, generator=g(seed), dtype=dtype))
+    return A.Posterior(*torch.randn(2, b, d, generator=seeded(seed), dtype=dtype))
 
 
 def as_torch(q):
@@ -35,7 +29,7 @@ def as_torch(q):
 
 @pytest.fixture(scope="module")
 def x():
-    return digits("test").x[torch.randperm(1000, generator=g())[:120]]
+    return digits("test").x[torch.randperm(1000, generator=seeded())[:120]]
 
 
 @pytest.fixture(scope="module", params=list(A.DIGIT_VAES))
@@ -55,7 +49,7 @@ def test_kl_is_torchs(b, d, scale, seed):
 
 
 def test_errors_are_likelihoods_summed_over_the_image():
-    x, xhat = torch.rand(2, 3, 2, 4, 4, generator=g()).double()
+    x, xhat = torch.rand(2, 3, 2, 4, 4, generator=seeded()).double()
     sigma = 0.3
     gauss = Normal(xhat, sigma)
     expected = -(gauss.log_prob(x) - gauss.log_prob(xhat)).flatten(1).sum(1)
@@ -76,7 +70,8 @@ def test_parts_sum_to_the_log_ratio(b, more, d, seed):
 def test_parts_of_a_whole_data_set_are_those_of_its_mixture():
     q = posterior()
     z = as_torch(q).sample()
-    mix = lambda base: MixtureSameFamily(Categorical(torch.ones(6).double()), base)
+    def mix(base):
+        return MixtureSameFamily(Categorical(torch.ones(6).double()), base)
     joint = mix(as_torch(q)).log_prob(z)
     each = sum(mix(Normal(q.mean[:, j], (q.logvar[:, j] / 2).exp())).log_prob(z[:, j]) for j in range(4))
     parts = A.kl_parts(z, q, n=6)
@@ -99,10 +94,10 @@ def test_density_from_a_batch_is_unbiased():
 
 
 def test_family_of_losses():
-    vae, x = A.initialise(A.VAE(4, channels=4, hidden=8, size=8), g()), torch.rand(5, 1, 8, 8, generator=g(1))
-    paid = {w: A.vae_loss(vae, x, 20, g(2), w) for w in ((1.0, 1.0, 1.0), (4.0, 4.0, 4.0), (1.0, 6.0, 1.0))}
+    vae, x = A.initialise(A.VAE(4, channels=4, hidden=8, size=8), seeded()), torch.rand(5, 1, 8, 8, generator=seeded(1))
+    paid = {w: A.vae_loss(vae, x, 20, seeded(2), w) for w in ((1.0, 1.0, 1.0), (4.0, 4.0, 4.0), (1.0, 6.0, 1.0))}
     q = vae.posterior(x)
-    z = q.mean + torch.randn(q.mean.shape, generator=g(2)) * (q.logvar / 2).exp()
+    z = q.mean + torch.randn(q.mean.shape, generator=seeded(2)) * (q.logvar / 2).exp()
     error, parts = A.cross_entropy(vae.decode(z), x), A.kl_parts(z, q, 20)
     for (a, b, c), expected in {(1.0, 1.0, 1.0): error + A.kl(q), (4.0, 4.0, 4.0): error + 4 * A.kl(q)}.items():
         torch.testing.assert_close(paid[a, b, c].loss, expected)
@@ -125,9 +120,11 @@ def test_kl_parts_need_company():
 
 
 def test_perceptual_sums_over_features_and_leaves_the_target_alone():
-    features = lambda x: [x[:, :1], 2 * x[:, 1:]]
-    xhat, x = torch.rand(2, 3, 2, 4, 4, generator=g())
-    x.requires_grad_(), xhat.requires_grad_()
+    def features(x):
+        return [x[:, :1], 2 * x[:, 1:]]
+    xhat, x = torch.rand(2, 3, 2, 4, 4, generator=seeded())
+    x.requires_grad_()
+    xhat.requires_grad_()
     cost = A.perceptual(features, 0.5, A.squared_error)(xhat, x)
     d2 = (xhat - x).square()
     torch.testing.assert_close(cost, 0.5 * d2.sum((1, 2, 3)) + 0.25 * (d2[:, 0] + 4 * d2[:, 1]).sum((1, 2)))
@@ -142,7 +139,8 @@ def test_perceptual_sums_over_features_and_leaves_the_target_alone():
 
 def test_plain_images_pass_through_the_transform():
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    normalise = lambda image: (to_tensor(image, 8) - mean) / deviation
+    def normalise(image):
+        return (to_tensor(image, 8) - mean) / deviation
     x = torch.randn(2, 3, 8, 8)
     out = A.add_plain(x, 3, plain_images(normalise))
     assert len(out) == 8
@@ -158,7 +156,7 @@ def test_plain_images_pass_through_the_transform():
 def test_nudge_moves_little_and_keeps_plain_images_plain(seed):
     x = torch.zeros(3, 1, 32, 32)
     x[0], x[1, 0, 12:20, 12:20] = 1, 1
-    y = A.nudge(x, g(seed))
+    y = A.nudge(x, seeded(seed))
     torch.testing.assert_close(y[0], x[0])
     torch.testing.assert_close(y[2], x[2])
     centre = (y[1, 0] * torch.arange(32.0)).sum() / y[1].sum()
@@ -167,8 +165,8 @@ def test_nudge_moves_little_and_keeps_plain_images_plain(seed):
 
 @pytest.mark.parametrize("make", [partial(nn.Linear, 300, 300), partial(nn.Conv2d, 16, 16, 3, padding=1), partial(nn.ConvTranspose2d, 16, 16, 4, 2, 1)])
 def test_initialise_keeps_the_size_of_the_signal(make):
-    layer = A.initialise(make(), g())
-    x = torch.randn(*((64, 300) if isinstance(layer, nn.Linear) else (8, 16, 24, 24)), generator=g(1)).relu()
+    layer = A.initialise(make(), seeded())
+    x = torch.randn(*((64, 300) if isinstance(layer, nn.Linear) else (8, 16, 24, 24)), generator=seeded(1)).relu()
     assert 0.7 < float(layer(x).detach().square().mean() / (2 * x.square().mean())) < 1.3  # times 2: half is lost in the next ReLU
 
 
@@ -189,12 +187,13 @@ def test_vae_refuses_other_sizes(size):
 
 
 def short(vae, x, **how):
-    return A.train_vae(vae, x, generator=g(3), epochs=2, **how)
+    return A.train_vae(vae, x, generator=seeded(3), epochs=2, **how)
 
 
 @pytest.mark.parametrize("how", [{}, {"weights": (1.0, 6.0, 1.0), "augment": A.nudge}, {"error": A.squared_error}], ids=["elbo", "tc", "gauss"])
 def test_training_falls_and_repeats(x, how):
-    make = lambda: A.initialise(A.VAE(3, hidden=16, channels=4), g())
+    def make():
+        return A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
     one, two = make(), make()
     figures = short(one, x, batch=17, **how)  # 120 = 7 · 17 + 1: the last image of an epoch is left out
     assert figures["loss"][1] < figures["loss"][0] and not one.training
@@ -211,13 +210,14 @@ def test_every_step_is_clipped(x, monkeypatch):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.Adam, "step", watched)
-    vae = A.initialise(A.VAE(3, hidden=16, channels=4), g())
+    vae = A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
     short(vae, x, batch=60, clip=1.5)
     assert len(norms) == 4 and max(norms) < 1.5 + 1e-3  # unclipped they are in the hundreds
 
 
 def test_training_resumes(x, tmp_path):
-    make = lambda: A.initialise(A.VAE(3, hidden=16, channels=4), g())
+    def make():
+        return A.initialise(A.VAE(3, hidden=16, channels=4), seeded())
     straight, interrupted, calls = make(), make(), []
 
     def power_cut(x, generator):
@@ -244,7 +244,7 @@ def test_training_refuses(x):
         with pytest.raises(ValueError, match=message):
             short(vae, bad)
     with pytest.raises(ValueError, match="at least 1"):
-        A.train_vae(vae, x, epochs=0, generator=g())
+        A.train_vae(vae, x, epochs=0, generator=seeded())
     with pytest.raises(FloatingPointError, match="lower `lr`"):
         short(vae, x, error=lambda xhat, x: A.squared_error(xhat, x) * math.inf)
 
@@ -259,9 +259,12 @@ def test_shipped_weights(shipped, x):
     z = vae.encode(x)
     J = jacfwd(lambda z: vae.decode(z[None]).flatten())(z[0])
     d = z.shape[1]
-    assert d == (20 if name == "wide" else 10) and J.shape == (1024, d) and torch.linalg.matrix_rank(J) == d
+    assert d == (20 if name == "wide" else 10)
+    assert J.shape == (1024, d)
+    assert torch.linalg.matrix_rank(J) == d
     card = store.load_tensors(store.SHIPPED / f"vae-{name}.safetensors")[1]
-    assert card["settings"]["activation"] == A.DIGIT_VAES[name].get("activation", "SiLU") and card["loss"][-1] < card["loss"][0]
+    assert card["settings"]["activation"] == A.DIGIT_VAES[name].get("activation", "SiLU")
+    assert card["loss"][-1] < card["loss"][0]
 
 
 def test_generator_has_less_correlation():
@@ -269,7 +272,7 @@ def test_generator_has_less_correlation():
     cost = {}
     for name in ("silu", "tc"):
         q = A.digit_vae(name).posterior(x)
-        z = q.mean + torch.randn(q.mean.shape, generator=g()) * (q.logvar / 2).exp()
+        z = q.mean + torch.randn(q.mean.shape, generator=seeded()) * (q.logvar / 2).exp()
         cost[name] = float(A.kl_parts(z, q, len(x)).correlation.mean())
     assert cost["tc"] < cost["silu"] / 3
 
@@ -308,16 +311,16 @@ def test_residual_vae_at_any_width(blocks):
 
 
 def test_residual_vae_learns():
-    x = A.add_plain(torch.rand(16, 3, 16, 16, generator=g()), 8)
-    vae = A.initialise(A.ResidualVAE(4, latents=4), g())
-    figures = A.train_vae(vae, x, epochs=4, batch=8, generator=g(1), error=partial(A.squared_error, sigma=0.1))
+    x = A.add_plain(torch.rand(16, 3, 16, 16, generator=seeded()), 8)
+    vae = A.initialise(A.ResidualVAE(4, latents=4), seeded())
+    figures = A.train_vae(vae, x, epochs=4, batch=8, generator=seeded(1), error=partial(A.squared_error, sigma=0.1))
     assert figures["loss"][-1] < figures["loss"][0]
 
 
 def test_residual_vae_is_table_3():
     import csv
 
-    table = NEAR / "papers" / "tables" / "mig_table3_vae_architecture.csv"
+    table = SHARED / "papers" / "tables" / "mig_table3_vae_architecture.csv"
     if not table.exists():
         pytest.skip("the paper's tables are not beside the repository")
     rows = [r for r in csv.DictReader(table.read_text(encoding="utf8").splitlines()) if r["layer"] != "Input"]
@@ -346,7 +349,7 @@ class Foreign(nn.Module):
 
 
 def test_adapt_a_foreign_autoencoder():
-    net, x = Foreign().net, torch.rand(3, 1, 8, 8, generator=g())
+    net, x = Foreign().net, torch.rand(3, 1, 8, 8, generator=seeded())
     pair = autoencoder.adapt(net[:3], net[3:], low=-1, high=1)
     xhat = autoencoder.reconstruct(pair, x)
     torch.testing.assert_close(xhat, net(x * 2 - 1).detach() / 2 + 0.5)
@@ -360,7 +363,7 @@ def test_adapt_a_foreign_autoencoder():
 @settings(deadline=None, max_examples=30)
 @given(low=st.floats(-300, 300), span=st.floats(0.1, 300))
 def test_adapt_undoes_any_range(low, span):
-    x = torch.rand(2, 3, 4, 4, generator=g()).double()
+    x = torch.rand(2, 3, 4, 4, generator=seeded()).double()
     seen = []
     pair = autoencoder.adapt(lambda x: seen.append(x) or x, lambda z: z, low, low + span)
     torch.testing.assert_close(pair.decode(pair.encode(x)), x, rtol=1e-9, atol=1e-9 * (1 + abs(low) / span))
@@ -409,7 +412,7 @@ def test_reconstruct_refuses(x):
 @settings(deadline=None, max_examples=10)
 @given(batch=st.integers(1, 9))
 def test_reconstruct_does_not_depend_on_the_batch(batch):
-    vae, x = A.initialise(A.VAE(3, hidden=8, channels=4, size=8), g()).double(), torch.rand(7, 1, 8, 8, generator=g()).double()
+    vae, x = A.initialise(A.VAE(3, hidden=8, channels=4, size=8), seeded()).double(), torch.rand(7, 1, 8, 8, generator=seeded()).double()
     torch.testing.assert_close(autoencoder.reconstruct(vae, x, batch), autoencoder.reconstruct(vae, x), rtol=1e-10, atol=1e-10)
 
 
@@ -469,7 +472,8 @@ def diffusers():
 
 def tiny_kl(diffusers, **more):
     torch.manual_seed(0)
-    two = lambda name: (name,) * 2
+    def two(name):
+        return (name,) * 2
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 8), norm_num_groups=4, down_block_types=two("DownEncoderBlock2D"), up_block_types=two("UpDecoderBlock2D"), **more
     ).eval()
@@ -486,7 +490,7 @@ def group_norm_has_forward_mode():
 
 
 def test_diffusers_kl(diffusers, tmp_path):
-    model, x = tiny_kl(diffusers, shift_factor=0.3, scaling_factor=0.5), torch.rand(2, 3, 16, 16, generator=g())
+    model, x = tiny_kl(diffusers, shift_factor=0.3, scaling_factor=0.5), torch.rand(2, 3, 16, 16, generator=seeded())
     pair = A.from_diffusers(model)
     mean = model.encode(x * 2 - 1).latent_dist.mean
     torch.testing.assert_close(pair.encode(x), (mean - 0.3) * 0.5)
@@ -506,7 +510,7 @@ def test_diffusers_kl(diffusers, tmp_path):
 def test_diffusers_tiny(diffusers, tmp_path):
     torch.manual_seed(0)
     small = dict(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
-    model, x = diffusers.AutoencoderTiny(**small).eval(), torch.rand(2, 3, 8, 8, generator=g())
+    model, x = diffusers.AutoencoderTiny(**small).eval(), torch.rand(2, 3, 8, 8, generator=seeded())
     pair = A.from_diffusers(model)
     torch.testing.assert_close(pair.encode(x), model.encode(x * 2 - 1).latents)
     with pytest.warns(UserWarning, match="relu"):
@@ -520,13 +524,14 @@ def test_diffusers_tiny(diffusers, tmp_path):
 def test_diffusers_vq(diffusers, kind):
     torch.manual_seed(0)
     model = diffusers.VQModel(block_out_channels=(32,), norm_num_groups=4, latent_channels=4, num_vq_embeddings=16, norm_type=kind).eval()
-    x = torch.rand(2, 3, 8, 8, generator=g())
+    x = torch.rand(2, 3, 8, 8, generator=seeded())
     smooth, rounded = A.from_diffusers(model), A.from_diffusers(model, quantise=True)
     codes = model.encode(x * 2 - 1).latents
     torch.testing.assert_close(smooth.decode(smooth.encode(x)), model.decode(codes, force_not_quantize=True).sample / 2 + 0.5, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rounded.decode(rounded.encode(x)), model.decode(codes).sample / 2 + 0.5, rtol=1e-4, atol=1e-5)
     z = smooth.encode(x).detach()
-    moved = lambda pair: (pair.decode(1.001 * z) - pair.decode(z)).abs().max()
+    def moved(pair):
+        return (pair.decode(1.001 * z) - pair.decode(z)).abs().max()
     assert moved(rounded) < 1e-5 < moved(smooth) / 10  # piecewise constant, up to rounding, against smooth
 
 
@@ -563,19 +568,22 @@ def in_ldm_words(key):
 
 def test_mar_kl16_from_a_checkpoint_with_its_names(diffusers, tmp_path, monkeypatch):
     real = diffusers.AutoencoderKL
-    thin = lambda **kw: real(**{**kw, "block_out_channels": (4, 4, 8, 8, 8), "norm_num_groups": 4})
+    def thin(**kw):
+        return real(**{**kw, "block_out_channels": (4, 4, 8, 8, 8), "norm_num_groups": 4})
     monkeypatch.setattr(diffusers, "AutoencoderKL", thin)
     torch.manual_seed(0)
     model = thin(
         layers_per_block=2, latent_channels=16, down_block_types=("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",) * 5,
-    ).eval()  # fmt: skip
+    ).eval()
     state = {in_ldm_words(k): v for k, v in model.state_dict().items()}
-    assert "encoder.down.4.attn.1.q.weight" in state and "decoder.up.0.block.2.conv2.bias" in state and "encoder.mid.attn_1.proj_out.bias" in state
+    assert "encoder.down.4.attn.1.q.weight" in state
+    assert "decoder.up.0.block.2.conv2.bias" in state
+    assert "encoder.mid.attn_1.proj_out.bias" in state
     state = {k: v[:, :, None, None] if v.ndim == 2 else v for k, v in state.items()}  # its attention is made of 1×1 convolutions
     torch.save({"model": state}, tmp_path / "kl16.ckpt")
     pair = A.from_diffusers(A.mar_kl16(tmp_path / "kl16.ckpt"))
-    x = torch.rand(1, 3, 32, 32, generator=g())
+    x = torch.rand(1, 3, 32, 32, generator=seeded())
     assert pair.encode(x).shape == (1, 16, 2, 2)
     torch.testing.assert_close(pair.encode(x), model.encode(x * 2 - 1).latent_dist.mean)
     with pytest.raises(FileNotFoundError, match="LTH14/mar"):
@@ -610,7 +618,9 @@ def test_taef2_from_its_files(tmp_path):
     for part in ("encoder", "decoder"):
         save_file({k: v.half() for k, v in getattr(model, part).state_dict().items()}, tmp_path / f"taef2_{part}.safetensors")
     loaded = A.taef2(tmp_path)
-    assert loaded.encode(x).shape == (2, 32, 2, 3) and loaded.encode(x).dtype == torch.float32 and not loaded.training
+    assert loaded.encode(x).shape == (2, 32, 2, 3)
+    assert loaded.encode(x).dtype == torch.float32
+    assert not loaded.training
     torch.testing.assert_close(loaded.decode(loaded.encode(x)), model.decode(model.encode(x)), rtol=0.05, atol=0.01)  # half precision
 
 
@@ -624,10 +634,10 @@ def test_taef2_pooled_block_adds_its_branch():
 
 
 def test_taef2_on_photographs():
-    folder = NEAR / "weights" / "taef2"
-    if not folder.is_dir() or not (NEAR / "data" / "imagenet-sample").is_dir():
+    folder = SHARED / "weights" / "taef2"
+    if not folder.is_dir() or not (SHARED / "data" / "imagenet-sample").is_dir():
         pytest.skip("TAEF2's weights and the photographs are not beside the repository")
-    model, x = A.taef2(folder), photographs(224, 4, NEAR / "data").x
+    model, x = A.taef2(folder), photographs(224, 4, SHARED / "data").x
     with pytest.warns(UserWarning, match="relu"):
         black = autoencoder.reconstruct(model, torch.zeros(1, 3, 224, 224))
     assert -0.06 < black.min() and black.max() < 0.01  # its makers' range, [-0.05, 0.001]

@@ -1,22 +1,17 @@
 """The repeatability benchmarks take hours: what was done before an interruption is not done again, nor mixed with other settings."""
 
-import importlib
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from helpers import benchmark
 
 
 @pytest.fixture
 def script(monkeypatch):
     """benchmarks/guided_repeatability.py as a module, whose clock stands still."""
-    pytest.importorskip("captum")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    module = importlib.import_module("guided_repeatability")
+    module = benchmark("guided_repeatability", monkeypatch)
     monkeypatch.setattr(module.time, "process_time", lambda: 0.0)
     return module
 
@@ -54,7 +49,8 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(script, images, tmp_p
     script.collect("it", settings(broken), images, measured(images, calls), note="same")
     assert calls == [2, 4] and broken.read_bytes() == whole.read_bytes()  # done is done
     stored = json.loads(whole.read_text())
-    assert stored["rows"] == images.rows.tolist() and stored["variants"]["line"] == dict(number=[0, 1, 2, 3, 4], square=[0, 1])
+    assert stored["rows"] == images.rows.tolist()
+    assert stored["variants"]["line"] == dict(number=[0, 1, 2, 3, 4], square=[0, 1])
 
 
 @pytest.mark.parametrize("script_name, changed, note", [("other", {}, "same"), ("it", dict(steps=5), "same"), ("it", {}, "other")])

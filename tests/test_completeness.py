@@ -3,16 +3,13 @@
 import pytest
 import torch
 
-from manifold_xai.attribution.methods import GuidedIG
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG
-from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
+from manifold_xai.attribution.methods import BlurIG, EnhancedIG, GuidedIG, IntegratedGradients, ManifoldAlignedGuidedIG, ManifoldIG
+from manifold_xai.chunks import value_and_grad
+from manifold_xai.paths.path import Path, Step
+from manifold_xai.score import score
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
-from manifold_xai.paths.path import Path, Step
-from manifold_xai.chunks import value_and_grad
-from manifold_xai.score import score
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
 

@@ -65,7 +65,9 @@ def test_no_step_waits_for_the_device(name, batch):
         with Reads() as reads:
             path_attribution(f, QUIET[name](f, autoencoder, x0, x, T, batch), batch=batch)
         counts.append(reads.found)
-    assert counts[0] == counts[1] and counts[0].total() > 0  # the checks of the ends, and of the result, are seen
+    # the checks of the ends, and of the result, are seen
+    assert counts[0] == counts[1]
+    assert counts[0].total() > 0
 
 
 class Held(TorchDispatchMode):

@@ -2,18 +2,17 @@
 import csv
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, SHARED, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manifold_xai.course import chapter as course
 from manifold_xai.course.chapter import (
     Estimate,
-    Run,
     begin,
     bootstrap,
     claims,
@@ -22,8 +21,6 @@ from manifold_xai.course.chapter import (
     verdict,
 )
 from manifold_xai.files import profiles, repository, requirements
-
-ROOT = Path(__file__).parents[1]
 
 
 def estimate(low, high, n=1000):
@@ -41,14 +38,15 @@ def run(tmp_path):
 def test_every_claim_says_what_is_measured_and_when_it_holds():
     assert len(claims()) == 91
     for claim in claims().values():
-        assert claim["direction"] in ("above", "below", "equal") and re.fullmatch(r"all|each|share 0\.\d+", claim["aggregate"])
+        assert claim["direction"] in ("above", "below", "equal")
+        assert re.fullmatch(r"all|each|share 0\.\d+", claim["aggregate"])
         assert claim["quantity"] and claim["paper_value"] and int(claim["n_min"]) >= 1
         float(claim["threshold"])
         assert (float(claim["tolerance"]) >= 0) if claim["direction"] == "equal" else not claim["tolerance"]
 
 
 def test_the_claims_are_the_papers():
-    source = ROOT / ".." / "shared" / "papers" / "claims.csv"
+    source = SHARED / "papers" / "claims.csv"
     if not source.exists():
         pytest.skip("the list of claims extracted from the papers is not on this machine")
     with source.open(encoding="utf8", newline="") as table:
@@ -145,17 +143,18 @@ def test_record_needs_a_run():
 def test_bootstrap_agrees_with_scipy():
     from scipy import stats
 
-    x = torch.randn(60, generator=torch.Generator().manual_seed(0)).double().exp()
-    ours = bootstrap(x, torch.Generator().manual_seed(1), draws=4000)
+    x = torch.randn(60, generator=seeded(0)).double().exp()
+    ours = bootstrap(x, seeded(1), draws=4000)
     theirs = stats.bootstrap((x.numpy(),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)).confidence_interval
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx(x.mean().item(), abs=1e-12) and ours.n == 60
     # an end of a percentile interval of 4000 draws has a standard error of about 2 % of the width; two of them, three times
-    assert ours.low == pytest.approx(theirs.low, abs=0.09 * width) and ours.high == pytest.approx(theirs.high, abs=0.09 * width)
+    assert ours.low == pytest.approx(theirs.low, abs=0.09 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.09 * width)
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     samples = torch.randn(200, 40, generator=generator)
     found = [bootstrap(x, generator, draws=200) for x in samples]
     share = sum(e.low <= 0 <= e.high for e in found) / 200
@@ -165,15 +164,15 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=20), st.floats(-5, 5))
 def test_bootstrap_moves_with_the_data(values, shift):
     x = torch.tensor(values, dtype=torch.float64)
-    a, b = (bootstrap(v, torch.Generator().manual_seed(0), draws=20) for v in (x, x + shift))
+    a, b = (bootstrap(v, seeded(0), draws=20) for v in (x, x + shift))
     assert b[:3] == pytest.approx([v + shift for v in a[:3]], abs=1e-9)
     assert min(values) - 1e-9 <= a.low <= a.high <= max(values) + 1e-9
 
 
 def test_bootstrap_of_another_statistic():
-    x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(100, 2, generator=seeded(0))
     x[:, 1] += 3 * x[:, 0]
-    e = bootstrap(x, torch.Generator().manual_seed(1), draws=200, statistic=lambda v: torch.corrcoef(v.T)[0, 1])
+    e = bootstrap(x, seeded(1), draws=200, statistic=lambda v: torch.corrcoef(v.T)[0, 1])
     assert 0.9 < e.low < e.value < e.high < 1
 
 
@@ -187,7 +186,8 @@ def test_bootstrap_refuses_what_has_no_interval(values):
 
 def test_profiles_and_requirements_come_from_settings():
     assert set(profiles(ROOT)) == {"smoke", "cpu", "gpu", "evidence"}
-    assert any(need.startswith("torch>=") for need in requirements(ROOT)["core"]) and "course" in requirements(ROOT)
+    assert any(need.startswith("torch>=") for need in requirements(ROOT)["core"])
+    assert "course" in requirements(ROOT)
 
 
 def test_begin_seeds_and_finds_its_places(tmp_path):
@@ -216,50 +216,33 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
     conditions = {"set first": estimate(0.1, 0.2), "added": estimate(-0.2, -0.1)}
     v = record("MIG-21", conditions, later=["added"])
     entry = json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8"))
-    assert v.verdict == "mixed" and v.why.endswith("on the conditions set before any result: reproduced, 1 of 2")
+    assert v.verdict == "mixed"
+    assert v.why.endswith("on the conditions set before any result: reproduced, 1 of 2")
     assert (entry["later"], entry["rows"]) == (["added"], [7, 3])
     for later in (["unknown"], list(conditions)):
         with pytest.raises(ValueError, match="some of the conditions and not all"):
             verdict("MIG-21", conditions, later=later)
 
 
-@pytest.mark.parametrize("change, parts", [
-    ("chapter", {"code"}), ("solution", set()), ("library", {"code"}), ("stored result it reads", {"data"}), ("stored result of another name", set()), ("steps", {"settings"}),
+def test_a_key_is_of_the_running_chapter_wherever_it_lies_and_of_its_settings(run, monkeypatch):
+    monkeypatch.setenv("MANIFOLD_XAI_ROOT", str(ROOT))
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "20_metric")
+    here = course.key(run)
+    assert set(here) == {"code", "data", "settings"}
+    more = course.key(run._replace(steps=run.steps + 1))
+    assert {part for part in here if here[part] != more[part]} == {"settings"}
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "library/course/chapter")
+    assert course.key(run)["code"] != here["code"]
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "no_such_chapter")
+    assert set(course.key(run)) == {"settings"}
+
+
+@pytest.mark.parametrize("session, name", [
+    ("/home/me/course/nbs/evidence/40_x.ipynb", "evidence/40_x"), ("nbs/20_metric.ipynb", "20_metric"), ("20_metric.ipynb", "20_metric"), ("", ""),
 ])
-def test_a_key_changes_with_what_determines_a_number(tmp_path, monkeypatch, change, parts):
-    code, solution = "rows = open('nbs/results/rows.json')", "1"
-    (tmp_path / "nbs" / "results").mkdir(parents=True)
-    library = tmp_path / "manifold_xai"
-    library.mkdir()
-    for name in ("score", "data", "classifiers", "autoencoders"):
-        (library / f"{name}.py").write_text("a = 1")
-    for name in ("geometry", "paths", "attribution", "evaluation", "assets"):
-        (library / name).mkdir()
-        (library / name / "part.py").write_text("a = 1")
-    monkeypatch.setattr(course, "repository", lambda: tmp_path)
-    monkeypatch.setattr(course, "files", lambda name: tmp_path / name)
-    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "31_a")
-
-    def write(code, solution):
-        cells = [dict(cell_type="code", metadata={}, source=code, outputs=[]), dict(cell_type="code", metadata={"tags": ["solution"]}, source=solution, outputs=[])]
-        (tmp_path / "nbs" / "31_a.ipynb").write_text(json.dumps({"cells": cells}))
-        for name in ("rows", "more_rows"):
-            (tmp_path / "nbs" / "results" / f"{name}.json").write_text("[]")
-
-    write(code, solution)
-    a = Run("cpu", torch.device("cpu"), 0, tmp_path, tmp_path, None, 200, 100, 12)
-    before = course.key(a)
-    assert set(before) == {"code", "data", "settings"}
-    if change == "chapter":
-        write(code + "\n2", solution)
-    elif change == "solution":
-        write(code, "2")
-    elif change == "library":
-        (library / "paths" / "part.py").write_text("a = 2")
-    elif change == "steps":
-        a = a._replace(steps=50)
-    else:
-        name = "rows" if change == "stored result it reads" else "more_rows"
-        (tmp_path / "nbs" / "results" / f"{name}.json").write_text("[1]")
-    after = course.key(a)
-    assert {part for part in before if before[part] != after[part]} == parts
+def test_a_chapter_is_called_by_its_path_below_nbs(monkeypatch, session, name):
+    monkeypatch.delenv("MANIFOLD_XAI_CHAPTER", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", session)
+    assert course.chapter() == name
+    monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "evidence/41_y")
+    assert course.chapter() == "evidence/41_y"

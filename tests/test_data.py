@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import SHARED, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,14 +24,11 @@ from torch.func import jacfwd, vmap
 from torch.utils.data import DataLoader
 
 from manifold_xai.subjects import data, sources, store
-from manifold_xai.subjects.data import digits, generate, plain_images, split, to_tensor, upsampled
+from manifold_xai.subjects.data import digits, plain_images, split, to_tensor
+from manifold_xai.subjects.generated import generate, upsampled
 from manifold_xai.subjects.sources import fetch, image_folder, image_set, load_images, photographs
 
-SAMPLE = Path(data.__file__).parents[2] / "shared" / "data" / "imagenet-sample"
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+SAMPLE = SHARED / "data" / "imagenet-sample"
 
 
 # --- split -------------------------------------------------------------------------------------------------------
@@ -250,7 +248,8 @@ def test_upsampling_keeps_the_rank(size):
 
 
 def test_single_precision_loses_two_of_ten_dimensions_at_256_pixels():
-    rank = lambda size: torch.linalg.matrix_rank(vmap(jacfwd(lambda z: upsampled(faint_dots, size)(z[None])[0].flatten()))(PLACES).float()).item()
+    def rank(size):
+        return torch.linalg.matrix_rank(vmap(jacfwd(lambda z: upsampled(faint_dots, size)(z[None])[0].flatten()))(PLACES).float()).item()
     assert (rank(32), rank(256)) == (10, 8)
 
 
@@ -266,7 +265,11 @@ def picture(seed=0, size=(5, 5), channels=3):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_picture_becomes_a_square_in_range(mode, channels):
     x = to_tensor(picture(size=(40, 23)).convert(mode), 16, channels)
-    assert x.shape == (channels, 16, 16) and x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1 and x.std() > 0.01
+    assert x.shape == (channels, 16, 16)
+    assert x.dtype == torch.float32
+    assert 0 <= x.min()
+    assert x.max() <= 1
+    assert x.std() > 0.01
 
 
 def test_a_picture_of_the_right_size_is_unchanged():
@@ -299,7 +302,8 @@ def test_two_channels_are_refused():
 
 
 def test_plain_images_pass_the_same_transform():
-    normalised = lambda image: (to_tensor(image, 8) - 0.5) / 0.25
+    def normalised(image):
+        return (to_tensor(image, 8) - 0.5) / 0.25
     assert torch.equal(plain_images(normalised), torch.tensor([-2.0, 2.0])[:, None, None, None].expand(2, 3, 8, 8))
 
 
@@ -331,9 +335,13 @@ def test_the_sample_replaces_the_shipped_photographs(tmp_path):
     (tmp_path / "imagenet-sample").symlink_to(SAMPLE)
     images = photographs(32, 20, tmp_path)
     assert images.x.shape == (20, 3, 32, 32) and len(images.y.unique()) == 20
-    assert set(images.y.tolist()) <= set(range(0, 1000, 2)) and images.y.max() > 500  # ImageNet's numbers, not the folders'
+    # ImageNet's numbers, not the folders'
+    assert set(images.y.tolist()) <= set(range(0, 1000, 2))
+    assert images.y.max() > 500
     whole = image_set("imagenet-sample", "all", root=tmp_path)
-    assert whole.classes[0] == "tench" and len(whole) == 500 and len(image_set("imagenet-sample", "test", root=tmp_path)) == 100
+    assert whole.classes[0] == "tench"
+    assert len(whole) == 500
+    assert len(image_set("imagenet-sample", "test", root=tmp_path)) == 100
 
 
 # --- folders -----------------------------------------------------------------------------------------------------
@@ -364,7 +372,8 @@ def test_a_folder_feeds_a_data_loader(tmp_path):
     loaded = images.load()
     assert torch.equal(x, loaded.x) and torch.equal(y, loaded.y) and len(images) == 6
     assert torch.equal(loaded.x[1].mul(255).round().byte(), torch.from_numpy(np.array(picture(2, (6, 6)))).permute(2, 0, 1))
-    assert images.load(2).y.tolist() == [0, 1] and torch.equal(images.load(2).rows, images.load(2).rows)
+    assert images.load(2).y.tolist() == [0, 1]
+    assert torch.equal(images.load(2).rows, images.load(2).rows)
     assert pickle.loads(pickle.dumps(images)).ids == images.ids  # what workers of a DataLoader need
 
 
@@ -378,7 +387,8 @@ def test_a_table_of_labels_wins_over_folders(tmp_path):
 
 @pytest.mark.parametrize("line, message", [("gone.jpg,1", "gone.jpg is in the table only"), (None, "b.jpg is not in the table")])
 def test_tables_that_disagree_with_the_images_are_refused(tmp_path, line, message):
-    write(tmp_path / "a.jpg"), write(tmp_path / "b.jpg")
+    write(tmp_path / "a.jpg")
+    write(tmp_path / "b.jpg")
     (tmp_path / "labels.csv").write_text("\n".join(["file,number", "a.jpg,0"] + (["b.jpg,1", line] if line else [])))
     with pytest.raises(ValueError, match=message):
         image_folder(tmp_path)
@@ -389,7 +399,8 @@ def test_folders_that_cannot_be_read_are_refused(tmp_path):
         image_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no images"):
         image_folder(tmp_path)
-    write(tmp_path / "cat" / "a.png"), write(tmp_path / ".ipynb_checkpoints" / "b.png")
+    write(tmp_path / "cat" / "a.png")
+    write(tmp_path / ".ipynb_checkpoints" / "b.png")
     assert image_folder(tmp_path).ids == ["cat/a.png"]
     write(tmp_path / "stray.png")
     with pytest.raises(ValueError, match="outside class folders, such as stray.png"):
@@ -550,7 +561,7 @@ MAKERS = dict(
 SIZES = {  # train, validation, test
     "mnist": (180, 20, 50), "emnist": (558, 62, 124), "cifar10": (180, 20, 40), "pets": (134, 14, 74), "flowers": (102, 102, 204),
     "imagenet": (700, 100, 200), "imagenet-sample": (350, 50, 100), "xray": (228, 24, 42), "retinopathy": (84, 12, 24),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
@@ -563,11 +574,15 @@ def test_real_layout_is_read_and_split_once(name, tmp_path, monkeypatch):
     again = image_set(name, "train", root=tmp_path)
     assert torch.equal(again.rows, parts["train"].rows)
     rows, card = store.load_tensors(tmp_path / "splits" / f"{name}.safetensors")
-    assert {int(c): n for c, n in card["classes"].items()} == again.classes and torch.equal(rows["train"], again.rows)
+    assert {int(c): n for c, n in card["classes"].items()} == again.classes
+    assert torch.equal(rows["train"], again.rows)
     source = sources.SOURCES[name]
     images = load_images(name, tmp_path, "test", n=4)
-    assert images.x.shape == (4, source.channels, source.size, source.size) and 0 <= images.x.min() and images.x.max() <= 1
-    assert set(images.rows.tolist()) <= set(parts["test"].rows.tolist()) and torch.equal(images.y, parts["all"].y[images.rows])
+    assert images.x.shape == (4, source.channels, source.size, source.size)
+    assert 0 <= images.x.min()
+    assert images.x.max() <= 1
+    assert set(images.rows.tolist()) <= set(parts["test"].rows.tolist())
+    assert torch.equal(images.y, parts["all"].y[images.rows])
 
 
 def theirs(name, root):
@@ -722,7 +737,8 @@ def jpeg(seed):
 def archives(name, root, monkeypatch):
     """What the makers' archives hold, from the layout that they unpack to."""
     MAKERS[name](root, monkeypatch)
-    read = lambda folder, prefix="": {prefix + p.relative_to(root / folder).as_posix(): p.read_bytes() for p in (root / folder).rglob("*") if p.is_file()}
+    def read(folder, prefix=""):
+        return {prefix + p.relative_to(root / folder).as_posix(): p.read_bytes() for p in (root / folder).rglob("*") if p.is_file()}
     if name == "mnist":
         return [(root / d.folder / f"{d.gives[0]}.gz").read_bytes() for d in sources.SOURCES["mnist"].downloads]
     if name == "emnist":
@@ -757,7 +773,8 @@ def test_a_wrong_archive_is_refused_and_replaced_only_when_told(tmp_path, monkey
     put(archive, b"something else")
     with pytest.raises(ValueError, match="cifar-10-python.tar.gz is not the published file.*again=True"):
         fetch("cifar10", tmp_path / "root")
-    assert archive.read_bytes() == b"something else" and not (tmp_path / "root" / "cifar-10-batches-py").exists()
+    assert archive.read_bytes() == b"something else"
+    assert not (tmp_path / "root" / "cifar-10-batches-py").exists()
     fetch("cifar10", tmp_path / "root", again=True)
     put(tmp_path / "root" / "cifar-10-batches-py" / "test_batch", b"damaged")
     with pytest.raises(ValueError, match="test_batch is not the published file"):

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,14 +28,6 @@ from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import digits
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def ramp(n):
@@ -87,7 +80,8 @@ def test_diffid_with_their_small_number_in_the_fill_is_theirs(
 
 
 def test_the_soft_published_form_clips_the_mean_and_ours_each_image():
-    f = lambda x: x.flatten(1).sum(1)  # the second image gains where the first loses
+    def f(x):
+        return x.flatten(1).sum(1)  # the second image gains where the first loses
     x = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
     A = torch.tensor([[2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
     whole = removal(f, A, x, torch.tensor([2.0, 2.0], dtype=torch.float64), [0.5], measure="ratio").inserted
@@ -115,10 +109,10 @@ def test_a_ramp_of_weights_has_the_diffid_known_on_paper(n):
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(2, 9))
 def test_no_ranking_beats_the_weights_of_a_linear_score(seed, n):
-    w = torch.rand(n, generator=seeded(seed), dtype=torch.float64) + 0.01
+    w = rand(n, seed=seed) + 0.01
     x, f = torch.ones(1, n, dtype=torch.float64), lambda x: x @ w
     best = diffid(f, w[None], x, 0.0, levels=n + 1)
-    assert best >= diffid(f, torch.rand(1, n, generator=seeded(seed + 1), dtype=torch.float64), x, 0.0, levels=n + 1) - 1e-12
+    assert best >= diffid(f, rand(1, n, seed=seed + 1), x, 0.0, levels=n + 1) - 1e-12
     assert best >= 0
 
 
@@ -156,7 +150,7 @@ def test_a_fill_equal_to_the_image_changes_nothing(world):
 
 def test_infidelity_of_a_linear_score_is_the_one_on_paper():
     n, sigma = 30, 0.3
-    w, x = randn(n) / n**0.5, torch.rand(1, n, generator=seeded(1), dtype=torch.float64)
+    w, x = randn(n) / n**0.5, rand(1, n, seed=1)
     x[:, ::3] = 0
     drawn, A = probes(lambda v: v @ w, x, 0 * x, sigma, 40_000, generator=seeded(2)), w * x
     still = (x == 0)[0]
@@ -173,7 +167,7 @@ def test_infidelity_of_a_linear_score_is_the_one_on_paper():
 
 
 def test_scaled_infidelity_leaves_out_what_a_map_puts_where_nothing_moved():
-    x = torch.rand(2, 20, generator=seeded(1), dtype=torch.float64)
+    x = rand(2, 20, seed=1)
     x[:, ::4] = 0
     drawn, A = probes(lambda v: v.sum(1), x, 0 * x, 0.2, 10, generator=seeded()), randn(2, 20)
     assert torch.equal(infidelity(A, drawn), infidelity(A * (x != 0), drawn))
@@ -181,13 +175,13 @@ def test_scaled_infidelity_leaves_out_what_a_map_puts_where_nothing_moved():
 
 
 def test_noise_around_the_input_has_infidelity_zero_for_a_linear_score():
-    w, x = randn(20), torch.rand(3, 20, generator=seeded(1), dtype=torch.float64)
+    w, x = randn(20), rand(3, 20, seed=1)
     drawn = probes(lambda v: v @ w, x, torch.zeros_like(x), 0.2, 30, "noise", generator=seeded())
     assert infidelity(w * x, drawn).max() < 1e-20 < infidelity(w * x.roll(1, 0), drawn).min()
 
 
 def test_sensitivity_of_a_linear_score_stays_below_the_corner_of_the_cube():
-    w, x = randn(50), torch.rand(4, 50, generator=seeded(1), dtype=torch.float64)
+    w, x = randn(50), rand(4, 50, seed=1)
     found = max_sensitivity(lambda v: w * v, x, 0.1, 40, generator=seeded())
     assert (found.raw < 0.1 * w.norm()).all() and (found.raw > 0.1 * w.norm() / 3**0.5 * 0.9).all()
     assert torch.allclose(found.relative, found.raw / (w * x).norm(dim=1))
@@ -215,7 +209,8 @@ def test_infidelity_is_captums(world, product, rescale):
             return slope, inputs - xi
 
         rows = torch.arange(len(x)).repeat_interleave(samples)
-        forward = lambda v: f(v, rows=rows if len(v) > len(x) else None)
+        def forward(v):
+            return f(v, rows=rows if len(v) > len(x) else None)
         theirs = captum_metrics.infidelity(forward, perturb, x, A, n_perturb_samples=samples, normalize=rescale)
         assert (infidelity(A, drawn, product, rescale) / theirs - 1).abs().max() < 1e-6
     finally:
@@ -224,7 +219,7 @@ def test_infidelity_is_captums(world, product, rescale):
 
 def test_infidelity_scaled_is_captums_own_convention(world):
     metrics = pytest.importorskip("captum.metrics")
-    w, x = randn(40), torch.rand(3, 40, generator=seeded(1), dtype=torch.float64) + 0.1
+    w, x = randn(40), rand(3, 40, seed=1) + 0.1
     f, A = (lambda v: (v @ w).tanh()), randn(3, 40, seed=2)
     drawn = probes(f, x, torch.full_like(x, 0.05), 0.2, 6, generator=seeded())
     perturb = metrics.infidelity_perturb_func_decorator(True)(lambda inputs, baselines: inputs - drawn.xi.transpose(0, 1).flatten(0, 1))
@@ -234,10 +229,11 @@ def test_infidelity_scaled_is_captums_own_convention(world):
 
 def test_max_sensitivity_is_captums():
     metrics = pytest.importorskip("captum.metrics")
-    x, attribute = torch.rand(4, 1, 6, 6, generator=seeded(), dtype=torch.float64), lambda v: v.sin() * v
+    x, attribute = rand(4, 1, 6, 6), lambda v: v.sin() * v
     draw, radius = seeded(3), 0.1
     deltas = [radius * (2 * torch.rand(x.shape, generator=draw, dtype=x.dtype) - 1) for _ in range(5)]
-    first = lambda v: (attribute(v[0]),) if isinstance(v, tuple) else attribute(v)  # as captum's own methods answer
+    def first(v):
+        return (attribute(v[0]),) if isinstance(v, tuple) else attribute(v)  # as captum's own methods answer
     theirs = metrics.sensitivity_max(first, x, lambda v: v + torch.stack(deltas, 1).flatten(0, 1), n_perturb_samples=5)
     ours = max_sensitivity(attribute, x, radius, 5, generator=seeded(3))
     assert torch.allclose(ours.relative, theirs, rtol=1e-9)
@@ -289,7 +285,8 @@ def test_masks_and_fill_live_in_the_preprocessed_space():
     A = torch.tensor([[[[4.0, 0.0]], [[0.0, 3.0]], [[0.0, 3.0]]]])
     per_pixel = removal(f, A, x, 0.0, [0.5])
     per_channel = removal(f, A, x, 0.0, [1 / 6], per="channel")
-    assert per_pixel.deleted.item() == pytest.approx(7 / 14) and per_channel.deleted.item() == pytest.approx(9 / 14)
+    assert per_pixel.deleted.item() == pytest.approx(7 / 14)
+    assert per_channel.deleted.item() == pytest.approx(9 / 14)
     assert removal(f, A, x, torch.tensor([1.0, 1.0, 1.0]), [0.5]).deleted.item() == pytest.approx(1.0)
 
 
@@ -311,9 +308,11 @@ def test_fills():
     x = torch.rand(5, 3, 4, 4, generator=seeded())
     assert torch.allclose(channel_mean(x, lambda v: 2 * v), 2 * x.mean((0, 2, 3)))
     shown = torch.zeros(5, 1, 4, 4, dtype=torch.bool)
-    assert kept_mean(x, shown).abs().max() == 0 and torch.allclose(kept_mean(x, ~shown).flatten(), x.mean((1, 2, 3)))
+    assert kept_mean(x, shown).abs().max() == 0
+    assert torch.allclose(kept_mean(x, ~shown).flatten(), x.mean((1, 2, 3)))
     mixed = shuffled(x, seeded())
-    assert not torch.equal(mixed, x) and torch.allclose(mixed.flatten(2).sort(dim=2).values, x.flatten(2).sort(dim=2).values)
+    assert not torch.equal(mixed, x)
+    assert torch.allclose(mixed.flatten(2).sort(dim=2).values, x.flatten(2).sort(dim=2).values)
     assert torch.allclose(mixed.sum(1).flatten(1).sort(dim=1).values, x.sum(1).flatten(1).sort(dim=1).values)  # pixels stay whole
 
 

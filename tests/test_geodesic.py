@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_bvp
@@ -40,20 +41,20 @@ def bent(latents=3, pixels=12, seed=0):
 
 
 def ends(b=3, latents=3, seed=1):
-    return torch.randn(2, b, latents, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return randn(2, b, latents, seed=seed)
 
 
 def pairs(name, b=6):
     "b pairs of latents; on the paraboloid on a common meridian, where its closed form holds."
-    z0, z1 = worlds.draw(worlds.WORLDS[name], 2 * b, torch.Generator().manual_seed(2)).split(b)
+    z0, z1 = worlds.draw(worlds.WORLDS[name], 2 * b, seeded(2)).split(b)
     return z0, z0 * torch.linspace(-1.2, 0.5, b, dtype=z0.dtype)[:, None] if name == "paraboloid" else z1
 
 
 @settings(max_examples=15, deadline=None)
 @given(steps=st.integers(2, 7), seed=st.integers(0, 1000))
 def test_energy_gradient_is_the_slope_of_the_energy(steps, seed):
-    decode, gamma_z = bent(seed=seed), torch.randn(steps + 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    v, h = torch.randn(steps - 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1)), 1e-5
+    decode, gamma_z = bent(seed=seed), randn(steps + 1, 2, 3, seed=seed)
+    v, h = randn(steps - 1, 2, 3, seed=seed + 1), 1e-5
     bump = torch.zeros_like(gamma_z)
     bump[1:-1] = v
     slope = (path_energy(decode, gamma_z + h * bump) - path_energy(decode, gamma_z - h * bump)) / (2 * h)
@@ -86,7 +87,9 @@ def test_paths_take_turns_where_they_are_many():
     decode, (z0, z1) = bent(), ends()
     few, many = geodesic(decode, z0, z1, 24), geodesic(decode, z0.repeat(834, 1), z1.repeat(834, 1), 24)
     torch.testing.assert_close(many.gamma_z.unflatten(1, (834, 3)), few.gamma_z[:, None].expand(-1, 834, -1, -1), rtol=1e-7, atol=1e-7)
-    assert (many.iterations.view(834, 3) == few.iterations).all() and many.converged.all() and few.converged.all()
+    assert (many.iterations.view(834, 3) == few.iterations).all()
+    assert many.converged.all()
+    assert few.converged.all()
 
 
 def test_nan_images_are_named_by_row_whichever_turn_it_is():
@@ -218,7 +221,7 @@ def test_stop_rules():
 
 def test_encoder_in_the_decoders_place_descends_only_where_it_can():
     "With e(x) = W⁺x and g(z) = Wz + small bends, ∂e/∂x is nearly G⁻¹Jᵀ: the natural gradient, which arrives."
-    W = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    W = randn(10, 3, seed=4)
     inverse, (z0, z1) = torch.linalg.pinv(W), ends()
     decode, encode = (lambda z: z @ W.T + 0.3 * (z @ W.T).sin()), (lambda x: x @ inverse.T)
     line, found = path_energy(decode, latent_line(z0, z1, 12)), geodesic(decode, z0, z1, 12, "encoder", encode=encode)
@@ -237,7 +240,9 @@ def test_resampling_keeps_ends_and_evens_chords():
 
 def test_l_squared_is_at_most_twice_e():
     found = geodesic(bent(), *ends(), 30)
-    assert (found.L**2 <= 2 * found.E * (1 + 1e-12)).all() and (found.L**2 >= 2 * found.E * (1 - 4e-4)).all()  # unevenness 2 %: 1 − 0.02²
+    # unevenness 2 %: 1 − 0.02²
+    assert (found.L**2 <= 2 * found.E * (1 + 1e-12)).all()
+    assert (found.L**2 >= 2 * found.E * (1 - 4e-4)).all()
     torch.testing.assert_close(found.L, path_length(bent(), found.gamma_z))
 
 
@@ -280,7 +285,9 @@ def test_bad_input_is_named(case):
 def test_one_segment_has_nothing_to_move_and_two_have_one_point(solver, steps):
     z0, z1 = ends()
     found = geodesic(bent(), z0, z1, steps, solver)
-    assert found.gamma_z.shape == (steps + 1, 3, 3) and torch.equal(found.gamma_z[0], z0) and torch.equal(found.gamma_z[-1], z1)
+    assert found.gamma_z.shape == (steps + 1, 3, 3)
+    assert torch.equal(found.gamma_z[0], z0)
+    assert torch.equal(found.gamma_z[-1], z1)
     assert (found.E <= path_energy(bent(), latent_line(z0, z1, steps)) * (1 + 1e-12)).all()
 
 
@@ -288,7 +295,8 @@ def test_blocks_between_frames_are_those_of_a_jacobian_that_goes_straight_from_f
     from manifold_xai.geometry.geodesic import _Surface
 
     flat, line = nn.Linear(3, 12).double().requires_grad_(False), latent_line(*ends(), 24)
-    square = lambda z: flat(z) ** 2  # its Jacobian is linear in z, so nothing is lost between frames of a line
+    def square(z):
+        return flat(z) ** 2  # its Jacobian is linear in z, so nothing is lost between frames of a line
     exact, near = (ask(_Surface(square, torch.zeros(3).double())) for ask in (lambda s: s.blocks(line), lambda s: s.blocks_between(line, most=7)))
     for theirs, ours in zip(exact, near):
         torch.testing.assert_close(ours, theirs)

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from helpers import rand, relative, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.attribution.methods import GuidedIG, SettledIG
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.attribution.methods import GuidedIG, SettledIG
 from manifold_xai.paths.guided import (
     guided_path,
     guided_point,
@@ -23,20 +23,7 @@ from manifold_xai.paths.guided import (
 )
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
-
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=seeded(seed), dtype=torch.float64)
-
-
-def relative(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
-
+from manifold_xai.subjects.classifiers import digit_classifier
 
 # --- the published codes -------------------------------------------------------------------------------------------------------
 
@@ -178,29 +165,19 @@ def test_mean_gradient_is_the_mean_in_any_chunk():
 # --- on digits -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def smooth():
-    return digit_classifier("smooth")
-
-
-@pytest.fixture(scope="module")
-def images(held_out):
-    return held_out
-
-
 PATHS = dict(greedy=guided_path, settled=settled_path)
 
 
-def test_settled_maps_of_held_out_digits_add_up(smooth, images):
-    x = images.x[:12]
+def test_settled_maps_of_held_out_digits_add_up(smooth, held_out):
+    x = held_out.x[:12]
     f = score(smooth).at(x)
     gap = path_attribution(f, settled_path(f, torch.zeros_like(x), x, 200)).gap
     assert gap.abs().mean() <= 0.01  # in probability
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_rows_and_chunks_do_not_matter(smooth, images, name):
-    model, x = digit_classifier("smooth").double(), images.x[:5].double()
+def test_rows_and_chunks_do_not_matter(smooth, held_out, name):
+    model, x = digit_classifier("smooth").double(), held_out.x[:5].double()
     f = score(model).at(x)
 
     def maps(rows, batch):
@@ -215,9 +192,9 @@ def test_rows_and_chunks_do_not_matter(smooth, images, name):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_networks_that_compute_the_same_get_the_same_map(images, name):
+def test_networks_that_compute_the_same_get_the_same_map(held_out, name):
     """Batch norm folded into the convolutions, and the first block's channels permuted."""
-    model, x = digit_classifier("smooth").double(), images.x[:3].double()
+    model, x = digit_classifier("smooth").double(), held_out.x[:3].double()
     twin = digit_classifier("smooth").double()
     layers = list(twin)
     for i in range(0, 12, 4):
@@ -226,7 +203,8 @@ def test_networks_that_compute_the_same_get_the_same_map(images, name):
     layers[0].weight.data, layers[0].bias.data = layers[0].weight.data[shuffle], layers[0].bias.data[shuffle]
     layers[4].weight.data = layers[4].weight.data[:, shuffle]
     twin = nn.Sequential(*layers).eval()
-    assert (twin(x) - model(x)).abs().max() < 1e-10 and not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
+    assert (twin(x) - model(x)).abs().max() < 1e-10
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
     A, B = (path_attribution(f, PATHS[name](f, torch.zeros_like(x), x, 20)).A for f in (score(m).at(x) for m in (model, twin)))
     assert (A - B).abs().max() < 1e-10
 
@@ -234,7 +212,8 @@ def test_networks_that_compute_the_same_get_the_same_map(images, name):
 @pytest.mark.parametrize("name", PATHS)
 def test_an_ignored_feature_gets_exactly_nothing(name):
     x0, x = rand(2, 4, 12, seed=1)
-    f = lambda x: wavy(x[:, :-1])  # noqa: E731
+    def f(x):
+        return wavy(x[:, :-1])
     A = path_attribution(f, PATHS[name](f, x0, x, 15)).A
     assert (A[:, -1] == 0).all() and (A[:, :-1] != 0).all()
 
@@ -334,8 +313,8 @@ def test_inputs_that_carry_gradients_leave_no_graph():
 
 
 @pytest.mark.parametrize("Method, draw", [(GuidedIG, guided_path), (SettledIG, settled_path)])
-def test_face_is_the_functional_core(smooth, images, Method, draw):
-    x, y = images.x[:3], images.y[:3]
+def test_face_is_the_functional_core(smooth, held_out, Method, draw):
+    x, y = held_out.x[:3], held_out.y[:3]
     f = score(smooth, y)
     A, delta = Method(f).attribute(x, n_steps=12, return_convergence_delta=True)
     core = path_attribution(f, draw(f, torch.zeros_like(x), x, 12))
@@ -343,11 +322,11 @@ def test_face_is_the_functional_core(smooth, images, Method, draw):
 
 
 @pytest.mark.parametrize("Method", [GuidedIG, SettledIG])
-def test_works_inside_captum(smooth, images, Method):
+def test_works_inside_captum(smooth, held_out, Method):
     from captum.attr import NoiseTunnel
     from captum.metrics import infidelity, sensitivity_max
 
-    x, y = images.x[:2], images.y[:2]
+    x, y = held_out.x[:2], held_out.y[:2]
     method = Method(smooth)
     assert NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape == x.shape
     A = method.attribute(x, target=y, n_steps=5)
@@ -355,16 +334,16 @@ def test_works_inside_captum(smooth, images, Method):
     assert sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2).isfinite().all()
 
 
-def test_options_reach_the_path(smooth, images):
-    x, f = images.x[:2], score(smooth, images.y[:2])
+def test_options_reach_the_path(smooth, held_out):
+    x, f = held_out.x[:2], score(smooth, held_out.y[:2])
     line = path_attribution(f, straight_path(torch.zeros_like(x), x, 6)).A
     for method in (GuidedIG(f, max_dist=0.0), GuidedIG(f, fraction=1.0), SettledIG(f, window=1.0)):
         torch.testing.assert_close(method.attribute(x, n_steps=6), line, rtol=0, atol=1e-5)
     assert (GuidedIG(f).attribute(x, n_steps=6) - line).abs().max() > 1e-3
 
 
-def test_autocast_sums_in_float32(smooth, images):
-    x, f = images.x[:2], score(smooth, images.y[:2])
+def test_autocast_sums_in_float32(smooth, held_out):
+    x, f = held_out.x[:2], score(smooth, held_out.y[:2])
     with torch.autocast("cpu", torch.bfloat16):
         A = path_attribution(f, guided_path(f, torch.zeros_like(x), x, 10)).A
     assert A.dtype == torch.float32 and A.isfinite().all()

@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
+from helpers import rand, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.attribution.integral import Attribution, RULES, path_attribution
+from manifold_xai.attribution.integral import RULES, Attribution, path_attribution
+from manifold_xai.chunks import value_and_grad
 from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.paths.straight import straight_path
-from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import Score, score
 
 POINTWISE = ("left", "trapezoid", "midpoint")
@@ -34,7 +35,7 @@ PATHS = dict(straight=straight_path, bent=bent_path)
 
 @pytest.fixture
 def ends():
-    x = torch.rand(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x = rand(2, 4, 3, seed=3)
     return x[0], x[1]
 
 
@@ -42,12 +43,13 @@ def conv_net(seed=0, classes=3):
     torch.manual_seed(seed)
     layers = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, classes)
     net = nn.Sequential(*layers).double()
-    net[1].running_mean.uniform_(-1, 1), net[1].running_var.uniform_(0.5, 2)
+    net[1].running_mean.uniform_(-1, 1)
+    net[1].running_var.uniform_(0.5, 2)
     return net.eval().requires_grad_(False)
 
 
 def images(b=3, seed=5):
-    x = torch.rand(2, b, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = rand(2, b, 1, 6, 6, seed=seed)
     return x[0], x[1]
 
 
@@ -92,7 +94,7 @@ def test_each_features_share_on_a_quarter_circle():
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), steps=st.integers(1, 9), b=st.integers(1, 4), rule=st.sampled_from(["trapezoid", "midpoint"]))
 def test_a_quadratic_score_is_integrated_exactly_on_any_polygon(seed, steps, b, rule):
-    g = torch.Generator().manual_seed(seed)
+    g = seeded(seed)
     Q, gamma = torch.randn(4, 4, dtype=torch.float64, generator=g), torch.randn(steps + 1, b, 4, dtype=torch.float64, generator=g)
     gap = path_attribution(lambda x: ((x @ Q) * x).sum(1), gamma, rule=rule).gap
     assert gap.abs().max() < 1e-11  # its gradient is linear between neighbouring points
@@ -123,7 +125,8 @@ def test_an_ignored_feature_gets_exactly_nothing(name, rule, ends):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_attributions_are_linear_in_the_score(name, ends):
-    f = lambda x: x.sin().prod(1)
+    def f(x):
+        return x.sin().prod(1)
     A = [path_attribution(h, PATHS[name](*ends, steps=6)).A for h in (cubic, f, lambda x: 2 * cubic(x) - 3 * f(x))]
     torch.testing.assert_close(A[2], 2 * A[0] - 3 * A[1])
 
@@ -144,7 +147,8 @@ def test_networks_that_compute_the_same_get_the_same_map():
     with torch.no_grad():  # batch norm folded into the convolution, channels permuted
         conv.weight.copy_((net[0].weight * scale[:, None, None, None])[order])
         conv.bias.copy_(((net[0].bias - norm.running_mean) * scale + norm.bias)[order])
-        last.weight.copy_(net[3].weight[:, order]), last.bias.copy_(net[3].bias)
+        last.weight.copy_(net[3].weight[:, order])
+        last.bias.copy_(net[3].bias)
     twin = nn.Sequential(conv, nn.SiLU(), last, *net[4:]).requires_grad_(False)
     wiggle = torch.sin(torch.linspace(0, math.pi, 11, dtype=x.dtype))[:, None, None, None, None] * torch.rand(1, 6, 6, dtype=x.dtype)
     for gamma in (straight_path(x0, x, 10), straight_path(x0, x, 10).stack() + wiggle):

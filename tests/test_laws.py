@@ -5,14 +5,15 @@ from functools import cache
 import pytest
 import torch
 from every import EVERY, LATENT, LINES, NEIGHBOURS, OUTWARD, PATHS, steps_of
+from helpers import randn, seeded
 from torch import nn
 
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.autoencoder import adapt
+from manifold_xai.score import score
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import digits
-from manifold_xai.score import score
 
 STEPS = 8
 
@@ -21,7 +22,7 @@ STEPS = 8
 def world():
     model, vae = digit_classifier("smooth").double(), digit_vae("silu").double()
     test, train = digits("test"), digits("train")
-    pick = torch.randperm(len(test.x), generator=torch.Generator().manual_seed(5))[:3]
+    pick = torch.randperm(len(test.x), generator=seeded(5))[:3]
     return model, vae, train.x[::350].double(), test.x[pick].double(), test.y[pick]
 
 
@@ -46,7 +47,8 @@ def test_rows_do_not_see_each_other(name):
     """The first two rows are the same whatever the third is; alone, too, where nothing is drawn row after row."""
     model, _, _, x, y = world()
     other = torch.cat([x[:2], 1 - x[2:]])
-    assert the_same(map_of(name)[:2], attribute(name, score(model), other, y)[:2]) and not the_same(*map_of(name)[:2])
+    assert the_same(map_of(name)[:2], attribute(name, score(model), other, y)[:2])
+    assert not the_same(*map_of(name)[:2])
     assert the_same(map_of(name)[:1], attribute(name, score(model), x[:1], y[:1]))
 
 
@@ -69,7 +71,7 @@ def blind_ig2(model, ignored, x, y):
     """IG2 listening to the whole image: such pixels move, and still get nothing."""
     from manifold_xai.attribution.methods import IG2
 
-    method = IG2(score(lambda x: model(x * ~ignored)), world()[2], represent=lambda x: x, generator=torch.Generator().manual_seed(0))
+    method = IG2(score(lambda x: model(x * ~ignored)), world()[2], represent=lambda x: x, generator=seeded(0))
     return method.attribute(x, target=y, n_steps=STEPS)
 
 
@@ -79,7 +81,7 @@ def twin():
     layers = list(digit_classifier("smooth").double())
     for i in range(0, 12, 4):
         layers[i : i + 2] = [nn.utils.fusion.fuse_conv_bn_eval(layers[i], layers[i + 1]), nn.Identity()]
-    shuffle = torch.randperm(layers[0].out_channels, generator=torch.Generator().manual_seed(1))
+    shuffle = torch.randperm(layers[0].out_channels, generator=seeded(1))
     layers[0].weight.data, layers[0].bias.data = layers[0].weight.data[shuffle], layers[0].bias.data[shuffle]
     layers[4].weight.data = layers[4].weight.data[:, shuffle]
     return nn.Sequential(*layers).eval()
@@ -136,7 +138,7 @@ class Squares(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.W = torch.randn(1024, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) / 32
+        self.W = randn(1024, 10, seed=3) / 32
 
     def forward(self, x):
         return (x.flatten(1) @ self.W).square()
@@ -214,4 +216,5 @@ def test_every_method_is_here():
     from manifold_xai.attribution.catalogue import catalogue
 
     model, vae, references, _, _ = world()
-    assert set(catalogue(score(model), vae, references=references)) == set(EVERY) and set(OUTWARD) < set(EVERY)
+    assert set(catalogue(score(model), vae, references=references)) == set(EVERY)
+    assert set(OUTWARD) < set(EVERY)

@@ -7,17 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
-from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
+from manifold_xai.attribution.methods import EnhancedIG, ManifoldAlignedGuidedIG, ManifoldIG, ManifoldSettledIG
 from manifold_xai.autoencoder import adapt
-from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae, from_diffusers
-from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.chunks import value_and_grad, values
 from manifold_xai.geometry import worlds
 from manifold_xai.geometry.geodesic import geodesic, unevenness
 from manifold_xai.geometry.metric import latent_line, path_chords
@@ -31,24 +30,17 @@ from manifold_xai.paths.manifold import (
 )
 from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
 from manifold_xai.paths.path import Path, Step
-from manifold_xai.chunks import value_and_grad, values
 from manifold_xai.score import score
+from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae, from_diffusers
+from manifold_xai.subjects.classifiers import digit_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # torch's own, on first use of torch.func
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def curved(d=3, shape=(1, 4, 5), seed=0):
     """A small smooth autoencoder whose decoder does not undo its encoder."""
     n = math.prod(shape)
-    W, V = (torch.randn(*s, generator=seeded(seed), dtype=torch.float64) for s in ((n, d), (d, n)))
+    W, V = (randn(*s, seed=seed) for s in ((n, d), (d, n)))
     return adapt(lambda x: (x.flatten(1) @ W / n**0.5).tanh(), lambda z: ((2 * z) @ V / d**0.5).sigmoid().unflatten(1, shape))
 
 
@@ -174,7 +166,9 @@ def test_anchored_points(T, jump, anchor, b):
     elif anchor == "published":
         assert torch.equal(got, torch.cat([x0[None], points[1:-1], x[None]]))
     else:
-        assert torch.equal(got[jump : jump + T + 1], points) and torch.equal(got[0], x0) and torch.equal(got[-1], x)
+        assert torch.equal(got[jump : jump + T + 1], points)
+        assert torch.equal(got[0], x0)
+        assert torch.equal(got[-1], x)
         for part in (got[: jump + 1], got[-jump - 1 :]):  # straight and even
             torch.testing.assert_close(part.diff(dim=0), (part[-1] - part[0]).expand(jump, b, 4) / jump)
 
@@ -185,7 +179,8 @@ def test_anchored_points(T, jump, anchor, b):
 def test_a_path_knows_its_length(name, kind, anchor):
     make, shape = WORLDS[kind]
     gamma = PATHS[name](make(), *rand(2, 2, *shape), 5, anchor=anchor, jump=3)
-    assert isinstance(gamma, Path) and len(list(gamma)) == len(gamma) == gamma.steps + 1 == 6 + 6 * (anchor is True)
+    assert isinstance(gamma, Path)
+    assert len(list(gamma)) == len(gamma) == gamma.steps + 1 == 6 + 6 * (anchor is True)
     assert torch.equal(gamma.stack(), gamma.stack())  # it can be walked again
 
 
@@ -216,7 +211,10 @@ def test_no_way_no_attribution(name, kind):
     x[1] = x0[1]
     for anchor, here in ((False, 0.0), (True, 1e-10)):  # anchored, out and back again
         A, gap, _ = path_attribution(wavy, PATHS[name](make(), x0, x, 10, anchor=anchor))
-        assert A[1].abs().max() <= here + 1e-12 and gap[1].abs() < 1e-12 and A[[0, 2]].abs().max() > 1e-3 and A.isfinite().all()
+        assert A[1].abs().max() <= here + 1e-12
+        assert gap[1].abs() < 1e-12
+        assert A[[0, 2]].abs().max() > 1e-3
+        assert A.isfinite().all()
 
 
 @both
@@ -237,7 +235,8 @@ def test_twelve_segments_laid_and_settled_are_the_geodesic_at_every_point(held_o
     vae, x = digit_vae(), held_out.x[:4]
     ends, T = (torch.zeros_like(x), x), 100
     settled, laid, every = (manifold_path(vae, *ends, T, **how) for how in ({}, dict(segments=12), dict(segments=T)))
-    energy = lambda path: T / 2 * path.stack().diff(dim=0).flatten(2).square().sum((0, 2))
+    def energy(path):
+        return T / 2 * path.stack().diff(dim=0).flatten(2).square().sum((0, 2))
     found = settled.notes["geodesic"]
     assert found.gamma_z.shape == (T + 1, 4, 10) and len(laid.notes["geodesic"].gamma_z) == 13
     torch.testing.assert_close(found.E, energy(settled), rtol=1e-4, atol=0)
@@ -353,7 +352,9 @@ def test_every_point_is_drawn_once_and_few_live_at_a_time():
         gamma = enhanced_path(counted, x0, x, T, batch=16)
         assert counted.points == 0  # nothing is drawn before the walk
         path_attribution(wavy, gamma, batch=16)
-        assert counted.points == 4 * (T + 1) + 1 and counted.most == 16  # and one row more, to look for kinks
+        # and one row more, to look for kinks
+        assert counted.points == 4 * (T + 1) + 1
+        assert counted.most == 16
         peaks[T] = counted.peak
     assert peaks[50] == peaks[400] <= 64  # memory does not grow with the number of steps
 
@@ -458,7 +459,8 @@ def test_somebody_elses_autoencoder(name):
     x0, x = torch.zeros(2, 1, 16, 16), rand(2, 1, 16, 16).float()
     options = dict(solver="gradient", iterations=2) if name == "manifold" else {}
     W = torch.randn(256, generator=seeded())
-    f = lambda x: (x.flatten(1) @ W / 16).tanh()  # noqa: E731
+    def f(x):
+        return (x.flatten(1) @ W / 16).tanh()
     A, gap, ends = path_attribution(f, PATHS[name](by_hand, x0, x, 20, **options))
     assert A.shape == x.shape and gap.abs().max() < 1e-3
     again = path_attribution(f, PATHS[name](from_diffusers(theirs), x0, x, 20, **options))
@@ -519,7 +521,8 @@ def test_bad_ends_are_refused(name):
 @both
 def test_bad_autoencoders_are_refused(name):
     x0, x, good = *rand(2, 2, 1, 4, 5), curved()
-    walk = lambda *pair: PATHS[name](adapt(*pair), x0, x, 4).stack()  # noqa: E731
+    def walk(*pair):
+        return PATHS[name](adapt(*pair), x0, x, 4).stack()
     with pytest.raises(ValueError, match="one code per image"):
         walk(lambda x: good.encode(x)[:1], good.decode)
     with pytest.raises(ValueError, match="must be finite"):

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from helpers import rand, relative, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -12,8 +13,7 @@ from torch import nn
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG, ManifoldSettledIG
 from manifold_xai.autoencoder import adapt
-from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae
-from manifold_xai.subjects.classifiers import digit_classifier
+from manifold_xai.chunks import Chunks, value_and_grad
 from manifold_xai.paths.manifold import anchored, enhanced_path
 from manifold_xai.paths.manifold_guided import (
     latent_score,
@@ -22,18 +22,11 @@ from manifold_xai.paths.manifold_guided import (
     two_gradients,
 )
 from manifold_xai.paths.path import Path, Step
-from manifold_xai.chunks import Chunks, value_and_grad
 from manifold_xai.score import score
+from manifold_xai.subjects.autoencoders import ResidualVAE, digit_vae
+from manifold_xai.subjects.classifiers import digit_classifier
 
 PATHS = dict(greedy=manifold_guided_path, settled=manifold_settled_path)
-
-
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def relative(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 # --- the published code --------------------------------------------------------------------------------------------------------
@@ -89,11 +82,6 @@ P, Q = cylinder(torch.zeros(1, 2, dtype=torch.float64)), cylinder(torch.tensor([
 
 
 @pytest.fixture(scope="module")
-def smooth():
-    return digit_classifier("smooth")
-
-
-@pytest.fixture(scope="module")
 def vae():
     return digit_vae("silu")
 
@@ -104,15 +92,10 @@ def precise():
     return digit_classifier("smooth").double(), digit_vae("silu").double()
 
 
-@pytest.fixture(scope="module")
-def images(held_out):
-    return held_out
-
-
 @pytest.mark.parametrize("batch", [None, 2, 3])
-def test_both_gradients_are_those_of_two_autograd_calls(precise, images, batch):
+def test_both_gradients_are_those_of_two_autograd_calls(precise, held_out, batch):
     model, vae = precise
-    x = images.x[:5].double()
+    x = held_out.x[:5].double()
     f, z = score(model).at(x), vae.encode(x)
     seen = two_gradients(f, vae.decode, z, batch=batch)
     with torch.enable_grad():
@@ -130,9 +113,9 @@ def test_two_gradients_leave_no_graph_and_work_in_inference_mode():
     assert not any(part.requires_grad for part in seen)
 
 
-def test_rows_reach_the_score(precise, images):
+def test_rows_reach_the_score(precise, held_out):
     model, vae = precise
-    x = images.x[:4].double()
+    x = held_out.x[:4].double()
     f = score(model, torch.tensor([1, 2, 3, 4]))
     whole = two_gradients(f, vae.decode, vae.encode(x))
     part = two_gradients(f, vae.decode, vae.encode(x[2:]), rows=torch.tensor([2, 3]))
@@ -172,7 +155,8 @@ def test_latents_keep_the_schedule_and_only_go_forward(seed, steps, fraction, sc
     encode, decode = (lambda x: x @ torch.linalg.pinv(W)), (lambda z: z @ W)
     x0, x = rand(2, 3, 9, seed=seed + 1)
     z0, z = encode(x0), encode(x)
-    f = lambda x: (3 * x).sin().sum(1)  # noqa: E731
+    def f(x):
+        return (3 * x).sin().sum(1)
     gamma = manifold_guided_path(f, adapt(encode, decode), x0, x, steps, fraction, anchor=False, schedule=schedule).stack()
     gamma_z = torch.stack([encode(point) for point in gamma])  # exact: W has full rank
     share = (gamma_z - z0) / (z - z0)
@@ -183,19 +167,19 @@ def test_latents_keep_the_schedule_and_only_go_forward(seed, steps, fraction, sc
     assert share.diff(dim=0).min() > -1e-6
 
 
-def test_a_fraction_or_window_of_one_is_the_latent_line(precise, images):
+def test_a_fraction_or_window_of_one_is_the_latent_line(precise, held_out):
     model, vae = precise
-    x = images.x[:3].double()
+    x = held_out.x[:3].double()
     f, x0 = score(model).at(x), torch.zeros_like(x)
     line = enhanced_path(vae, x0, x, 6).stack()
     for gamma in (manifold_guided_path(f, vae, x0, x, 6, 1.0, anchor=False), manifold_settled_path(f, vae, x0, x, 6, 1.0, anchor=False)):
         torch.testing.assert_close(gamma.stack(), line, rtol=0, atol=1e-10)
 
 
-def test_order_decides(precise, images):
+def test_order_decides(precise, held_out):
     """A given order is followed: latents arrive one after the other in it; random orders come from their generator."""
     model, vae = precise
-    x = images.x[:2].double()
+    x = held_out.x[:2].double()
     f, x0 = score(model).at(x), torch.zeros_like(x)
     z0, z = vae.encode(x0), vae.encode(x)
     order = rand(2, 10, seed=4)
@@ -207,7 +191,7 @@ def test_order_decides(precise, images):
     gamma = manifold_guided_path(f, vae, x0, x, T, order=order, anchor=False)
     torch.testing.assert_close(gamma[early], vae.decode(position), rtol=0, atol=1e-9)
     draws = [
-        manifold_guided_path(f, vae, x0, x, 5, order="random", generator=torch.Generator().manual_seed(s), anchor=False).stack()
+        manifold_guided_path(f, vae, x0, x, 5, order="random", generator=seeded(s), anchor=False).stack()
         for s in (1, 1, 2)
     ]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
@@ -216,8 +200,8 @@ def test_order_decides(precise, images):
 # --- laws on digits ------------------------------------------------------------------------------------------------------------
 
 
-def test_maps_of_held_out_digits_add_up(smooth, vae, images):
-    x = images.x[:8]
+def test_maps_of_held_out_digits_add_up(smooth, vae, held_out):
+    x = held_out.x[:8]
     f, x0 = score(smooth).at(x), torch.zeros_like(x)
     bare = manifold_guided_path(f, vae, x0, x, 200, anchor=False)
     steps = list(bare.draw())
@@ -231,9 +215,9 @@ def test_maps_of_held_out_digits_add_up(smooth, vae, images):
     torch.testing.assert_close(r.ends, torch.stack(ends, 1).detach(), rtol=0, atol=1e-5)
 
 
-def test_anchoring_adds_exactly_the_jumps(precise, images):
+def test_anchoring_adds_exactly_the_jumps(precise, held_out):
     model, vae = precise
-    x = images.x[:3].double()
+    x = held_out.x[:3].double()
     f, x0 = score(model).at(x), torch.zeros_like(x)
     steps = list(manifold_guided_path(f, vae, x0, x, 10, jump=3).draw())
     assert len(steps) == len(manifold_guided_path(f, vae, x0, x, 10, jump=3)) == 17
@@ -244,9 +228,9 @@ def test_anchoring_adds_exactly_the_jumps(precise, images):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_rows_and_chunks_do_not_matter(precise, images, name):
+def test_rows_and_chunks_do_not_matter(precise, held_out, name):
     model, vae = precise
-    x = images.x[:5].double()
+    x = held_out.x[:5].double()
     f = score(model).at(x)
 
     def maps(rows, batch):
@@ -261,13 +245,13 @@ def test_rows_and_chunks_do_not_matter(precise, images, name):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_networks_that_compute_the_same_get_the_same_map(precise, images, name):
+def test_networks_that_compute_the_same_get_the_same_map(precise, held_out, name):
     """Channels of the first block in another order: the same function up to rounding, and the guidance does not notice."""
     model, vae = precise
-    x = images.x[:3].double()
+    x = held_out.x[:3].double()
     twin = digit_classifier("smooth").double()
     layers = list(twin)
-    shuffle = torch.randperm(layers[0].out_channels, generator=torch.Generator().manual_seed(0))
+    shuffle = torch.randperm(layers[0].out_channels, generator=seeded(0))
     layers[0].weight.data = layers[0].weight.data[shuffle]
     for quantity in ("weight", "bias", "running_mean", "running_var"):
         getattr(layers[1], quantity).data = getattr(layers[1], quantity).data[shuffle]
@@ -278,24 +262,27 @@ def test_networks_that_compute_the_same_get_the_same_map(precise, images, name):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_an_ignored_pixel_gets_exactly_nothing(smooth, vae, images, name):
-    x = images.x[:3]
+def test_an_ignored_pixel_gets_exactly_nothing(smooth, vae, held_out, name):
+    x = held_out.x[:3]
     seen = torch.ones_like(x[:1])
     seen[..., 14:18, 14:18] = 0
-    own = score(smooth, images.y[:3])
-    f = lambda x, rows=None: own(x * seen, rows)  # noqa: E731
+    own = score(smooth, held_out.y[:3])
+    def f(x, rows=None):
+        return own(x * seen, rows)
     A = path_attribution(f, PATHS[name](f, vae, torch.zeros_like(x), x, 8)).A
     assert (A[seen.expand_as(A) == 0] == 0).all() and (A != 0).any()
 
 
 @pytest.mark.parametrize("anchor", [True, False, "published"])
 @pytest.mark.parametrize("name", PATHS)
-def test_no_way_no_attribution(smooth, vae, images, name, anchor):
-    x0, x = torch.zeros_like(images.x[:2]), images.x[:2].clone()
+def test_no_way_no_attribution(smooth, vae, held_out, name, anchor):
+    x0, x = torch.zeros_like(held_out.x[:2]), held_out.x[:2].clone()
     x0[1] = x[1]
-    f = score(smooth, images.y[:2])
+    f = score(smooth, held_out.y[:2])
     A, gap, _ = path_attribution(f, PATHS[name](f, vae, x0, x, 8, anchor=anchor))
-    assert A[1].abs().max() < 1e-6 * A[0].abs().max() and gap[1].abs() < 1e-6  # there and back: rounding of the two jumps
+    # there and back: rounding of the two jumps
+    assert A[1].abs().max() < 1e-6 * A[0].abs().max()
+    assert gap[1].abs() < 1e-6
     if anchor is False:
         assert (A[1] == 0).all()
 
@@ -303,7 +290,8 @@ def test_no_way_no_attribution(smooth, vae, images, name, anchor):
 @pytest.mark.parametrize("rule, order", [("left", 1), ("trapezoid", 2)])
 def test_the_gap_falls_at_the_order_of_the_rule(rule, order):
     W = rand(3, 8) - 0.5
-    f = lambda x: (3 * x @ W).sin().sum(1)  # noqa: E731
+    def f(x):
+        return (3 * x @ W).sin().sum(1)
     x0, x = (cylinder(2 * rand(30, 2, seed=s) - 1) for s in (1, 2))
 
     def gap(T):
@@ -314,9 +302,10 @@ def test_the_gap_falls_at_the_order_of_the_rule(rule, order):
 
 def test_settled_path_repeats_where_greedy_does_not():
     """A score whose latent gradients tie almost everywhere: 1e-9 of noise turns the greedy order over, and not the settled one."""
-    encode = decode = lambda x: x  # noqa: E731
+    encode = decode = lambda x: x
     weight = 1 + 1e-12 * rand(1, 200, seed=7)
-    f = lambda x: ((x * weight).sum(1) / 20) ** 2 + 0.05 * (40 * x * x.roll(1, 1)).sin().sum(1)  # noqa: E731
+    def f(x):
+        return ((x * weight).sum(1) / 20) ** 2 + 0.05 * (40 * x * x.roll(1, 1)).sin().sum(1)
     x0, x = torch.zeros(1, 200, dtype=torch.float64), 0.5 + rand(1, 200)
     noisy = x + 1e-9 * rand(1, 200, seed=9)
     likeness = {}
@@ -410,7 +399,9 @@ def test_out_of_memory_in_the_score_halves_drawing_and_scoring_together():
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         seen = two_gradients(f, f.decode, z, batch=chunks)
-    assert chunks.batch == 2 and [str(w.message)[:29] for w in said] == ["Out of memory: going on with " for _ in range(2)]  # 8 → 4 → 2
+    # 8 → 4 → 2
+    assert chunks.batch == 2
+    assert [str(w.message)[:29] for w in said] == ["Out of memory: going on with " for _ in range(2)]
     torch.testing.assert_close(seen.grad_z, two_gradients(sheet, cylinder, z).grad_z)
 
 
@@ -435,16 +426,16 @@ FACES = [(ManifoldAlignedGuidedIG, manifold_guided_path), (ManifoldSettledIG, ma
 
 
 @pytest.mark.parametrize("Method, draw", FACES)
-def test_face_is_the_functional_core(smooth, vae, images, Method, draw):
-    x, y = images.x[:3], images.y[:3]
+def test_face_is_the_functional_core(smooth, vae, held_out, Method, draw):
+    x, y = held_out.x[:3], held_out.y[:3]
     f = score(smooth, y)
     A, delta = Method(f, vae).attribute(x, n_steps=12, return_convergence_delta=True)
     core = path_attribution(f, draw(f, vae, torch.zeros_like(x), x, 12))
     torch.testing.assert_close((A, delta), (core.A, core.gap))
 
 
-def test_options_reach_the_path(smooth, vae, images):
-    x, f = images.x[:2], score(smooth, images.y[:2])
+def test_options_reach_the_path(smooth, vae, held_out):
+    x, f = held_out.x[:2], score(smooth, held_out.y[:2])
     line = path_attribution(f, enhanced_path(vae, torch.zeros_like(x), x, 6)).A
     for method in (ManifoldAlignedGuidedIG(f, vae, fraction=1.0, anchor=False), ManifoldSettledIG(f, vae, window=1.0, anchor=False)):
         torch.testing.assert_close(method.attribute(x, n_steps=6), line, rtol=0, atol=1e-5)
@@ -452,11 +443,11 @@ def test_options_reach_the_path(smooth, vae, images):
 
 
 @pytest.mark.parametrize("Method", [ManifoldAlignedGuidedIG, ManifoldSettledIG])
-def test_works_inside_captum(smooth, vae, images, Method):
+def test_works_inside_captum(smooth, vae, held_out, Method):
     from captum.attr import NoiseTunnel
     from captum.metrics import infidelity, sensitivity_max
 
-    x, y = images.x[:2], images.y[:2]
+    x, y = held_out.x[:2], held_out.y[:2]
     method = Method(smooth, vae)
     assert NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape == x.shape
     A = method.attribute(x, target=y, n_steps=5)
@@ -464,19 +455,22 @@ def test_works_inside_captum(smooth, vae, images, Method):
     assert sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2).isfinite().all()
 
 
-def test_autocast_sums_in_float32(smooth, vae, images):
-    x, f = images.x[:2], score(smooth, images.y[:2])
+def test_autocast_sums_in_float32(smooth, vae, held_out):
+    x, f = held_out.x[:2], score(smooth, held_out.y[:2])
     with torch.autocast("cpu", torch.bfloat16):
         steps = list(manifold_guided_path(f, vae, torch.zeros_like(x), x, 10).draw())
         A = path_attribution(f, steps).A
-    assert all(s.x.dtype == torch.float32 for s in steps) and A.dtype == torch.float32 and A.isfinite().all()
+    assert all(s.x.dtype == torch.float32 for s in steps)
+    assert A.dtype == torch.float32
+    assert A.isfinite().all()
 
 
-def test_codes_may_be_small_images(images):
+def test_codes_may_be_small_images(held_out):
     encode = nn.Conv2d(1, 2, 4, 4).double().requires_grad_(False)
     decode = nn.Sequential(nn.ConvTranspose2d(2, 1, 4, 4), nn.Sigmoid()).double().requires_grad_(False)
-    x = images.x[:2].double()
-    f = lambda x: (x**2).flatten(1).mean(1)  # noqa: E731
+    x = held_out.x[:2].double()
+    def f(x):
+        return (x**2).flatten(1).mean(1)
     for draw in PATHS.values():
         r = path_attribution(f, draw(f, adapt(encode, decode), torch.zeros_like(x), x, 30))
         torch.testing.assert_close(r.A.flatten(1).sum(1), f(x), rtol=0, atol=1e-6)  # the trapezoid rule is exact for a square
@@ -529,8 +523,8 @@ def test_bad_ends_are_refused(name):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_bad_autoencoders_are_named(smooth, vae, images, name):
-    f, x = score(smooth, 0), images.x[:2]
+def test_bad_autoencoders_are_named(smooth, vae, held_out, name):
+    f, x = score(smooth, 0), held_out.x[:2]
     x0 = torch.zeros_like(x)
 
     def ask(autoencoder, f=f):
@@ -548,8 +542,8 @@ def test_bad_autoencoders_are_named(smooth, vae, images, name):
         ask(vae, lambda x: x.detach().flatten(1).sum(1))
 
 
-def test_a_decoder_without_gradients_is_named(smooth, vae, images):
-    f, x = score(smooth, 0), images.x[:1]
+def test_a_decoder_without_gradients_is_named(smooth, vae, held_out):
+    f, x = score(smooth, 0), held_out.x[:1]
     gamma = manifold_guided_path(f, adapt(vae.encode, lambda z: vae.decode(z).detach()), torch.zeros_like(x), x, 4)
     with pytest.raises(ValueError, match="must be differentiable"):
         next(gamma.draw())
@@ -557,4 +551,5 @@ def test_a_decoder_without_gradients_is_named(smooth, vae, images):
 
 def test_steps_carry_what_was_computed():
     steps = list(manifold_guided_path(sheet, WORLD, P, Q, 5, anchor=False).draw())
-    assert all(isinstance(s, Step) and s.grad is not None for s in steps[:-1]) and steps[-1].grad is None
+    assert all(isinstance(s, Step) and s.grad is not None for s in steps[:-1])
+    assert steps[-1].grad is None

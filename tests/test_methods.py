@@ -3,36 +3,34 @@ import subprocess
 import sys
 import warnings
 from configparser import ConfigParser
-from pathlib import Path
 
 import captum.attr
 import captum.metrics
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, rand, seeded, small_net
 from torch import nn
 
 import manifold_xai
-from manifold_xai.subjects import store
+from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.integral import Attribution, path_attribution
 from manifold_xai.attribution.maps import heat_map, load_map, save_map
-from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
 from manifold_xai.paths.baseline import baseline
 from manifold_xai.paths.blur import blur, blur_path, gaussian_rows
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
+from manifold_xai.subjects import store
 
 
-def net(seed=0):
-    torch.manual_seed(seed)
-    layers = nn.Conv2d(1, 4, 3, 2, 1), nn.SiLU(), nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(54, 5)
-    return nn.Sequential(*layers).double().eval().requires_grad_(False)
+def net():
+    return small_net(bends=(nn.SiLU(), nn.ReLU(inplace=True)))
 
 
 @pytest.fixture
 def x():
-    return torch.rand(4, 1, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return rand(4, 1, 12, 12, seed=2)
 
 
 METHODS = dict(ig=IntegratedGradients, blur=BlurIG)
@@ -82,7 +80,8 @@ def test_inside_captums_tools(x, name):
     A = method.attribute(x, target=y, n_steps=5)
     assert (smooth - A).abs().max() < 0.2 * A.abs().max() and smooth.ne(A).any()
     sensitivity = captum.metrics.sensitivity_max(method.attribute, x, perturb_radius=0.01, n_perturb_samples=2, target=y, n_steps=5)
-    noise = lambda inputs: (0.1 * torch.rand_like(inputs), inputs - 0.1 * torch.rand_like(inputs))
+    def noise(inputs):
+        return (0.1 * torch.rand_like(inputs), inputs - 0.1 * torch.rand_like(inputs))
     infidelity = captum.metrics.infidelity(net(), noise, x, A, target=y, n_perturb_samples=2)
     assert sensitivity.shape == infidelity.shape == (4,) and sensitivity.min() > 0
 
@@ -194,8 +193,11 @@ def test_blur_matrices(edge):
     K = gaussian_rows(101, 3.0, edge, torch.zeros(1).double())
     middle = K[50]
     i = torch.arange(101).double() - 50
-    assert (middle.sum() - 1).abs() < 1e-12 and ((middle * i**2).sum() - 9).abs() < 1e-6  # the variance is σ²
-    assert (K.sum(1) <= 1 + 1e-12).all() and ((K.sum(1) - 1).abs().max() < 1e-12) == (edge == "renormalise")
+    # the variance is σ²
+    assert (middle.sum() - 1).abs() < 1e-12
+    assert ((middle * i**2).sum() - 9).abs() < 1e-6
+    assert (K.sum(1) <= 1 + 1e-12).all()
+    assert ((K.sum(1) - 1).abs().max() < 1e-12) == (edge == "renormalise")
     with pytest.raises(ValueError, match="edge must be 'renormalise' or 'black'"):
         gaussian_rows(9, 1, "wrap")
 
@@ -237,9 +239,9 @@ def test_blur_ig_against_its_authors_code(x):
 
 @pytest.mark.parametrize("kind", ["black", "white", "mean", "blur", "noise"])
 def test_baselines(x, kind):
-    x0 = baseline(x, kind, torch.Generator().manual_seed(0))
+    x0 = baseline(x, kind, seeded(0))
     assert x0.shape == x.shape and x0.dtype == x.dtype and 0 <= x0.min() and x0.max() <= 1
-    assert torch.equal(x0, baseline(x, kind, torch.Generator().manual_seed(0)))
+    assert torch.equal(x0, baseline(x, kind, seeded(0)))
     torch.testing.assert_close(baseline(x, "mean")[1, 0], x[1, 0].mean().expand(12, 12))
     with pytest.raises(ValueError, match="needs a generator"):
         baseline(x, "noise")
@@ -265,7 +267,8 @@ def test_maps_are_kept_with_their_settings(tmp_path, x):
     result, file = path_attribution(score(net(), y), straight_path(0 * x, x, 3)), tmp_path / "map.safetensors"
     save_map(file, result, method="ig", steps=3)
     (A, gap, ends), about = load_map(file)
-    assert about == {"method": "ig", "steps": 3} and all(torch.equal(a, b) for a, b in zip(result, (A, gap, ends)))
+    assert about == {"method": "ig", "steps": 3}
+    assert all(torch.equal(a, b) for a, b in zip(result, (A, gap, ends)))
     save_map(file, result.A)
     assert load_map(file)[0][1:] == (None, None) and isinstance(load_map(file)[0], Attribution)
     file.write_bytes(file.read_bytes()[:-8])
@@ -304,5 +307,5 @@ def test_every_name_at_the_front_door_opens():
 
 def test_the_version_is_that_of_settings():
     settings = ConfigParser(interpolation=None)
-    settings.read(Path(__file__).parents[1] / "settings.ini", encoding="utf8")
+    settings.read(ROOT / "settings.ini", encoding="utf8")
     assert manifold_xai.__version__ == settings["DEFAULT"]["version"]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -34,14 +35,6 @@ seeds = st.integers(0, 2**32 - 1)
 every_world = pytest.mark.parametrize("name", WORLDS)
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
-
-
 def close(a, b, rtol=1e-9, atol=1e-10):
     torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
@@ -50,7 +43,7 @@ def close(a, b, rtol=1e-9, atol=1e-10):
 def images():
     "A smooth image decoder (b, 4) -> (b, 2, 8, 8)."
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 12), nn.SiLU(), nn.Unflatten(1, (3, 2, 2)), nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(4, 2, 4, 2, 1), nn.Sigmoid())  # fmt: skip
+    net = nn.Sequential(nn.Linear(4, 12), nn.SiLU(), nn.Unflatten(1, (3, 2, 2)), nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(4, 2, 4, 2, 1), nn.Sigmoid())
     for p in net.parameters():
         p.data.mul_(2)
     return net.double().eval().requires_grad_(False)
@@ -67,7 +60,7 @@ def wiggle(decode_ends, T, seed):
     "A latent path that is not straight and not even: line plus bumps, in uneven time."
     z0, z1 = decode_ends
     t = torch.linspace(0, 1, T + 1, dtype=z0.dtype).reshape(-1, *[1] * z0.ndim)
-    a = 0.7 + torch.rand(1, generator=generator(seed), dtype=z0.dtype)
+    a = 0.7 + torch.rand(1, generator=seeded(seed), dtype=z0.dtype)
     return z0 + t**a * (z1 - z0) + 0.3 * (math.pi * t**a).sin() * randn(*z0.shape, seed=seed)
 
 
@@ -79,10 +72,10 @@ def wiggle(decode_ends, T, seed):
 @given(seed=seeds)
 def test_pullback_metric_and_magnification_are_the_closed_forms(name, seed):
     world = WORLDS[name]
-    z = draw(world, 6, generator(seed))
+    z = draw(world, 6, seeded(seed))
     close(pullback_metric(world, z), world.metric(z))
     close(magnification(world, z), world.metric(z).det().sqrt())
-    close(pullback_metric(worlds.lift(world, 20, generator(seed)), z), world.metric(z))
+    close(pullback_metric(worlds.lift(world, 20, seeded(seed)), z), world.metric(z))
 
 
 @settings(max_examples=10, deadline=None)
@@ -174,9 +167,9 @@ def flat(z):
     ("name", "symbols"),
     [("sphere", sphere_symbols), ("pseudosphere", pseudosphere_symbols), ("swiss_roll", roll_symbols), ("paraboloid", paraboloid_symbols),
      ("plane", flat), ("cylinder", flat), ("swiss_roll_arc", flat)],
-)  # fmt: skip
+)
 def test_christoffel_symbols_are_the_closed_forms(name, symbols):
-    z = draw(WORLDS[name], 10, generator())
+    z = draw(WORLDS[name], 10, seeded())
     want = torch.zeros(10, 2, 2, 2, dtype=z.dtype)
     for (k, i, j), value in symbols(z).items():
         want[:, k, i, j] = want[:, k, j, i] = value
@@ -196,7 +189,7 @@ def test_christoffel_where_no_symbol_vanishes(images):
 @every_world
 def test_closed_geodesics_solve_the_geodesic_equation(name):
     world, T = WORLDS[name], 400
-    z0, z1 = draw(world, 8, generator(3)).split(4)
+    z0, z1 = draw(world, 8, seeded(3)).split(4)
     if name == "paraboloid":
         z1 = -0.7 * z0
     gamma_z = world.geodesic(z0, z1, T)
@@ -232,7 +225,7 @@ def test_geodesic_equation_keeps_clairauts_constant_on_the_paraboloid():
 @every_world
 def test_length_is_the_closed_form_with_order_two(name):
     world = WORLDS[name]
-    z0, z1 = draw(world, 12, generator(5)).split(6)
+    z0, z1 = draw(world, 12, seeded(5)).split(6)
     if name == "paraboloid":
         z1 = -1.2 * z0
     want = world.distance(z0, z1)
@@ -285,7 +278,7 @@ def test_timing_changes_energy_and_not_length(images, seed, a):
 @pytest.mark.parametrize("name", WORLDS)
 def test_constant_speed_evens_chords_and_keeps_ends(name):
     world = WORLDS[name]
-    path = wiggle(draw(world, 6, generator(7)).split(3), 300, seed=8)
+    path = wiggle(draw(world, 6, seeded(7)).split(3), 300, seed=8)
     even = constant_speed(world, path)
     c = path_chords(world, even)
     assert path_chords(world, path).std(0).min() > 0.03 * path_chords(world, path).mean(0).min()  # there was something to even out
@@ -457,7 +450,7 @@ def test_random_fraction_of_the_papers_sizes():
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds, radius=st.floats(0.1, 50))
 def test_curvature_of_a_circle_is_exact_however_it_is_walked(seed, radius):
-    angle = torch.rand(12, generator=generator(seed), dtype=torch.float64).cumsum(0)  # uneven steps, up to a turn and more
+    angle = rand(12, seed=seed).cumsum(0)  # uneven steps, up to a turn and more
     circle = radius * torch.stack([angle.cos(), angle.sin(), 0 * angle], -1)[:, None]
     close(path_curvature(lambda x: x, circle), torch.full((10, 1), 1 / radius, dtype=angle.dtype), rtol=1e-6)
 
@@ -475,7 +468,7 @@ def test_normal_curvature_on_worlds(seed, turn):
     way = torch.tensor([math.cos(turn), math.sin(turn)]).double()
 
     def at(world):
-        z = draw(world, 5, generator(seed))
+        z = draw(world, 5, seeded(seed))
         return normal_curvature(world, z, (way * torch.tensor([0.01, 3.0, 1, 1, 1]).double()[:, None]).expand(5, 2)), z
 
     close(at(worlds.sphere)[0], torch.ones(5).double(), rtol=1e-7)
@@ -550,8 +543,9 @@ class Cramped:
 
 @pytest.mark.parametrize("measure", [path_length, path_curvature, lambda decode, z: geodesic(decode, z[0], z[-1], 12).L])
 def test_out_of_memory_halves_the_batch_and_says_so(measure):
-    decode = lambda z: torch.cat([z.sin(), z.cos(), z * z.flip(1)], 1)
-    gamma_z = latent_line(torch.zeros(3, 2).double(), torch.rand(3, 2, generator=torch.Generator().manual_seed(0)).double() + 1, 40)
+    def decode(z):
+        return torch.cat([z.sin(), z.cos(), z * z.flip(1)], 1)
+    gamma_z = latent_line(torch.zeros(3, 2).double(), torch.rand(3, 2, generator=seeded(0)).double() + 1, 40)
     cramped = Cramped(decode, limit=9)
     with pytest.warns(UserWarning, match="Out of memory: going on with"):
         L = measure(cramped, gamma_z)
@@ -562,7 +556,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(measure):
 
 
 def test_jacobians_in_less_memory():
-    z, rooms = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), []
+    z, rooms = torch.randn(6, 3, generator=seeded(0)), []
 
     def decode(z):  # vmap hides the batch: count calls instead
         rooms.append(1)

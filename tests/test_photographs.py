@@ -1,25 +1,21 @@
 """The stored judgement of photographs: whole, made with the script's own settings, and what the verdicts really rest on."""
 
-import importlib
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import BENCHMARKS, benchmark, seeded
 
 from manifold_xai.course.chapter import bootstrap, verdict
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 OURS = ("diffid", "insertion", "deletion")
 
 
 @pytest.fixture
 def script(monkeypatch):
     """benchmarks/photographs.py as a module; it imports its neighbours."""
-    pytest.importorskip("captum")
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("photographs")
+    return benchmark("photographs", monkeypatch)
 
 
 @pytest.fixture
@@ -29,7 +25,8 @@ def stored():
 
 def test_the_stored_photographs_are_whole(stored, script):
     n = len(stored["rows"])
-    assert n >= 100 and len(set(stored["rows"])) == n == len(stored["labels"]) == len(stored["predicted"])
+    assert n >= 100
+    assert len(set(stored["rows"])) == n == len(stored["labels"]) == len(stored["predicted"])
     assert {"IG", "GIG", "Settled IG", "EIG", "MIG", "MA-GIG", "Settled MA-GIG", "IG2", "AGI", "Grad-CAM", "mask", "random", "intensity"} <= set(stored["variants"])
     assert {"random tangent", "BlurIG", "IG on the reconstruction", "IG, 20 steps", "GIG, random order", "EIG, anchored", "MA-GIG, random order"} <= set(stored["variants"])
     for name, row in stored["variants"].items():
@@ -50,11 +47,12 @@ def test_the_settings_are_the_scripts(stored, script):
 def test_a_changed_photograph_changes_the_verdict(stored):
     def says(row):
         gap = torch.tensor(row, dtype=torch.float64) - torch.tensor(stored["variants"]["MA-GIG"]["insertion"], dtype=torch.float64)
-        return verdict("MAGIG-35", {"Grad-CAM": bootstrap(gap, torch.Generator().manual_seed(43))})
+        return verdict("MAGIG-35", {"Grad-CAM": bootstrap(gap, seeded(43))})
 
     row = stored["variants"]["Grad-CAM"]["insertion"]
     before, raised, lowered = says(row), says([1.0] * len(row)), says([0.0] * len(row))
-    assert before.verdict != "not testable here" and (raised.verdict, lowered.verdict) == ("reproduced", "not reproduced")
+    assert before.verdict != "not testable here"
+    assert (raised.verdict, lowered.verdict) == ("reproduced", "not reproduced")
     one = says([1 - row[0], *row[1:]]).conditions["Grad-CAM"]  # a single photograph moves the number by its share
     assert one.value - before.conditions["Grad-CAM"].value == pytest.approx((1 - 2 * row[0]) / len(row))
 
@@ -83,4 +81,5 @@ def test_grad_cam_is_the_weighted_sum_of_the_last_maps(script):
     x[:, 0, :4, :4], x[:, 1, 12:, 12:] = 1, 1
     A = script.grad_cam((Two().eval(), None), x, torch.tensor([0, 1]))
     assert A.shape == x.shape and A.min() == 0
-    assert A[0, 0, 0, 0] == A[0].max() > A[0, 0, 15, 15] and A[1, 0, 15, 15] == A[1].max() > A[1, 0, 0, 0]
+    assert A[0, 0, 0, 0] == A[0].max() > A[0, 0, 15, 15]
+    assert A[1, 0, 15, 15] == A[1].max() > A[1, 0, 0, 0]

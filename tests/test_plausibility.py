@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.evaluation.plausibility import (
     along,
     area,
@@ -26,15 +26,12 @@ from manifold_xai.evaluation.plausibility import (
     remaining,
     support,
     taps,
-)  # fmt: skip
+)
 from manifold_xai.geometry import worlds
 from manifold_xai.paths.guided import guided_path
 from manifold_xai.paths.path import Path, Step
 from manifold_xai.paths.straight import straight_path
-
-
-def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from manifold_xai.subjects.classifiers import digit_classifier
 
 
 def ends(b=3, d=5):
@@ -73,13 +70,14 @@ def test_every_form_of_a_path_is_walked_once_and_says_the_same():
     assert len(walks) == 1
     for other in found[1:]:
         assert all(torch.equal(found[0][name], other[name]) for name in measures)
-    assert torch.equal(found[0]["points"], line.stack()) and torch.equal(found[0]["row"], torch.arange(3.0).double().expand(8, 3))
+    assert torch.equal(found[0]["points"], line.stack())
+    assert torch.equal(found[0]["row"], torch.arange(3.0).double().expand(8, 3))
     close(found[0]["norm"], line.stack().norm(dim=2))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
 def test_the_batch_does_not_matter(batch):
-    x0, x = torch.zeros(3, 1, 32, 32), torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    x0, x = torch.zeros(3, 1, 32, 32), torch.rand(3, 1, 32, 32, generator=seeded(0))
     model = digit_classifier("smooth").double()
     line = straight_path(x0.double(), x.double(), 6)
     eye = taps(model, ["3", "11"])
@@ -107,10 +105,12 @@ def test_out_of_memory_halves_the_batch_and_says_so():
 @given(st.integers(0, 10**6), st.integers(1, 30), st.floats(-5, 5))
 @settings(deadline=None, max_examples=40)
 def test_laws_of_the_area(seed, T, height):
-    curve, left = randn(T + 1, 4, seed=seed), torch.rand(T + 1, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    curve, left = randn(T + 1, 4, seed=seed), rand(T + 1, 4, seed=seed)
     left[0], left[-1] = 1.0, 0.0
     flat = torch.full_like(curve, height)
-    close(area(flat), height, 1e-9), close(area(flat, left), height, 1e-8)  # the mean height of a constant
+    # the mean height of a constant
+    close(area(flat), height, 1e-9)
+    close(area(flat, left), height, 1e-8)
     wait = torch.arange(T + 1).repeat_interleave(2)
     close(area(curve[wait], left[wait]), area(curve, left), 1e-9)  # waiting counts for nothing
     back = torch.cat([torch.arange(T + 1), torch.arange(T, -1, -1), torch.arange(T + 1)])
@@ -142,7 +142,9 @@ def test_guided_and_straight_paths_keep_their_schedule_and_a_row_without_a_way_h
 def test_the_jump_arrives_at_once():
     x0, x = ends()
     gamma = jump_path(x0, x, 5)
-    assert len(gamma) == 6 and torch.equal(gamma[0], x0) and all(torch.equal(point, x) for point in gamma.stack()[1:])
+    assert len(gamma) == 6
+    assert torch.equal(gamma[0], x0)
+    assert all(torch.equal(point, x) for point in gamma.stack()[1:])
     close(largest_step(gamma), 1.0)
     close(largest_step(straight_path(x0, x, 8)), 1 / 8, 1e-9)
     assert (largest_step(straight_path(x, x, 3)) == 0).all()
@@ -176,7 +178,9 @@ def test_the_distance_is_that_on_paper(name):
     assert found.slope.max() < 1e-4
     close(found.distance, (decode(found.z) - x).norm(dim=1), 1e-12)
     early = nearest_on_manifold(decode, x, z, 1)
-    assert (early.distance >= off(x) - 1e-12).all() and early.distance.mean() > 1.0001 * off(x).mean()  # too large, never too small
+    # too large, never too small
+    assert (early.distance >= off(x) - 1e-12).all()
+    assert early.distance.mean() > 1.0001 * off(x).mean()
 
 
 def test_rows_are_found_alone_and_the_manifold_finds_itself():
@@ -218,7 +222,7 @@ def test_it_is_lpips_on_lpips_own_layers():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = lpips._LPIPS(net="alex", pnet_rand=True)  # its fitted weights; the network's own would be a download
-    a, b = (torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    a, b = (torch.rand(3, 3, 64, 64, generator=seeded(s)) for s in (0, 1))
     layers, weights = lambda x: list(theirs.net(theirs.scaling_layer(2 * x - 1))), [lin.model[-1].weight.flatten() for lin in theirs.lins]
     with torch.no_grad():
         want = theirs(a, b, normalize=True).flatten()
@@ -248,7 +252,7 @@ def brute(real, fake, k):
     return (
         np.mean([any(d[i, j] < r[i] for i in n) for j in m]), np.mean([any(d[i, j] < s[j] for j in m) for i in n]),
         np.mean([sum(d[i, j] < r[i] for i in n) / k for j in m]), np.mean([any(d[i, j] < r[i] for j in m) for i in n]),
-    )  # fmt: skip
+    )
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0.2, 2), st.floats(0, 2))
@@ -330,7 +334,7 @@ BAD = {
     "a layer that is not there": (lambda: taps(nn.Sequential(nn.ReLU()), ["7"]), r"unknown: \['7'\]"),
     "layers that differ": (lambda: feature_distance([X], [X[:, :2]]), "one shape"),
     "a layer missing": (lambda: feature_distance([X, X], [X]), "same layers.*2, 1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -16,16 +16,15 @@ import nbformat
 import psutil
 import pytest
 import torch
+from helpers import ROOT
+from toys import PIXEL, course, status, text
 
 from manifold_xai.course import doctor, publish
-from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.cli import main
+from manifold_xai.course.notebooks import chapter_name, chapters, parameters
 from manifold_xai.course.session import Session, slots
 from manifold_xai.subjects.store import save_tensors
 
-REPOSITORY = Path(__file__).parents[1]
-PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 SLOW = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
 LEFT_BEHIND = "import subprocess; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], start_new_session=True); print('left', p.pid)"
 TRAIN = """
@@ -41,39 +40,11 @@ model = trained("line", nn.Linear(2, 1), train, {"width": 2}, root=out)
 """
 
 
-def course(root: Path, **cells: list[str]) -> Path:
-    """A clone in miniature: settings and one notebook for each keyword."""
-    (root / "nbs").mkdir(parents=True, exist_ok=True)
-    for file in ("settings.ini", "pyproject.toml"):
-        shutil.copy(REPOSITORY / file, root)
-    for name, sources in cells.items():
-        text = f"# Title of {name}\n> What {name} shows.\n\n*About 5 minutes to read · not yet timed to run*"
-        nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
-        nb.cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-        nb.cells += [nbformat.v4.new_code_cell(source) for source in sources]
-        for i, cell in enumerate(nb.cells):
-            cell["id"] = f"{Path(name).name}-{i}"
-        path = root / "nbs" / f"{name}.ipynb"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(nb, path)
-    return root
-
-
 def call(*words) -> tuple[int, str]:
     """Exit code and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         code = main([str(word) for word in words])
     return code, out.getvalue()
-
-
-def status(out: Path) -> dict[str, str]:
-    return {c["chapter"]: c["status"] for c in json.loads((out / "summary.json").read_text())["chapters"]}
-
-
-def text(notebook: Path) -> str:
-    """All that a notebook printed."""
-    outputs = [o for cell in nbformat.read(notebook, 4).cells for o in cell.get("outputs", [])]
-    return "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +82,8 @@ def ran(tmp_path_factory):
 
 
 def test_one_failure_is_exit_code_1_and_the_others_go_on(ran):
-    assert ran.code == 1 and status(ran.out) == {"01_good": "done", "02_bad": "failed", "index": "done"}
+    assert ran.code == 1
+    assert status(ran.out) == {"01_good": "done", "02_bad": "failed", "index": "done"}
     assert "index ran" in text(ran.out / "notebooks" / "index.ipynb")
 
 
@@ -153,10 +125,15 @@ def test_what_a_chapter_leaves_running_does_not_hold_up_the_run(ran):
 def test_figures_claims_and_costs_are_kept(ran):
     assert (ran.out / "figures" / "01_good" / "01.png").read_bytes().startswith(b"\x89PNG")
     good, bad, _ = json.loads((ran.out / "summary.json").read_text())["chapters"]
-    assert good["claims"] == 1 and good["seconds"] > 1 and 50 < good["peak_mb"] < 5000 and "KeyError" in bad["error"]
+    assert good["claims"] == 1
+    assert good["seconds"] > 1
+    assert 50 < good["peak_mb"] < 5000
+    assert "KeyError" in bad["error"]
     assert json.loads((ran.out / "claims" / "MIG-06.json").read_text())["chapter"] == "01_good"
     header, *rows = [line.split() for line in ran.said.split("\n\n")[-1].splitlines()[:4]]
-    assert header == ["chapter", "seconds", "peak", "MB", "claims", "status"] and rows[0][0] == "01_good" and rows[0][3:] == ["1", "done"]
+    assert header == ["chapter", "seconds", "peak", "MB", "claims", "status"]
+    assert rows[0][0] == "01_good"
+    assert rows[0][3:] == ["1", "done"]
 
 
 def test_outputs_go_back_into_the_chapters(ran, tmp_path):
@@ -166,15 +143,19 @@ def test_outputs_go_back_into_the_chapters(ran, tmp_path):
     (root / "_out" / "smoke" / "summary.json").write_text(json.dumps(smoke))
     bad = (root / "nbs" / "02_bad.ipynb").read_text()
     code, said = call("outputs", "--root", root)
-    assert code == 1 and "02_bad: not done in the cpu profile" in said and (root / "nbs" / "02_bad.ipynb").read_text() == bad
+    assert code == 1
+    assert "02_bad: not done in the cpu profile" in said
+    assert (root / "nbs" / "02_bad.ipynb").read_text() == bad
     nb = nbformat.read(root / "nbs" / "01_good.ipynb", 4)
     source = nbformat.read(ran.root / "nbs" / "01_good.ipynb", 4)
     assert [c.source for c in nb.cells[1:]] == [c.source for c in source.cells[1:]]  # no injected cell
     took = json.loads((ran.out / "summary.json").read_text())
     run = f"{took['chapters'][0]['seconds']:.0f} s to run (cpu profile, {took['cores']} cores; smoke: 1 s)"
     assert nb.cells[0].source.endswith(f"*About 5 minutes to read · {run}*")
-    assert "MIG-06 not reproduced" in text(root / "nbs" / "01_good.ipynb") and {c.get("execution_count") for c in nb.cells} == {None}
-    assert "papermill" not in json.dumps(nb) and {tuple(c.metadata) for c in nb.cells} == {(), ("tags",)}
+    assert "MIG-06 not reproduced" in text(root / "nbs" / "01_good.ipynb")
+    assert {c.get("execution_count") for c in nb.cells} == {None}
+    assert "papermill" not in json.dumps(nb)
+    assert {tuple(c.metadata) for c in nb.cells} == {(), ("tags",)}
     before = (root / "nbs" / "01_good.ipynb").read_bytes()
     subprocess.run([Path(sys.executable).with_name("nbdev-clean"), "--fname", "nbs/01_good.ipynb"], cwd=root, check=True)
     assert (root / "nbs" / "01_good.ipynb").read_bytes() == before  # nbdev-clean has nothing to do
@@ -186,7 +167,8 @@ def test_outputs_of_changed_cells_are_refused(ran, tmp_path):
     path = root / "nbs" / "01_good.ipynb"
     path.write_text(path.read_text().replace("print(profile, seed", "print(seed, profile"))
     before = path.read_bytes()
-    assert "01_good: cell 4 has changed" in call("outputs", "--root", root)[1] and path.read_bytes() == before
+    assert "01_good: cell 4 has changed" in call("outputs", "--root", root)[1]
+    assert path.read_bytes() == before
 
 
 def wait_for(condition, seconds=240):
@@ -220,12 +202,15 @@ def test_interrupt_then_resume(tmp_path, request):
     assert not alive
     assert [p.name for p in (out / "notebooks").iterdir()] == ["01_a.ipynb"]
     assert status(out) == {"01_a": "done", "02_b": "interrupted"}
-    # a runner that is killed outright leaves a partial file; and the slow chapter is mended
-    (out / "notebooks" / ".02_b.part.ipynb").write_text('{"cells": [')
+    # a runner that is killed outright leaves what it had begun; and the slow chapter is mended
+    (out / ".running" / "02_b").mkdir(parents=True)
+    (out / ".running" / "02_b" / "notebook.ipynb").write_text('{"cells": [')
     course(root, **{"02_b": ["2"]})
     first = (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns
     code, said = call(*words, "--resume")
     assert code == 0 and (out / "notebooks" / "01_a.ipynb").stat().st_mtime_ns == first
+    assert "02_b had not finished: what it left is removed" in said
+    assert not (out / ".running" / "02_b").exists()
     assert status(out) == {"01_a": "done earlier", "02_b": "done"}
     assert sorted(p.name for p in (out / "notebooks").iterdir()) == ["01_a.ipynb", "02_b.ipynb"]
 
@@ -244,15 +229,18 @@ def test_what_a_chapter_cost_outlives_an_interrupted_run(tmp_path):
     (out / "summary.json").write_text(json.dumps({"chapters": [costs]}))
     session = Session(root, out, sorted((root / "nbs").glob("0*.ipynb")), dict(profile="smoke", device=None, seed=0), [], {})
     session.bar.close()
-    assert session.summary()["chapters"][1] == costs | {"status": "not run"} and "512" not in session.table()
+    assert session.summary()["chapters"][1] == costs | {"status": "not run"}
+    assert "512" not in session.table()
 
 
 def test_the_ledger_comes_last_also_side_by_side(tmp_path):
     look = "import pathlib; assert (pathlib.Path(out) / 'notebooks' / '60_a.ipynb').exists()"
     root, out = course(tmp_path, **{"60_a": ["import time; time.sleep(2)"], "52_ledger": [look]}), tmp_path / "out"
     words = ["run", "--root", root, "--out", out]
-    assert call(*words, "--jobs", "2")[0] == 0 and status(out) == {"52_ledger": "done", "60_a": "done"}
-    assert call(*words, "--only", "52", "--resume")[0] == 0 and status(out)["52_ledger"] == "done earlier"
+    assert call(*words, "--jobs", "2")[0] == 0
+    assert status(out) == {"52_ledger": "done", "60_a": "done"}
+    assert call(*words, "--only", "52", "--resume")[0] == 0
+    assert status(out)["52_ledger"] == "done earlier"
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +282,8 @@ def test_one_room_runs_and_is_cleaned_without_the_other(twins, tmp_path):
     code, said = call("run", "--root", twins.root, "--out", out, "--only", "lessons")
     assert code == 0 and "2 chapters" in said and status(out)["evidence/40_alignment"] == "done"
     assert (out / "notebooks" / f"{TWINS[1]}.ipynb").stat().st_mtime_ns == page
-    assert (out / "claims" / "MIG-06.json").exists() and (out / "figures" / TWINS[1] / "02.png").exists()
+    assert (out / "claims" / "MIG-06.json").exists()
+    assert (out / "figures" / TWINS[1] / "02.png").exists()
     code, said = call("run", "--root", twins.root, "--out", out, "--resume")
     assert code == 0 and set(status(out).values()) <= {"done", "done earlier"}
 
@@ -314,7 +303,9 @@ def test_fail_fast_and_a_fresh_start(tmp_path):
         (out / made).parent.mkdir(parents=True, exist_ok=True)
         (out / made).write_text("of an earlier run")
     code, said = call("run", "--root", root, "--out", out, "--fail-fast", "--retrain")
-    assert code == 1 and status(out) == {"01_dies": "failed", "02_b": "not run"} and "the kernel died" in said
+    assert code == 1
+    assert status(out) == {"01_dies": "failed", "02_b": "not run"}
+    assert "the kernel died" in said
     assert [p.name for p in out.rglob("*") if p.is_file() and "earlier" in p.read_text()] == []
 
 
@@ -328,9 +319,12 @@ def test_chapters_are_picked_by_number_range_and_name(tmp_path):
         return [chapter_name(root, p) for p in chapters(root, only)]
 
     assert pick(None) == [*lessons, *pages, "index"]
-    assert pick("20-21") == ["20_metric", "21_geodesics", "evidence/21_geodesics"] and pick("20,00") == ["00_tour", "20_metric"]
-    assert pick("30") == ["30_paths", "evidence/30_paths"] and pick("evidence/30") == ["evidence/30_paths"]
-    assert pick("evidence") == pick("evidence/00-99") == pages and pick("lessons") == [*lessons, "index"]
+    assert pick("20-21") == ["20_metric", "21_geodesics", "evidence/21_geodesics"]
+    assert pick("20,00") == ["00_tour", "20_metric"]
+    assert pick("30") == ["30_paths", "evidence/30_paths"]
+    assert pick("evidence/30") == ["evidence/30_paths"]
+    assert pick("evidence") == pick("evidence/00-99") == pages
+    assert pick("lessons") == [*lessons, "index"]
     assert pick("index") == ["index"] and pick("21_geodesics") == ["21_geodesics"]
     assert pick("lessons/30,evidence/21_geodesics") == ["30_paths", "evidence/21_geodesics"]
     nb = nbformat.read(root / "nbs" / "index.ipynb", 4)
@@ -359,7 +353,9 @@ def test_a_broken_notebook_fails_alone_and_by_name(tmp_path):
     root = course(tmp_path, **{"01_a": ["1"]})
     (root / "nbs" / "01_a.ipynb").write_text("{")
     code, said = call("run", "--root", root)
-    assert code == 1 and "01_a.ipynb is not a notebook" in said and status(root / "_out" / "cpu") == {"01_a": "failed"}
+    assert code == 1
+    assert "01_a.ipynb is not a notebook" in said
+    assert status(root / "_out" / "cpu") == {"01_a": "failed"}
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch):
@@ -384,12 +380,12 @@ def test_streams_are_joined_and_widgets_and_places_left_out():
 # The doctor
 
 def test_doctor_reports_this_machine():
-    code, said = call("doctor", "--root", REPOSITORY)
+    code, said = call("doctor", "--root", ROOT)
     assert code == 0 and "FAIL" not in said and f"torch {torch.__version__.split('+')[0]}" in said
 
 
 def test_doctor_fails_for_essentials_and_notes_the_rest(tmp_path):
-    settings = (REPOSITORY / "settings.ini").read_text()
+    settings = (ROOT / "settings.ini").read_text()
     (tmp_path / "nbs").mkdir()
     for name, changed, code, line in [
         ("core", settings.replace("torch>=2.6", "torch>=99"), 1, "FAIL  torch "),
@@ -405,19 +401,21 @@ def test_doctor_fails_for_essentials_and_notes_the_rest(tmp_path):
 def test_doctor_finds_damaged_weights_and_a_locked_data_root(tmp_path):
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(3)})
     (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
-    assert [(f.state, "b.safetensors" in f.text) for f in doctor.shipped(tmp_path)] == [("ok", False), ("FAIL", True)]
+    save_tensors(tmp_path / "c.safetensors", {"w": torch.full((3,), float("nan"))})
+    found = [(f.state, re.findall(r"/(\w).safetensors", f.text)) for f in doctor.shipped(tmp_path)]
+    assert found == [("ok", []), ("FAIL", ["b"]), ("FAIL", ["c"])]
     (tmp_path / "file").write_text("")
-    findings = list(doctor.machine(REPOSITORY, str(tmp_path / "file" / "data")))
+    findings = list(doctor.machine(ROOT, str(tmp_path / "file" / "data")))
     assert any(f.state == "FAIL" and "MANIFOLD_XAI_DATA" in f.advice for f in findings)
 
 
 # The README
 
 def test_readme_shows_the_colab_cell_and_every_chapter():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf8")
-    assert f"<!-- colab -->\n```python\n{publish.colab_cell(REPOSITORY)}\n```\n<!-- /colab -->" in readme
-    assert not any(word in publish.colab_cell(REPOSITORY) for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab'))
-    assert all(f"({path.relative_to(REPOSITORY)})" in readme for path in chapters(REPOSITORY) if path.stem != "index")
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    assert f"<!-- colab -->\n```python\n{publish.colab_cell(ROOT)}\n```\n<!-- /colab -->" in readme
+    assert not any(word in publish.colab_cell(ROOT) for word in ('"torch>', '"torchvision', '"ipykernel', '"jupyterlab'))
+    assert all(f"({path.relative_to(ROOT)})" in readme for path in chapters(ROOT) if path.stem != "index")
 
 
 def test_only_what_is_between_the_marks_changes():

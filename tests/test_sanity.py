@@ -7,11 +7,12 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from helpers import rand, randn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from manifold_xai.subjects.classifiers import DigitCNN
+from manifold_xai.chunks import value_and_grad
 from manifold_xai.evaluation.sanity import (
     TwoLayer,
     along,
@@ -26,16 +27,8 @@ from manifold_xai.evaluation.sanity import (
     rank_correlation,
     share_on,
 )
-from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import score
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=seeded(seed), dtype=torch.float64)
+from manifold_xai.subjects.classifiers import DigitCNN
 
 
 def cnn(seed=0):
@@ -199,7 +192,8 @@ def test_mprt_sees_a_map_that_ignores_the_network_and_one_that_does_not(case):
 def test_signs_count_unless_absolute(case):
     model, x, _ = case
     turn = {id(model): 1.0}
-    explain = lambda network, x: turn.get(id(network), -1.0) * x
+    def explain(network, x):
+        return turn.get(id(network), -1.0) * x
     stages = list(randomised(model, seeded()))[:1]
     assert mprt(explain, model, x, stages)["13"].min() == pytest.approx(1)
     assert mprt(explain, model, x, stages, absolute=False)["13"].max() == pytest.approx(-1)
@@ -251,7 +245,8 @@ def test_bad_maps_have_no_complexity():
 
 def test_edges_are_slopes():
     x = 2 * torch.arange(7.0).view(1, 1, 7, 1).expand(2, 3, 7, 5)
-    assert torch.equal(edges(x)[:, :, 1:-1], torch.full((2, 3, 5, 5), 2.0)) and edges(torch.ones(1, 1, 4, 4)).abs().max() == 0
+    assert torch.equal(edges(x)[:, :, 1:-1], torch.full((2, 3, 5, 5), 2.0))
+    assert edges(torch.ones(1, 1, 4, 4)).abs().max() == 0
 
 
 # --- a planted mark ------------------------------------------------------------------------------------------------------------
@@ -267,17 +262,19 @@ def test_a_mark_is_painted_on_the_rows_asked_for_and_on_a_copy():
     x, rows = rand(4, 3, 6, 6), torch.tensor([True, False, False, True])
     before, marked = x.clone(), planted(x, corner(), rows, value=0.5)
     assert torch.equal(x, before) and torch.equal(marked[~rows], x[~rows])
-    assert (marked[rows][..., corner()] == 0.5).all() and torch.equal(marked[..., ~corner()], x[..., ~corner()])
+    assert (marked[rows][..., corner()] == 0.5).all()
+    assert torch.equal(marked[..., ~corner()], x[..., ~corner()])
     assert torch.equal(planted(x, corner()), planted(x, corner(), torch.ones(4, dtype=torch.bool)))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 3]))
 def test_shares_add_up_ignore_sign_and_scale_and_keep_rows_apart(seed, channels):
-    A = torch.randn(5, channels, 6, 6, generator=seeded(seed), dtype=torch.float64)
+    A = randn(5, channels, 6, 6, seed=seed)
     share = share_on(A, corner())
     assert torch.allclose(share + share_on(A, ~corner()), torch.ones(5, dtype=torch.float64), atol=1e-12)
-    assert torch.allclose(share_on(-1e-30 * A, corner()), share, atol=1e-12) and torch.equal(share_on(A[2:3], corner()), share[2:3])
+    assert torch.allclose(share_on(-1e-30 * A, corner()), share, atol=1e-12)
+    assert torch.equal(share_on(A[2:3], corner()), share[2:3])
     by_hand = sum(abs(A[0, c, i, j].item()) for c in range(channels) for i in range(2) for j in range(3)) / A[0].abs().sum().item()
     assert share[0].item() == pytest.approx(by_hand, abs=1e-12)
 
@@ -285,7 +282,8 @@ def test_shares_add_up_ignore_sign_and_scale_and_keep_rows_apart(seed, channels)
 def test_a_map_of_zeros_has_no_share_and_each_image_may_have_its_own_pixels():
     where = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
     where[1] = True
-    assert share_on(torch.zeros(2, 1, 6, 6), where).tolist() == [0, 0] and share_on(torch.ones(2, 1, 6, 6), where).tolist() == [0, 1]
+    assert share_on(torch.zeros(2, 1, 6, 6), where).tolist() == [0, 0]
+    assert share_on(torch.ones(2, 1, 6, 6), where).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("mark", [torch.ones(6, 6), torch.ones(5, 6, dtype=torch.bool), torch.ones(1, 2, 3, 6, 6, dtype=torch.bool)], ids=["no bool", "size", "too many"])
@@ -316,7 +314,8 @@ def lengths(corners):
 @pytest.mark.parametrize("d", range(2, 33))
 def test_half_of_the_curve_runs_along_the_first_coordinate(d):
     (first, across), total = lengths(hypercube_corners(d))
-    assert first == pytest.approx(across, abs=1e-12) and first + across == pytest.approx(total, abs=1e-12)
+    assert first == pytest.approx(across, abs=1e-12)
+    assert first + across == pytest.approx(total, abs=1e-12)
     assert torch.linalg.matrix_rank(hypercube_corners(d)) == d  # it needs every dimension
 
 
@@ -340,7 +339,8 @@ def test_walking_has_unit_tangents_and_even_steps(d, cut):
     x, tangent = along(hypercube_corners(d), torch.linspace(0, 1, n + 1, dtype=torch.float64), cut)
     torch.testing.assert_close(tangent.norm(dim=1), torch.ones(n + 1, dtype=torch.float64))
     step = x.diff(dim=0)
-    assert step.norm(dim=1).max() / step.norm(dim=1).median() < 1 + 1e-9 and step.norm(dim=1).min() / step.norm(dim=1).median() > 0.99
+    assert step.norm(dim=1).max() / step.norm(dim=1).median() < 1 + 1e-9
+    assert step.norm(dim=1).min() / step.norm(dim=1).median() > 0.99
     middle = (tangent[1:] + tangent[:-1]) / 2
     assert (F.normalize(step, dim=1) - F.normalize(middle, dim=1)).norm(dim=1).max() < 0.1
     torch.testing.assert_close(x[0], x[-1])
@@ -355,7 +355,7 @@ def test_the_best_network_has_the_margin_that_no_network_exceeds(d, eps):
     x = x[x[:, 0].abs() >= eps]
     margins = x[:, 0].sign() * network(x)
     assert margins.min() >= margin * (1 - 1e-9) and margins.min() < margin * 1.05
-    theta = F.normalize(torch.randn(200_000, d + 2, generator=seeded(), dtype=torch.float64), dim=1)
+    theta = F.normalize(randn(200_000, d + 2), dim=1)
     best = torch.cat([theta, F.normalize(neurons[:1] + 0.01 * theta, dim=1), neurons])
     opponent = torch.zeros(2, d, dtype=torch.float64)
     opponent[:, 0] = torch.tensor([eps, -eps], dtype=torch.float64)
@@ -369,7 +369,8 @@ def test_its_gradient_is_tangent_on_one_half_and_orthogonal_on_the_other(d):
     x, tangent = along(hypercube_corners(d), torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1], 0.004)
     off = x[:, 0].abs() >= 0.004
     grad = value_and_grad(network, x[off])[1]
-    assert grad[:, 0].min() == pytest.approx(1 / (4 * math.sqrt(1 + 0.004**2))) and grad[:, 1:].abs().max() == 0
+    assert grad[:, 0].min() == pytest.approx(1 / (4 * math.sqrt(1 + 0.004**2)))
+    assert grad[:, 1:].abs().max() == 0
     part = (grad * tangent[off]).sum(1).abs() / grad.norm(dim=1)
     assert (part > 1 - 1e-9).double().mean() > 0.49 and (part < 1e-9).double().mean() > 0.49
 

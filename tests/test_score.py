@@ -4,6 +4,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import rand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,7 +20,7 @@ def linear(classes=4, features=6, seed=0):
 
 @pytest.fixture
 def x():
-    return torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return rand(5, 6, seed=1)
 
 
 @pytest.mark.parametrize("target", [2, torch.tensor(2), torch.full((5,), 2), [2] * 5, lambda out: out.softmax(1)[:, 2]])
@@ -46,9 +47,13 @@ def test_without_a_target_the_class_is_the_one_predicted_at_x_not_elsewhere(x):
     assert f(x).shape == (5, 4)
     at_x, far = f.at(x := 6 * x - 3), -x
     predicted = model(x).argmax(1)
-    assert len(predicted.unique()) > 1 and not torch.equal(predicted, model(far).argmax(1))  # else the next line says nothing
+    # else the next line says nothing
+    assert len(predicted.unique()) > 1
+    assert not torch.equal(predicted, model(far).argmax(1))
     torch.testing.assert_close(at_x(far), model(far).softmax(1).gather(1, predicted[:, None])[:, 0])
-    assert at_x.at(x0) is at_x and torch.equal(f(x), score(model)(x))  # settled once; f itself remembers nothing
+    # settled once; f itself remembers nothing
+    assert at_x.at(x0) is at_x
+    assert torch.equal(f(x), score(model)(x))
 
 
 def test_rows_carry_their_targets(x):
@@ -115,12 +120,13 @@ def test_layers_in_train_mode_are_named_and_only_those_that_matter(x):
 @settings(max_examples=25, deadline=None)
 @given(batch=st.integers(1, 12), b=st.integers(1, 9))
 def test_the_chunk_size_changes_nothing(batch, b):
-    x = torch.rand(b, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(b))
+    x = rand(b, 6, seed=b)
     model = linear()
     f = score(model, torch.arange(b) % 4)
     value, grad = value_and_grad(f, x, batch=batch)
     one_by_one = [torch.func.grad(lambda x, i=i: model(x).softmax(0)[i % 4])(x[i]) for i in range(b)]
-    assert (grad - torch.stack(one_by_one)).abs().max() < 1e-12 and (value - f(x)).abs().max() < 1e-12
+    assert (grad - torch.stack(one_by_one)).abs().max() < 1e-12
+    assert (value - f(x)).abs().max() < 1e-12
     assert torch.equal(values(f, x, batch=batch), value)
 
 
@@ -182,9 +188,12 @@ def test_gradients_come_whatever_the_callers_mode_and_leave_nothing_behind(x):
         with mode():
             torch.testing.assert_close(value_and_grad(f, x * 1), expected)
     value, grad = value_and_grad(f, x.clone().requires_grad_())
-    assert not value.requires_grad and not grad.requires_grad and all(p.grad is None for p in model.parameters())
+    assert not value.requires_grad
+    assert not grad.requires_grad
+    assert all(p.grad is None for p in model.parameters())
     held = [value_and_grad(f, x) for _ in range(5)]
-    tensors = lambda: sum(type(o) is torch.Tensor for o in gc.get_objects())
+    def tensors():
+        return sum(type(o) is torch.Tensor for o in gc.get_objects())
     gc.collect(), (before := tensors())
     held += [value_and_grad(f, x) for _ in range(20)]
     gc.collect()

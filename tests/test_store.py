@@ -1,7 +1,14 @@
 """Nothing half-written looks complete; nothing damaged or foreign is read."""
 import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +36,9 @@ def file(tmp_path):
 
 def test_what_is_saved_is_what_is_loaded(file):
     tensors, card = load_tensors(file)
-    assert torch.equal(tensors["w"], torch.arange(40.0).reshape(5, 8)) and tensors["n"].item() == 3 and card == {"epochs": 2}
+    assert torch.equal(tensors["w"], torch.arange(40.0).reshape(5, 8))
+    assert tensors["n"].item() == 3
+    assert card == {"epochs": 2}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
@@ -50,8 +59,42 @@ def test_any_changed_byte_is_noticed(tmp_path_factory, place, change):
         tensors, card = load_tensors(folder / "b")
     except ValueError as error:
         assert str(folder / "b") in str(error)
-    else:  # the hash covers the tensors, not what the card says of them
-        assert torch.equal(tensors["w"], torch.arange(6.0))
+    else:
+        assert torch.equal(tensors["w"], torch.arange(6.0)) and card == {"epochs": 2}
+
+
+@given(st.binary(max_size=200))
+def test_any_file_is_refused_by_name(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("bytes") / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="w.safetensors"):
+        load_tensors(path)
+
+
+META = st.dictionaries(st.sampled_from(["card", "seal", "sha256"]), st.sampled_from(["", "{}", "[]", "null", "{", "[" * 5000, '{"a": NaN}', "x" * 64]))
+
+
+@given(META)
+def test_any_header_is_refused_by_name(tmp_path_factory, meta):
+    """Whole safetensors files, with cards and seals that are not ours."""
+    path = tmp_path_factory.mktemp("header") / "w.safetensors"
+    save_file({"w": torch.zeros(3)}, path, meta)
+    with pytest.raises(ValueError, match="w.safetensors"):
+        load_tensors(path)
+
+
+def test_the_card_is_sealed_with_the_tensors(tmp_path):
+    """Settings changed in the file of a good model would pass for another's."""
+    save_tensors(tmp_path / "a", {"w": torch.zeros(3)}, {"epochs": 2})
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes().replace(b"epochs", b"epochS"))
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        load_tensors(tmp_path / "a")
+
+
+def test_files_of_version_0_1_are_read(tmp_path):
+    tensors = {"w": torch.arange(3.0)}
+    save_file(tensors, tmp_path / "a", {"card": '{"epochs": 2}', "sha256": digest(tensors)})
+    assert load_tensors(tmp_path / "a")[1] == {"epochs": 2}
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"<html>not found</html>", b"PK\x03\x04 a pickle"])
@@ -97,7 +140,8 @@ def test_two_writers_at_once_use_two_files(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert (tmp_path / "a").read_text() in ("x" * 1000, "y" * 1000) and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "a").read_text() in ("x" * 1000, "y" * 1000)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_trained_once_then_loaded(tmp_path, capsys):
@@ -127,6 +171,114 @@ def test_weights_of_another_model_are_refused(tmp_path):
     trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path)
     with pytest.raises(ValueError, match="another model"):
         trained("line", nn.Linear(3, 1), pytest.fail, SETTINGS, root=tmp_path)
+
+
+def test_weights_made_with_other_settings_are_refused_though_they_fit(tmp_path):
+    """The same shapes under the name of other settings, as a copied file would be."""
+    trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path)
+    (made,) = tmp_path.glob("weights/*.safetensors")
+    trained("line", nn.Linear(2, 1), teach, SETTINGS | {"seed": 1}, root=tmp_path)
+    (other,) = set(tmp_path.glob("weights/*.safetensors")) - {made}
+    made.replace(other)
+    with pytest.raises(ValueError, match="other settings"):
+        trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS | {"seed": 1}, root=tmp_path)
+
+
+@pytest.mark.parametrize("value, why", [(float("nan"), "NaN or infinite"), (float("inf"), "NaN or infinite"), (1e5, "too large for half precision")])
+def test_weights_that_are_not_finite_are_not_kept(tmp_path, value, why):
+    def diverge(model):
+        nn.init.constant_(model.weight, value)
+        return {}
+
+    with pytest.raises(ValueError, match=f"line: training left values in weight that are {why}"):
+        trained("line", nn.Linear(2, 1), diverge, SETTINGS, root=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_not_read(tmp_path, value):
+    trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path)
+    (path,) = tmp_path.glob("weights/*.safetensors")
+    tensors, card = load_tensors(path)
+    save_tensors(path, tensors | {"weight": torch.full((1, 2), value).half()}, card)
+    with pytest.raises(ValueError, match=f"{path.name} holds values that are NaN or infinite, in weight"):
+        trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=tmp_path)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "a"], env=os.environ)
+    assert killed.wait() == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".part") and left.read_text() == "half"
+    with write_aside(tmp_path / "b") as aside:  # so soon, it might be a slow writer on another machine
+        aside.write_text("whole")
+    assert left.exists()
+    os.utime(left, (time.time() - 100,) * 2)
+    with write_aside(tmp_path / "b") as aside:
+        aside.write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+KILLED = """
+import os, signal, sys
+from manifold_xai.files import write_aside
+with write_aside(sys.argv[1]) as aside:
+    aside.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_slow_writer_that_lives_keeps_its_file(tmp_path):
+    with write_aside(tmp_path / "a") as slow:
+        slow.write_text("slow")
+        os.utime(slow, (time.time() - 3600,) * 2)
+        with write_aside(tmp_path / "b") as aside:
+            aside.write_text("quick")
+    assert (tmp_path / "a").read_text() == "slow"
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_files_get_the_rights_that_the_umask_leaves(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        trained("line", nn.Linear(2, 1), teach, SETTINGS, root=tmp_path / "root")
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.glob("root/weights/*.safetensors")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask and stat.S_IMODE(path.parent.stat().st_mode) == 0o777 & ~umask
+
+
+def as_nobody(task) -> str:
+    """What a task says in a process of another user."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    read, write = os.pipe()
+    if not (pid := os.fork()):
+        said = "nothing"
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            said = str(task())
+        except BaseException as error:
+            said = f"{type(error).__name__} {error}"
+        finally:
+            os.write(write, said.encode())
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write)
+    with open(read) as pipe:
+        return pipe.read()
+
+
+def test_a_second_user_reads_what_the_first_trained_and_is_told_what_he_may_not():
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:  # pytest's own folders are closed to others
+        Path(root).chmod(0o755)
+        trained("line", nn.Linear(2, 1), teach, SETTINGS, root=root)
+        read = as_nobody(lambda: trained("line", nn.Linear(2, 1), pytest.fail, SETTINGS, root=root).weight.sum().item())
+        refused = as_nobody(lambda: trained("line", nn.Linear(2, 1), teach, SETTINGS | {"seed": 1}, root=root))
+    assert read == "2.0"
+    assert refused.startswith("PermissionError") and "is not yours to write (Permission denied). Ask its owner" in refused
 
 
 def test_interrupted_training_leaves_nothing_that_looks_trained(tmp_path):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ every_world = pytest.mark.parametrize("name", WORLDS)
 
 def ends(name, n, seed):
     "n pairs of latents; on the paraboloid, pairs on a common meridian, where its closed form holds."
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     z0, z1 = draw(WORLDS[name], 2 * n, generator).split(n)
     if name == "paraboloid":
         z1 = z0 * (3 * torch.rand(n, 1, generator=generator, dtype=z0.dtype) - 1.5)
@@ -33,7 +34,7 @@ def chords(world, gamma_z):
 @given(seed=seeds)
 def test_metric_is_the_one_finite_differences_see(name, seed):
     world, h = WORLDS[name], 1e-5
-    z = draw(world, 8, torch.Generator().manual_seed(seed))
+    z = draw(world, 8, seeded(seed))
     step = h * torch.eye(2, dtype=z.dtype)[:, None]
     J = ((world(z + step) - world(z - step)) / (2 * h)).permute(1, 2, 0)
     # central differences: error h²·|g'''| of J, and |g'''| |J| stays below 200 in these boxes
@@ -66,7 +67,7 @@ def test_geodesics_are_stationary(name, seed):
     z0, z1 = ends(name, 4, seed)
     gamma_z = world.geodesic(z0, z1, T)
     t = torch.linspace(0, 1, T + 1, dtype=z0.dtype)[:, None, None]
-    bump = (math.pi * t).sin() * torch.randn(4, 2, generator=torch.Generator().manual_seed(seed), dtype=z0.dtype)
+    bump = (math.pi * t).sin() * torch.randn(4, 2, generator=seeded(seed), dtype=z0.dtype)
 
     def slope(path, h=1e-4):
         E = [T / 2 * chords(world, path + s * h * bump).square().sum(0) for s in (-1, 1)]
@@ -121,8 +122,8 @@ def test_pseudosphere_against_geomstats(oracle):
 @given(seed=seeds, pixels=st.integers(3, 60))
 def test_lift_is_an_isometry(name, seed, pixels):
     world = WORLDS[name]
-    lifted = lift(world, pixels, torch.Generator().manual_seed(seed))
-    z0, z1 = draw(world, 10, torch.Generator().manual_seed(seed)).split(5)
+    lifted = lift(world, pixels, seeded(seed))
+    z0, z1 = draw(world, 10, seeded(seed)).split(5)
     assert lifted(z0).shape == (5, pixels)
     torch.testing.assert_close((lifted(z1) - lifted(z0)).norm(dim=1), (world(z1) - world(z0)).norm(dim=1))
 

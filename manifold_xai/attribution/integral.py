@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..chunks import Chunks, value_and_grad, values
+from ..door import graphless, ordinary
 from ..paths.path import Path, Step
-from ..score import Score, check_input
+from ..score import Score, check_input, settled
 
 # %% ../../nbs/library/attribution/integral.ipynb #ad74d80d
 class Attribution(NamedTuple):
@@ -32,6 +33,7 @@ RULES = ("left", "trapezoid", "midpoint", "gauss-legendre")
 INTEGRANDS = ("path", "displacement")
 
 # %% ../../nbs/library/attribution/integral.ipynb #48ad21ea
+@graphless
 def path_attribution(
     f: Callable,
     gamma: Tensor | Path | Iterable,
@@ -42,31 +44,65 @@ def path_attribution(
     progress: bool = False,
     refine: float | None = None,
     integrand: str = "path",
+    *,
+    check: bool = True,
+    span: bool = True,
+    rows: bool | None = None,
 ) -> Attribution:
     """Attribution A_j = ∫ ∂f/∂γ_j dγ_j along a path, its completeness gap, and what the path's ends leave out.
 
-    Parameters: f, a `score` or any callable (b, ...) -> (b,), row by row; gamma, a path: a tensor (T+1, b, ...), a `Path`, or an
-    iterator of points (b, ...) or `Step`s, whose gradients are used where given and filled in where missing; x0, x, where the path
-    must start and end (a `Path` knows its own); rule, one of "left", "trapezoid", "midpoint", "gauss-legendre" (straight paths);
-    batch, rows evaluated at once, None for a size that suits x; progress, show a bar; refine, halve every segment whose own gap
-    exceeds this, up to five times (trapezoid); the gaps of the segments it leaves alone still add up; integrand, "path", or
-    "displacement", mean gradient times (last point − first), as in MIG's published code: not complete unless the path is straight.
-    Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless gamma is a tensor.
-    Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range.
-    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too.
+    Parameters:
+        f: a `score` or any callable (b, ...) -> (b,), row by row
+        gamma: a path: a tensor (T+1, b, ...), a `Path`, or an iterator of points (b, ...) or `Step`s, whose gradients
+            are used where given and filled in where missing
+        x0, x: where the path must start and end (a `Path` knows its own)
+        rule: one of "left", "trapezoid", "midpoint", "gauss-legendre" (straight paths)
+        batch: rows evaluated at once, None for a size that suits x
+        progress: show a bar
+        refine: halve every segment whose own gap exceeds this, up to five times (trapezoid); the gaps of the segments
+            it leaves alone still add up
+        integrand: "path", or "displacement", mean gradient times (last point − first), as in MIG's published code:
+            not complete unless the path is straight
+        check: refuse a score that answers at random or depends on the batch
+        span: refuse images out of range
+        rows: whether f takes `rows`, the indices of its rows; None finds out
+    Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless gamma is a tensor
+    Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range;
+        for a score that is none
+    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too
+
+    >>> x = torch.tensor([[1.0, 2.0]])
+    >>> path_attribution(lambda x: x.square().sum(1), torch.stack([0 * x, x])).A
+    tensor([[1., 4.]])
     """
     if isinstance(gamma, Path):
         x0, x = gamma.x0, gamma.x
     for name, end in dict(x0=x0, x=x).items():
         if end is not None:
-            check_input(end, name)
-    return integrate(f, gamma, x0, x, rule, batch, progress, refine, integrand=integrand)
+            check_input(end, name, span)
+    how = dict(integrand=integrand, check=check, told=rows)
+    return integrate(f, gamma, x0, x, rule, batch, progress, refine, **how)
 
 # %% ../../nbs/library/attribution/integral.ipynb #d274a557
-def integrate(f, gamma, x0=None, x=None, rule="trapezoid", batch=None, progress=False, refine=None, gap=True, integrand="path") -> Attribution:
-    """`path_attribution` for callers that have looked at the range of x0 and x themselves.
+@graphless
+def integrate(
+    f: Callable,
+    gamma: Tensor | Path | Iterable,
+    x0: Tensor | None = None,
+    x: Tensor | None = None,
+    rule: str = "trapezoid",
+    batch: int | None = None,
+    progress: bool = False,
+    refine: float | None = None,
+    gap: bool = True,
+    integrand: str = "path",
+    check: bool = False,
+    told: bool | None = None,
+) -> Attribution:
+    """`path_attribution` for callers that have looked at x0, x and f themselves.
 
-    With gap=False, gap and ends are None where they would cost a pass of their own (Gauss–Legendre, whose nodes leave the ends out).
+    With gap=False, gap and ends are None where they would cost a pass of their own (Gauss–Legendre, whose nodes leave
+    the ends out); told says whether f takes `rows`.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
@@ -76,11 +112,20 @@ def integrate(f, gamma, x0=None, x=None, rule="trapezoid", batch=None, progress=
         raise ValueError(f"integrand must be one of {', '.join(INTEGRANDS)}, and refine is for the first, got {integrand!r}.")
     if isinstance(gamma, Path):
         x0, x = gamma.x0, gamma.x
-    f = _settled(f, gamma[-1] if x is None and isinstance(gamma, Tensor) else x, batch)
     if rule == "gauss-legendre":
+        _refuse_bent(gamma)
+        f = settled(f, ordinary(x), batch, told, check)
         return _gauss_legendre(f, gamma, batch, progress, gap)
+    end = gamma[-1] if x is None and isinstance(gamma, Tensor) and len(gamma) else x
+    _refuse_classless(f, end)
     points = _points(gamma, progress)
-    walk = _Walk(f, next(points), rule, batch, refine, integrand)
+    if end is None:
+        first = next(points)
+        f = settled(f, first.x, batch, told, check)
+    else:  # before the path draws its first point, which may ask f
+        f = settled(f, ordinary(end), batch, told, check)
+        first = next(points)
+    walk = _Walk(f, first, rule, batch, refine, integrand)
     for point in points:
         walk.to(point)
     walk.add()
@@ -92,12 +137,19 @@ def integrate(f, gamma, x0=None, x=None, rule="trapezoid", batch=None, progress=
     return _finished(walk.A, end - start, torch.stack(left_out, 1))
 
 
-def _settled(f, x, batch):
-    if not isinstance(f, Score) or f.target is not None:
-        return f
-    if x is None:
-        raise ValueError("f has no class yet: pass x, at which to predict it, or choose one with score(model, target).")
-    return f.at(x, batch)
+def _refuse_classless(f, x):
+    if x is None and isinstance(f, Score) and f.target is None:
+        raise ValueError(
+            "f has no class yet: pass x, at which to predict it, or choose one with score(model, target)."
+        )
+
+
+def _refuse_bent(gamma):
+    if not (isinstance(gamma, Path) and gamma.straight):
+        raise ValueError(
+            'rule="gauss-legendre" needs straight_path(x0, x, steps): '
+            "its nodes lie on the line, not on a path's points."
+        )
 
 
 def _finite(*tensors):
@@ -123,7 +175,7 @@ def _points(gamma, progress) -> Iterator[Step]:
         if last is not None and _version(last) != version:
             raise ValueError(f"the path changed point {count - 1} in place after handing it over: yield a new tensor each time.")
         last, version, count = step.x, _version(step.x), count + 1
-        yield step._replace(x=step.x.detach())
+        yield step._replace(x=ordinary(step.x))
     if count < 2:
         raise ValueError(f"a path needs at least two points, its start and its end, got {count}.")
 
@@ -240,9 +292,7 @@ def _nodes(n):
 
 def _gauss_legendre(f, gamma, batch, progress, gap):
     """Gauss–Legendre quadrature with as many nodes as the straight path has steps: exact for scores of degree 2T on the line."""
-    if not (isinstance(gamma, Path) and gamma.straight):
-        raise ValueError('rule="gauss-legendre" needs straight_path(x0, x, steps): its nodes lie on the line, not on a path\'s points.')
-    x0, x = gamma.x0.detach(), gamma.x.detach()
+    x0, x = ordinary(gamma.x0), ordinary(gamma.x)
     walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
     runs = _nodes(gamma.steps).to(walk.A).split(walk.size)
     for run in _bar(runs, runs, progress):

@@ -8,41 +8,82 @@ __all__ = ['heat_map', 'save_map', 'load_map']
 # %% ../../nbs/library/attribution/maps.ipynb #24035ca7
 from os import PathLike
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .integral import Attribution
 from ..subjects import store
 
 # %% ../../nbs/library/attribution/maps.ipynb #28c74064
-def heat_map(A: Tensor, signed: bool = True, scale: float | str = "shared") -> Tensor:
+def heat_map(
+    A: Tensor, signed: bool = True, scale: float | str = "shared", channel: int | None = 1
+) -> Tensor:
     """Heat maps of attributions: channels added up, on a scale that makes them comparable.
 
-    Parameters: A, (..., C, H, W); signed, False adds up absolute values; scale, "shared" divides every map by the largest value
-    among all, so stack what is to be compared; "each" divides every map by its own; a number divides by that number.
-    Returns: (..., H, W) in [-1, 1], or [0, 1] unsigned; a map of zeros stays so.
+    Parameters:
+        A: one map a row, (b, C, ...): signals, images, volumes; (b, d) has no channels
+        signed: False adds up absolute values
+        scale: "shared" divides every map by the largest value among all, so put what is to be compared into one batch;
+            "each" divides every map by its own; a number divides by that number
+        channel: which dimension holds the channels; None: none does
+    Returns: (b, ...) in [-1, 1], or [0, 1] unsigned; a map of zeros stays so
+    Raises: ValueError for a single map without rows, or a scale that is none
+
+    >>> heat_map(torch.tensor([[[[1.0, -2.0]], [[1.0, 0.0]]]]))
+    tensor([[[ 1., -1.]]])
     """
-    if A.ndim < 3:
-        raise ValueError(f"A must be (..., C, H, W) to make a map, got {tuple(A.shape)}.")
-    maps = (A if signed else A.abs()).sum(-3)
+    if A.ndim < 2:
+        raise ValueError(f"A must hold one map a row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None].")
+    maps = A if signed else A.abs()
+    maps = maps if channel is None or A.ndim == 2 else maps.sum(channel)
+    if isinstance(scale, (int, float)) and not isinstance(scale, bool) and scale > 0:
+        return maps / scale
     if scale == "shared":
-        scale = maps.abs().max()
+        largest = maps.abs().max()
     elif scale == "each":
-        scale = maps.abs().amax((-2, -1), keepdim=True)
-    elif isinstance(scale, str) or scale <= 0:
+        largest = maps.abs().flatten(1).amax(1).view(-1, *[1] * (maps.ndim - 1))
+    else:
         raise ValueError(f"scale must be 'shared', 'each' or a positive number, got {scale!r}.")
-    return maps / scale if isinstance(scale, (int, float)) else maps / scale.clamp_min(1e-30)
+    return maps / torch.where(largest > 0, largest, 1)
 
 # %% ../../nbs/library/attribution/maps.ipynb #c553148d
 def save_map(path: str | PathLike, A: Attribution | Tensor, **settings) -> None:
-    """Write an attribution and the settings that made it (JSON-able) to one safetensors file, whole or not at all."""
+    """Write an attribution and the settings that made it to one safetensors file, whole or not at all.
+
+    Parameters:
+        path: of the file
+        A: a map, or what `path_attribution` returned
+        settings: anything JSON can hold; numbers and arrays of NumPy and torch become plain ones
+    Raises: ValueError naming a setting that no file can hold
+    """
     tensors = {"A": A} if isinstance(A, Tensor) else A._asdict()
-    store.save_tensors(path, tensors, {"kind": "attribution", "settings": settings})
+    plain = {name: _plain(v, name) for name, v in settings.items()}
+    store.save_tensors(path, tensors, {"kind": "attribution", "settings": plain})
+
+
+def _plain(v, name):
+    """v as JSON can hold it."""
+    if isinstance(v, (Tensor, np.ndarray, np.generic)):
+        return v.tolist()
+    if isinstance(v, dict):
+        return {str(key): _plain(part, name) for key, part in v.items()}
+    if isinstance(v, (list, tuple)):
+        return [_plain(part, name) for part in v]
+    if v is None or isinstance(v, (str, int, float)):
+        return v
+    if isinstance(v, (PathLike, torch.dtype, torch.device)):
+        return str(v)
+    raise ValueError(
+        f"settings must be numbers, words or lists of them, but {name} holds {type(v).__name__}: "
+        f"write what matters of it, such as {name}=str(…)."
+    )
 
 
 def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
     """Attribution and settings from `save_map`; gap and ends are None if only A was saved.
 
-    Raises: ValueError naming the file if it is damaged or holds something else.
+    Raises: ValueError naming the file if it is damaged or holds something else
     """
     tensors, card = store.load_tensors(path)
     if card.get("kind") != "attribution":

@@ -7,7 +7,7 @@ __all__ = ['IntegratedGradients', 'BlurIG', 'GuidedIG', 'SettledIG', 'EnhancedIG
            'ManifoldAlignedGuidedIG', 'ManifoldSettledIG', 'Outward', 'IG2', 'AGI']
 
 # %% ../../nbs/library/attribution/methods.ipynb #a5e0cf9c
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from captum.log import log_usage
@@ -17,6 +17,7 @@ from .base import PathMethod
 from .integral import Attribution, integrate
 from ..autoencoder import Autoencoder
 from ..chunks import values
+from ..door import WithArguments
 from ..paths.agi import adversarial_path, copies, other_classes
 from ..paths.blur import blur_path
 from ..paths.guided import guided_path, settled_path
@@ -116,7 +117,8 @@ class EnhancedIG(PathMethod):
 
     def path(self, f, x0, x, steps, batch):
         """enhanced_path(autoencoder, x0, x, steps, anchor, jump)"""
-        return enhanced_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, batch=batch)
+        how = dict(batch=batch, check=self.check)
+        return enhanced_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, **how)
 
 
 class ManifoldIG(EnhancedIG):
@@ -134,7 +136,8 @@ class ManifoldIG(EnhancedIG):
 
     def path(self, f, x0, x, steps, batch):
         """manifold_path(autoencoder, x0, x, steps, anchor, jump, **geodesic)"""
-        return manifold_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, batch=batch, **self.geodesic)
+        how = dict(batch=batch, check=self.check) | self.geodesic
+        return manifold_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, **how)
 
 # %% ../../nbs/library/attribution/methods.ipynb #16044804
 class ManifoldAlignedGuidedIG(PathMethod):
@@ -164,7 +167,8 @@ class ManifoldAlignedGuidedIG(PathMethod):
 
     def path(self, f, x0, x, steps, batch):
         """manifold_guided_path(f, autoencoder, x0, x, steps, …)"""
-        return manifold_guided_path(f, self.autoencoder, x0, x, steps, batch=batch, **self.settings)
+        how = dict(batch=batch, check=self.check) | self.settings
+        return manifold_guided_path(f, self.autoencoder, x0, x, steps, **how)
 
 
 class ManifoldSettledIG(PathMethod):
@@ -188,7 +192,8 @@ class ManifoldSettledIG(PathMethod):
 
     def path(self, f, x0, x, steps, batch):
         """manifold_settled_path(f, autoencoder, x0, x, steps, window, anchor, jump, order)"""
-        return manifold_settled_path(f, self.autoencoder, x0, x, steps, batch=batch, **self.settings)
+        how = dict(batch=batch, check=self.check) | self.settings
+        return manifold_settled_path(f, self.autoencoder, x0, x, steps, **how)
 
 # %% ../../nbs/library/attribution/methods.ipynb #85875336
 class Outward(PathMethod):
@@ -234,10 +239,13 @@ class IG2(Outward):
         rule: str = "trapezoid",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
+        *,
+        per_row: bool | Iterable[bool] | None = None,
     ):
         """As `PathMethod.attribute`, with 201 steps; baselines, the references, one for each row or one for all."""
+        given = (inputs, baselines, target, additional_forward_args)
         how = (n_steps, rule, internal_batch_size, return_convergence_delta)
-        return super().attribute(inputs, baselines, target, additional_forward_args, *how)
+        return super().attribute(*given, *how, per_row=per_row)
 
     def start(self, x, baselines):
         """The references, or None where they are to be drawn."""
@@ -247,8 +255,18 @@ class IG2(Outward):
 
     def path(self, f, x0, x, steps, batch):
         """iterative_path(f, x, reference, steps, …)"""
+        if x0 is None:
+            _refuse_arguments(f)
         reference = another_class(f, x, self.references, self.generator, batch) if x0 is None else x0
         return iterative_path(f, x, reference, steps, batch=batch, **self.settings)
+
+
+def _refuse_arguments(f):
+    if isinstance(f.model, WithArguments) and any(f.model.per_row):
+        raise ValueError(
+            "IG2 cannot draw references for a model whose further arguments follow the rows: references have none. "
+            "Hand one reference for each row as baselines."
+        )
 
 # %% ../../nbs/library/attribution/methods.ipynb #150a67e1
 class AGI(Outward):
@@ -285,10 +303,13 @@ class AGI(Outward):
         rule: str = "trapezoid",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
+        *,
+        per_row: bool | Iterable[bool] | None = None,
     ):
         """As `PathMethod.attribute`, with at most 15 steps to each class; rule is "left" with step_from="input"."""
+        given = (inputs, baselines, target, additional_forward_args)
         how = (n_steps, rule, internal_batch_size, return_convergence_delta)
-        return super().attribute(inputs, baselines, target, additional_forward_args, *how)
+        return super().attribute(*given, *how, per_row=per_row)
 
     def start(self, x, baselines):
         """x itself: the paths find their own ends."""

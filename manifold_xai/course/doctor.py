@@ -7,7 +7,6 @@ __all__ = ['OPTIONAL', 'Finding', 'packages', 'machine', 'shipped', 'doctor']
 
 # %% ../../nbs/library/course/doctor.ipynb #bc55e9c8
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ..files import data_root, repository, requirements, settings
+from ..files import data_root, repository, requirements, settings, writable
 
 # %% ../../nbs/library/course/doctor.ipynb #c771de50
 class Finding(NamedTuple):
@@ -58,10 +57,10 @@ def machine(root: Path | None = None, data: str | None = None) -> Iterator[Findi
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield Finding("ok", f"torch computes on {', '.join(gpus) or 'the CPU only: profiles smoke and cpu'}")
     folder = data_root(data)
+    fits = writable(folder)
+    advice = "" if fits else "set MANIFOLD_XAI_DATA to a folder you may write to"
+    yield Finding("ok" if fits else "FAIL", f"data root {folder} {'can' if fits else 'cannot'} be written", advice)
     there = next(p for p in (folder, *folder.parents) if p.exists())
-    writable = os.access(there, os.W_OK) and there.is_dir()
-    advice = "" if writable else "set MANIFOLD_XAI_DATA to a folder you may write to"
-    yield Finding("ok" if writable else "FAIL", f"data root {folder} {'can' if writable else 'cannot'} be written", advice)
     free = shutil.disk_usage(there).free / 2**30
     yield Finding("ok" if free > 2 else "note", f"{free:.0f} GB free for data", "" if free > 2 else "two are wanted for the real-size data sets")
     for name, use in OPTIONAL.items():
@@ -72,11 +71,11 @@ def machine(root: Path | None = None, data: str | None = None) -> Iterator[Findi
 
 def shipped(folder: Path | None = None) -> Iterator[Finding]:
     """Whether the trained weights that ship with the package are whole."""
-    from manifold_xai.subjects.store import SHIPPED, load_tensors
+    from manifold_xai.subjects.store import SHIPPED, check_finite, load_tensors
 
     for path in sorted((folder or SHIPPED).glob("*.safetensors")):
         try:
-            load_tensors(path)
+            check_finite(path, load_tensors(path)[0])
             yield Finding("ok", f"weights {path.stem} are whole")
         except ValueError as error:
             yield Finding("FAIL", str(error), f"git checkout -- {path}")

@@ -169,5 +169,6 @@ class Exercise:
             says = self.judge(mistake).says
             assert says.startswith("✗") and says.endswith(hint), f"{self.name} says {says!r}, not {hint!r}"
             assert says.count("\n") < 3
-        assert self.judge(lambda *_: None).says.startswith("…")
+        stub = None if all(args is None for args, _ in self.cases) else lambda *_: None
+        assert self.judge(stub).says.startswith("…"), f"{self.name}: a stub is let off kindly"
         return True

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from .chapter import Estimate, claims, verdict
 from ..files import write_aside
 from .notebooks import chapters, read
+from .provenance import RECORD, outdated
 
 # %% ../../nbs/52_ledger.ipynb #bdb97769
 def results(folder: str | Path) -> dict[str, dict]:
@@ -42,7 +43,7 @@ def places(root: Path) -> dict[str, str]:
             if cell["cell_type"] == "markdown" and (lines := re.findall(r"^#+ (.+)$", cell["source"], re.M)):
                 heading = lines[-1]
             elif cell["cell_type"] == "code":
-                found |= dict.fromkeys(re.findall(r'\brecord\(\s*"([A-Z]+-\d+)"', cell["source"]), f"{path.name}#{heading.strip().replace(' ', '-')}")
+                found |= dict.fromkeys(RECORD.findall(cell["source"]), f"{path.relative_to(root / 'nbs').as_posix()}#{heading.strip().replace(' ', '-')}")
     return found
 
 # %% ../../nbs/52_ledger.ipynb #0d8a4c6b
@@ -76,26 +77,58 @@ def agreement(entry: dict, evidence: dict) -> tuple[int, int]:
     return sum(ours[c].low <= theirs[c].high and theirs[c].low <= ours[c].high for c in both), len(both)
 
 
-def ledger(recorded: dict[str, dict], where: dict[str, str] | None = None, evidence: dict[str, dict] | None = None) -> list[Row]:
-    """All claims of the papers, in their order, each with the verdict that the recorded numbers give now.
+def ledger(
+    recorded: dict[str, dict],
+    where: dict[str, str] | None = None,
+    evidence: dict[str, dict] | None = None,
+    old: dict[str, list[str]] | None = None,
+) -> list[Row]:
+    """All claims of the papers, in their order, each with the verdict that the numbers give now.
 
-    Parameters: recorded, as `results` reads it; where, as `places` finds them; evidence, as `stored` reads it: decides where it `holds`.
+    Parameters:
+        recorded: as `results` reads it
+        where: as `places` finds them
+        evidence: as `stored` reads it; it decides where it `holds`
+        old: what has changed since, by claim, as `outdated` finds it; evidence of a claim that is
+            not in it also decides where this run recorded nothing
     """
     rows = []
     for name, about in claims().items():
-        entry, fixed, place = recorded.get(name), (name, about["paper"], about["claim"]), (where or {}).get(name, "")
-        if entry is None:
+        entry, long = recorded.get(name), (evidence or {}).get(name)
+        since = _since(entry, long, None if old is None else old.get(name, []))
+        decides = long if since == [] else entry
+        fixed, place = (name, about["paper"], about["claim"]), (where or {}).get(name, "")
+        if decides is None:
             why = f"needs {about['needs']}" if about["needs"] else "no chapter of this run recorded it"
+            why += _outdated(since)
             rows.append(Row(*fixed, about["paper_value"], "", 0, "", "not testable here", why, place))
             continue
-        long = (evidence or {}).get(name)
-        decides = long if long and holds(entry, long) else entry
         v = verdict(name, decides["conditions"], decides["paper_value"], decides.get("later", ()))
-        also = "" if decides is entry else "; {} agrees on {} of {} conditions".format(entry["profile"], *agreement(entry, long))
+        also = _outdated(since) if decides is entry else _agrees(entry, long)
         ours = "; ".join(f"{condition} {e}" for condition, e in v.conditions.items())
         n = min(e.n for e in v.conditions.values())
         rows.append(Row(*fixed, v.paper_value, ours, n, decides["profile"], v.verdict, v.why + also, place))
     return rows
+
+
+def _since(entry, long, old):
+    "What has changed since a claim's evidence was recorded: [] if it holds, None if nobody knows."
+    if long is None or (entry is None and old is None):
+        return None
+    return old or ([] if entry is None or holds(entry, long) else ["code or data"])
+
+
+def _agrees(entry, long):
+    if entry is None:
+        return ""
+    return "; {} agrees on {} of {} conditions".format(entry["profile"], *agreement(entry, long))
+
+
+def _outdated(since, most=8):
+    if not since:
+        return ""
+    more = f" and {len(since) - most} more" if len(since) > most else ""
+    return f"; its evidence decides nothing, since {', '.join(since[:most])}{more} changed"
 
 # %% ../../nbs/52_ledger.ipynb #98fdca8b
 def stored(root: Path, name: str = "ledger") -> dict[str, dict]:
@@ -136,7 +169,7 @@ def write_ledger(folder: str | Path, root: Path) -> list[Row]:
     Parameters: folder, the run's; root, the clone whose notebooks recorded the claims.
     """
     recorded = results(folder)
-    rows = ledger(recorded, places(root), stored(root, "evidence"))
+    rows = ledger(recorded, places(root), stored(root, "evidence"), outdated(root))
     counts = ", ".join(f"{sum(r.verdict == v for r in rows)} {v}" for v in VERDICTS)
     text = f"# Ledger\n\nWritten by `manifold-xai run`, from the numbers that the chapters recorded; how, says `nbs/52_ledger.ipynb`.\n\n{len(rows)} claims: {counts}.\n\n{as_table(rows, 'nbs/')}\n"
     entries = {r.claim: {"conditions": {}} | recorded.get(r.claim, {}) | {"row": r._asdict()} for r in rows}

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 from ..files import repository, requirements, settings, write_aside
-from .notebooks import chapter_name, chapters, read
+from .notebooks import chapter_name, chapters, read, reading_minutes
 
 # %% ../../nbs/library/course/publish.ipynb #05c401c3
 MINUTES = re.compile(r"^\*About (.+) minutes to read · .*\*$", re.M)
@@ -36,7 +36,8 @@ def outputs(args: argparse.Namespace) -> int:
                 raise ValueError("not done in the cpu profile: manifold-xai run --profile cpu")
             nb = json.loads(path.read_text(encoding="utf8"))
             take_over(nb, read(out / "cpu" / "notebooks" / f"{name}.ipynb"), {str(out.parent): "", str(Path.home()): "~"})
-            stamp(nb, *(took[profile].get(name) for profile in ("cpu", "smoke")))
+            if path.parent.name != "evidence":
+                stamp(nb, *(took[profile].get(name) for profile in ("cpu", "smoke")))
             save(path, nb, keep)
         except (ValueError, FileNotFoundError) as error:
             print(f"{name}: {error}")
@@ -46,9 +47,11 @@ def outputs(args: argparse.Namespace) -> int:
 
 def seconds(folder: Path) -> dict[str, tuple[float, int]]:
     """Seconds and cores by chapter, from a run's own summary, for the chapters that are done."""
-    file = folder / "summary.json"
-    summary = json.loads(file.read_text(encoding="utf8")) if file.exists() else {"chapters": []}
-    return {c["chapter"]: (c["seconds"], summary["cores"]) for c in summary["chapters"] if c["status"].startswith("done")}
+    from manifold_xai.course.session import read_summary
+
+    summary = read_summary(folder)
+    done = [c for c in summary["chapters"] if c["status"].startswith("done")]
+    return {c["chapter"]: (c["seconds"], summary["cores"]) for c in done}
 
 
 def take_over(nb: dict, executed: dict, places: dict[str, str]) -> None:
@@ -96,7 +99,7 @@ def light(png: str, most: int = 200_000) -> str:
 
 
 def stamp(nb: dict, cpu: tuple[float, int], smoke: tuple[float, int] | None) -> None:
-    """Write measured seconds behind the minutes to read.
+    """Write the minutes to read, computed from the page, and measured seconds.
 
     Raises: ValueError if the chapter lacks the line.
     """
@@ -104,7 +107,7 @@ def stamp(nb: dict, cpu: tuple[float, int], smoke: tuple[float, int] | None) -> 
     for cell in nb["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown" and MINUTES.search(text):
-            cell["source"] = MINUTES.sub(rf"*About \1 minutes to read · {run}*", text).splitlines(keepends=True)
+            cell["source"] = MINUTES.sub(f"*About {reading_minutes(nb)} minutes to read · {run}*", text).splitlines(keepends=True)
             return
     raise ValueError("no line `*About N minutes to read · …*`")
 
@@ -132,7 +135,7 @@ def chapter_table(root: Path) -> str:
     return "\n".join(rows)
 
 # %% ../../nbs/library/course/publish.ipynb #f702e424
-COLAB_HAS = {"torch", "torchvision", "jupyterlab", "ipykernel", "ipywidgets"}
+COLAB_HAS = {"torch", "torchvision", "jupyterlab", "ipykernel", "ipywidgets", "fastjsonschema"}
 RUNS_CHAPTERS = {"nbdev", "papermill", "doit", "psutil"}  # of no use where cells are run by hand
 
 

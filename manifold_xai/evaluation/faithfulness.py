@@ -6,7 +6,7 @@
 __all__ = ['LAWS', 'PRODUCTS', 'Probes', 'probes', 'infidelity', 'Sensitivity', 'max_sensitivity',
            'completeness_residual']
 
-# %% ../../nbs/library/evaluation/faithfulness.ipynb #7cd09cb4
+# %% ../../nbs/library/evaluation/faithfulness.ipynb #b6c62fb2
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..chunks import Chunks, values
 from .removal import check_map
-from ..score import Score, check_input
+from ..score import check_input, settled
 
 # %% ../../nbs/library/evaluation/faithfulness.ipynb #ee57a903
 LAWS = ("baseline", "noise")
@@ -40,6 +40,8 @@ def probes(
     *,
     generator: torch.Generator,
     batch: int | None = None,
+    check: bool = True,
+    span: bool = True,
 ) -> Probes:
     """Perturbations ξ, and the drops of the score F(x) − F(x − ξ) that a faithful map predicts.
 
@@ -52,6 +54,8 @@ def probes(
         law: "baseline": ξ = x − (x0 + ε), towards a noisy baseline (MIG); "noise": ξ = ε
         generator: draws for all images at once, so that `batch` changes nothing
         batch: images evaluated at once
+        check: refuse a score that answers at random or depends on the batch
+        span: refuse images out of range
     Returns: Probes(xi, drop, away), read by `infidelity`
     Raises: ValueError for an unknown law, sigma ≤ 0, samples < 1, x0 not like x
     Source: Yeh et al. 2019; MIG §5.1
@@ -62,7 +66,7 @@ def probes(
     >>> probes(lambda x: x.sum(1), x, 0 * x, samples=5, generator=g).drop.shape
     torch.Size([5, 1])
     """
-    check_input(x)
+    check_input(x, span=span)
     if x0.shape != x.shape:
         raise ValueError(
             f"`x0` must have the shape of `x`, got x0 {tuple(x0.shape)} and x {tuple(x.shape)}. "
@@ -74,7 +78,7 @@ def probes(
     where, shape = generator.device, (samples, *x.shape)
     eps = sigma * torch.randn(shape, generator=generator, dtype=x.dtype, device=where).to(x.device)
     xi = x - x0 - eps if law == "baseline" else eps
-    f = f.at(x, batch) if isinstance(f, Score) else f
+    f = settled(f, x, batch, check=check)
     rows, chunks = torch.arange(len(x), device=x.device), Chunks.of(x, batch)
     after = values(f, (x - xi).flatten(0, 1), rows.repeat(samples), chunks).view(samples, -1)
     return Probes(xi, values(f, x, rows, chunks) - after, x - x0)
@@ -132,6 +136,7 @@ def max_sensitivity(
     *,
     generator: torch.Generator,
     A: Tensor | None = None,
+    span: bool = True,
 ) -> Sensitivity:
     """The largest change of a map among `samples` draws of δ, uniform in ‖δ‖_∞ ≤ radius.
 
@@ -142,6 +147,7 @@ def max_sensitivity(
         samples: draws of δ
         generator: draws for all images at once, so that no internal batch changes them
         A: attribute(x), if known
+        span: refuse images out of range
     Returns: Sensitivity(raw, relative); where a map is zero, relative is raw, as captum has it
     Raises: ValueError for radius ≤ 0, samples < 1, maps not like x or not finite
     Source: Yeh et al. 2019, def. 3.1; captum.metrics.sensitivity_max
@@ -152,7 +158,7 @@ def max_sensitivity(
     >>> max_sensitivity(lambda x: 0 * x + 1, x, generator=g).raw
     tensor([0.])
     """
-    check_input(x)
+    check_input(x, span=span)
     _check_draws(radius, samples, "radius")
     A = attribute(x) if A is None else A
     check_map(A, x)
@@ -167,7 +173,14 @@ def max_sensitivity(
 
 # %% ../../nbs/library/evaluation/faithfulness.ipynb #55ef5296
 def completeness_residual(
-    f: Callable, A: Tensor, x: Tensor, x0: Tensor, *, batch: int | None = None
+    f: Callable,
+    A: Tensor,
+    x: Tensor,
+    x0: Tensor,
+    *,
+    batch: int | None = None,
+    check: bool = True,
+    span: bool = True,
 ) -> Tensor:
     """|ΣA − (F(x) − F(x0))|: what a map leaves out of the score's gain, whatever its path.
 
@@ -177,6 +190,8 @@ def completeness_residual(
         x: images (b, ...) in [0, 1]
         x0: baselines like x
         batch: images evaluated at once
+        check: refuse a score that answers at random or depends on the batch
+        span: refuse images out of range
     Returns: (b,), at least 0
     Raises: ValueError for maps not like x or not finite
     Source: Sundararajan et al. 2017, §3; MA-GIG app. D.1
@@ -187,10 +202,10 @@ def completeness_residual(
     >>> completeness_residual(lambda x: x.sum(1), 0 * x, x, 0 * x)
     tensor([3.])
     """
-    check_input(x)
-    check_input(x0, "x0")
+    check_input(x, span=span)
+    check_input(x0, "x0", span)
     check_map(A, x)
-    f = f.at(x, batch) if isinstance(f, Score) else f
+    f = settled(f, x, batch, check=check)
     rows = torch.arange(len(x), device=x.device).repeat(2)
     end, start = values(f, torch.cat([x, x0]), rows, batch).chunk(2)
     return (A.flatten(1).sum(1) - (end - start)).abs()

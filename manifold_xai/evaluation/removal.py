@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..chunks import Chunks, takes_rows
-from ..score import Score, check_input
+from ..chunks import Chunks
+from ..score import Score, check_input, settled
 
 # %% ../../nbs/library/evaluation/removal.ipynb #627b2bd3
 PER = ("pixel", "channel")
@@ -43,18 +43,19 @@ def ranks(A: Tensor, per: str = "pixel", generator: torch.Generator | None = Non
     return torch.empty_like(order).scatter_(1, order, places).view_as(key)
 
 # %% ../../nbs/library/evaluation/removal.ipynb #d59a95d2
-def channel_mean(x: Tensor, preprocess: Callable | None = None) -> Tensor:
+def channel_mean(x: Tensor, preprocess: Callable | None = None, *, span: bool = True) -> Tensor:
     """Mean of each channel over images x after `preprocess`: the fixed fill of `removal`.
 
     Parameters:
         x: images (n, C, H, W) in [0, 1]
         preprocess: as in `score`; None leaves x as it is
+        span: refuse images out of range
     Returns: (C,)
     Raises: ValueError for x that cannot be images
     """
-    check_input(x)
+    check_input(x, span=span)
     with torch.no_grad():
-        z = x if preprocess is None else preprocess(x)
+        z = x if preprocess is None else preprocess(x.clone())
     return z.transpose(0, 1).flatten(1).mean(1)
 
 
@@ -95,14 +96,16 @@ def _answer(f, x, measure):
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}.")
     if not isinstance(f, Score):
         return x, _of_function(f, measure)
-    z = x if f.preprocess is None else f.preprocess(x)
+    z = x if f.preprocess is None else f.preprocess(x.clone())
     if z.shape[:1] + z.shape[2:] != x.shape[:1] + x.shape[2:]:
         raise ValueError(
             "f's preprocessing must keep the pixels in place, "
             f"but takes {tuple(x.shape)} to {tuple(z.shape)}: resize x beforehand."
         )
     inside = Score(f.model, f.target, f.output)
-    return z, _is_target(inside) if measure == "accuracy" else inside
+    if measure == "accuracy":
+        return z, _is_target(inside)
+    return z, lambda z, rows: inside(z.clone(), rows)
 
 
 def _of_function(f, measure):
@@ -111,8 +114,7 @@ def _of_function(f, measure):
             "measure='accuracy' needs to see every class: "
             "hand over score(model, target), not a function of one score."
         )
-    rowwise = takes_rows(f)
-    return lambda z, rows: f(z, rows=rows) if rowwise else f(z)
+    return lambda z, rows: f(z.clone(), rows=rows)
 
 
 def _is_target(f):
@@ -123,11 +125,11 @@ def _is_target(f):
     def answer(z, rows):
         fixed = isinstance(f.target, int)
         target = f.target if fixed else f.target.to(z.device)[rows]
-        return (f.outputs(z, rows).argmax(1) == target).to(z)
+        return (f.outputs(z.clone(), rows).argmax(1) == target).to(z)
 
     return answer
 
-# %% ../../nbs/library/evaluation/removal.ipynb #f879b7fc
+# %% ../../nbs/library/evaluation/removal.ipynb #872e9637
 def _paint(fill, z):
     """The fill as a function (rows, shown) -> what stands in the images' place."""
     if callable(fill) and not isinstance(fill, Tensor):
@@ -200,6 +202,8 @@ def removal(
     *,
     batch: int | None = None,
     generator: torch.Generator | None = None,
+    check: bool = True,
+    span: bool = True,
 ) -> Removal:
     """Insertion, Deletion and DiffID: what is left of the score when features go.
 
@@ -216,6 +220,8 @@ def removal(
             "accuracy": 1 where f's class is the one predicted
         batch: images evaluated at once
         generator: draws lots among equals, as in `ranks`
+        check: refuse a score that answers at random or depends on the batch
+        span: refuse images out of range
     Returns: Removal(diffid, insertion, deletion, inserted, deleted, levels), a number per image
     Raises: ValueError for maps not like x or not finite, an unknown option, shares outside [0, 1],
         a score that is not positive at x
@@ -230,10 +236,10 @@ def removal(
     >>> r.diffid
     tensor([0.2500])
     """
-    check_input(x)
+    check_input(x, span=span)
     check_map(A, x)
     shares, weights = _shares(levels)
-    z, answer = _answer(f.at(x, batch) if isinstance(f, Score) else f, x, measure)
+    z, answer = _answer(settled(f, x, batch, check=check), x, measure)
     places = ranks(A, per, generator).int()
     whole, left = _curves(answer, z, _paint(fill, z), places, shares, Chunks.of(z, batch))
     if measure != "accuracy":
@@ -258,7 +264,7 @@ def diffid(f: Callable, A: Tensor, x: Tensor, fill: float | Tensor | Callable, *
     """
     return removal(f, A, x, fill, **options).diffid
 
-# %% ../../nbs/library/evaluation/removal.ipynb #93b13a45
+# %% ../../nbs/library/evaluation/removal.ipynb #b0317375
 def _curves(answer, z, paint, places, shares, chunks):
     """The answer at the images, (b,), and on both sides at each share, (2, L, b)."""
     n, b = places[0].numel(), len(z)

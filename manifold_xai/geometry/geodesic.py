@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from .metric import Decoder, jacobian, latent_line, path_chords, path_energy
 from ..chunks import halving
+from ..door import graphless, one_at_a_time
+from .metric import Decoder, jacobian, latent_line, path_chords, path_energy
 
 # %% ../../nbs/21_geodesics.ipynb #6f30ba0f
 _TINY = 1e-30
@@ -179,6 +180,7 @@ def _product(self, gamma_z, v, rows=slice(None)):
     return self.in_tiles(lambda tiles: _tiled_product(self, gamma_z, v, rows, tiles), gamma_z)
 
 
+@one_at_a_time
 def _tiled_product(self, gamma_z, v, rows, tiles):
     T, v, out = len(gamma_z) - 1, _held(v), torch.zeros_like(gamma_z)
     for i, r in tiles:
@@ -335,7 +337,7 @@ class _Encoder(_Gradient):
     def accepted(self, rows, gamma_z, step, dgrad, size):
         for some in torch.arange(len(rows), device=rows.device).split(max(1, self.surface.batch // (self.T + 1))):
             x = self.surface.decode(gamma_z[:, some].flatten(0, 1)).unflatten(0, (self.T + 1, -1))
-            eta = jvp(self.encode, (x[1:-1].flatten(0, 1),), (-self.T * x.diff(n=2, dim=0).flatten(0, 1),))[1]
+            eta = one_at_a_time(jvp)(self.encode, (x[1:-1].flatten(0, 1),), (-self.T * x.diff(n=2, dim=0).flatten(0, 1),))[1]
             self.eta[:, rows[some]] = eta.flatten(1).unflatten(0, (self.T - 1, -1))
             self.surface.frames += x.shape[0] * x.shape[1]
 
@@ -465,6 +467,7 @@ SOLVERS = {
 }
 
 
+@graphless
 def geodesic(
     decode: Decoder,
     z0: Tensor,
@@ -499,7 +502,7 @@ def geodesic(
     own = _settings(solver, dict(iterations=iterations, tol=tol, ridge=ridge, continuation=continuation), encode)
     line, shape = _checked_start(latent_line(z0, z1, steps), z0, z1).flatten(2), z0.shape[1:]
     path = line if start is None else _checked_start(start, z0, z1).flatten(2)
-    flat = lambda z: decode(z.unflatten(1, shape))
+    flat = lambda z: decode(z.unflatten(1, shape).clone())
     surface = _Surface(flat, _ridge(flat, line, own.ridge, batch), batch)
     show = (lambda z: watch(Progress(z.unflatten(2, shape), surface.frames, surface.columns))) if watch else (lambda z: None)
     levels, taken = _levels(steps) if own.continuation else [steps], 0
@@ -531,7 +534,7 @@ def _checked_start(start, z0, z1):
     if start.ndim != z0.ndim + 1 or start.shape[1:] != z0.shape or len(start) < 2 or not start.isfinite().all():
         raise ValueError(f"`start` must be finite latent paths (n+1, b, ...) over latents {tuple(z0.shape)}, got {tuple(start.shape)}.")
     off = max((start[0] - z0).abs().max().item(), (start[-1] - z1).abs().max().item())
-    if off > 1e-5 * max(1, z0.abs().max().item(), z1.abs().max().item()):
+    if off > max(1e-5, 4 * torch.finfo(z0.dtype).eps) * max(1, z0.abs().max().item(), z1.abs().max().item()):
         raise ValueError(f"`start` must begin at z0 and end at z1, but misses them by {off:.2g}. Are its ends swapped?")
     return torch.cat([z0[None], start[1:-1], z1[None]])
 

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['LeastSquares', 'project_matrix_free']
 
-# %% ../../nbs/library/geometry/matrix_free.ipynb #b2180d58
+# %% ../../nbs/library/geometry/matrix_free.ipynb #f2173946
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
+from ..door import one_at_a_time
 from .metric import Decoder
 from ..score import check_input
 
@@ -65,7 +66,7 @@ def project_matrix_free(
         going = rho > tol**2 * start
         if not going.any():
             break
-        q = jvp(decode, (z,), (p,))[1]
+        q = one_at_a_time(jvp)(decode, (z,), (p,))[1]
         r = r - _per_row(torch.where(going, rho / _square(q), 0), q)
         s = pull(r)[0]
         new = torch.where(going, _square(s), rho)

@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
 from ..chunks import halving
+from ..door import one_at_a_time
 
 # %% ../../nbs/20_metric.ipynb #948f58be
 Decoder = Callable[[Tensor], Tensor]
 
 
+@one_at_a_time
 def jacobian(decode: Decoder, z: Tensor, batch: int | None = None) -> Tensor:
     """Jacobian J = ∂g/∂z of `decode` at each latent point, by forward mode.
 
@@ -37,7 +39,7 @@ def jacobian(decode: Decoder, z: Tensor, batch: int | None = None) -> Tensor:
 
 
 def _jacobian_of(decode):
-    return jacfwd(lambda z: decode(z[None])[0].flatten())  # of one point; forward mode, since d ≪ D
+    return jacfwd(lambda z: decode(z[None].clone())[0].flatten())  # of one point; forward mode, since d ≪ D
 
 
 def _check_latents(z):
@@ -253,6 +255,7 @@ def random_fraction(k: int, D: int) -> float:
     return math.exp(g((k + 1) / 2) + g(D / 2) - g(k / 2) - g((D + 1) / 2))
 
 # %% ../../nbs/20_metric.ipynb #470204a3
+@one_at_a_time
 def christoffel(decode: Decoder, z: Tensor) -> Tensor:
     """Christoffel symbols of the pullback metric at each latent point: [b, k, i, j] is Γᵏ_ij, (b, d, d, d), symmetric in i and j.
 
@@ -287,6 +290,7 @@ def _menger(x):
     return 2 * turn.sin() / _norm(x[2:] - x[:-2]).clamp_min(torch.finfo(x.dtype).tiny) * (unit[1:] != 0).any(-1) * (unit[:-1] != 0).any(-1)
 
 
+@one_at_a_time
 def normal_curvature(decode: Decoder, z: Tensor, v: Tensor) -> Tensor:
     """Curvature of `decode`'s surface in pixel space along latent direction v: no path through z in that direction bends less, (b,).
 
@@ -311,6 +315,7 @@ def _check_direction(z, v):
         raise ValueError(f"`v` must be one latent direction for each point, {tuple(z.shape)} like `z`, got {tuple(v.shape)}. Expand a common direction with v.expand_as(z).")
 
 # %% ../../nbs/20_metric.ipynb #aa52a518
+@one_at_a_time
 def metric_norm(decode: Decoder, z: Tensor, v: Tensor, batch: int | None = None) -> Tensor:
     """Length √(vᵀGv) = ‖Jv‖ that `decode` gives to latent direction v at z, without forming J, (b,).
 

@@ -50,7 +50,7 @@ def adversarial_path(
 
     def pair(x, rows):
         outputs = f.outputs(x, rows)
-        value, guide = (s._pick(outputs, rows) for s in (f, towards))
+        value, guide = (s.pick(outputs, rows) for s in (f, towards))
         return value, guide, outputs.argmax(1) == other[rows]
 
     def draw():

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..chunks import Chunks, value_and_grad
 from .path import Path, Step
 from .straight import check_ends
-from ..score import Score
+from ..score import settled
 
 # %% ../../nbs/31_guided.ipynb #cff23e2c
 def guided_step_loop(position: Tensor, target: Tensor, grad: Tensor, budget: Tensor | float, fraction: float = 0.1) -> Tensor:
@@ -158,7 +158,7 @@ def guided_path(
     the authors' code defaults to fraction=0.25, max_dist=0.02.
     """
     check_guided(x0, x, steps, fraction, max_dist, order, schedule, generator)
-    x0, x, f = x0.detach(), x.detach(), f.at(x, batch) if isinstance(f, Score) else f
+    x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
     if isinstance(order, str) and order == "random":
         order = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device)
 
@@ -235,7 +235,7 @@ def settled_path(
         raise ValueError(f"window must be in (0, 1], the share of the way during which a feature travels, got {window}.")
     if order is not None:
         _check_order(order, x)
-    x0, x, f = x0.detach(), x.detach(), f.at(x, batch) if isinstance(f, Score) else f
+    x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
     places_in_queue = cache(lambda: queue(x0, x, mean_gradient(f, x0, x, steps, batch) if order is None else order))
 
     def draw():

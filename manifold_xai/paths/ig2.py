@@ -8,14 +8,16 @@ __all__ = ['two_gradients', 'model_of', 'scored_and_represented', 'iterative_pat
 
 # %% ../../nbs/34_neighbours.ipynb #82e7cd23
 from collections.abc import Callable
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
 
-from ..chunks import Chunks, takes_rows, values
+from ..chunks import Chunks, values
+from ..door import RowWise, WithArguments, here, row_wise
 from .path import Path, Step
 from .straight import check_ends
-from ..score import Score
+from ..score import Score, is_image, settled
 
 # %% ../../nbs/34_neighbours.ipynb #3e4efe68
 def two_gradients(pair: Callable, x: Tensor, chunks: Chunks) -> tuple[Tensor, ...]:
@@ -29,7 +31,7 @@ def two_gradients(pair: Callable, x: Tensor, chunks: Chunks) -> tuple[Tensor, ..
     def one(x, rows):
         with torch.inference_mode(False), torch.enable_grad():
             x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-            value, guide, *rest = pair(x, rows)
+            value, guide, *rest = pair(x.clone(), rows)
             for name, number in (("score", value), ("guide", guide)):
                 if number.shape != x.shape[:1] or not number.requires_grad:
                     raise ValueError(f"the {name} must be one number per row that depends on x, ({len(x)},), got {tuple(number.shape)}.")
@@ -44,7 +46,7 @@ def two_gradients(pair: Callable, x: Tensor, chunks: Chunks) -> tuple[Tensor, ..
 # %% ../../nbs/34_neighbours.ipynb #6eeffd80
 def model_of(f: Callable) -> nn.Module | None:
     """The module inside a score, or f itself if it is one; None for any other callable."""
-    while isinstance(f, Score):
+    while isinstance(f, (Score, RowWise, WithArguments)):
         f = f.model
     return f if isinstance(f, nn.Module) else None
 
@@ -54,18 +56,23 @@ def scored_and_represented(f: Callable, represent: Callable) -> Callable:
 
     Raises: ValueError if the representation is not a tensor with one row per row of x.
     """
-    pass_rows = takes_rows(f)
+    f = row_wise(f)
 
     def both(x, rows):
+        thread = get_ident()  # another thread may ask the same module
         heard = []
-        hear = lambda module, inputs, out: heard.append(out.clone() if isinstance(out, Tensor) else out)  # a layer in place may follow
+
+        def hear(module, inputs, out):
+            if get_ident() == thread:
+                heard.append(out.clone() if isinstance(out, Tensor) else out)  # a layer in place may follow
+
         hook = represent.register_forward_hook(hear) if isinstance(represent, nn.Module) else None
         try:
-            value = f(x, rows=rows) if pass_rows else f(x)
+            value = f(x.clone(), rows=rows)
         finally:
             if hook is not None:
                 hook.remove()
-        r = heard[-1] if heard else represent(x)
+        r = heard[-1] if heard else represent(x.clone())
         if not isinstance(r, Tensor) or r.ndim < 1 or len(r) != len(x):
             got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
             raise ValueError(f"represent must give one representation per row, ({len(x)}, ...), got {got}.")
@@ -99,7 +106,7 @@ def iterative_path(
     """
     check_ends(reference, x, steps)
     check_step(step, clip)
-    x, reference, f = x.detach(), reference.detach(), f.at(x, batch) if isinstance(f, Score) else f
+    x, reference, f = x.detach(), reference.detach(), settled(f, x, batch)
     represent = represent if represent is not None else model_of(f)
     if represent is None:
         raise ValueError("f has no nn.Module inside whose output could be the representation: pass represent=, images to (b, m).")
@@ -133,8 +140,8 @@ def check_step(step: float, clip: tuple[float, float] | None) -> None:
 
 
 def clipped(position: Tensor, x: Tensor, clip: tuple[float, float] | None) -> Tensor:
-    """position, kept in the range `clip`, wider where x itself is outside; (b, d) inputs may take any value."""
-    return position if clip is None or x.ndim < 3 else position.clamp(x.clamp(max=clip[0]), x.clamp(min=clip[1]))
+    """position, kept in the range `clip`, wider where x itself is outside; what is no image may take any value."""
+    return position if clip is None or not is_image(x) else position.clamp(x.clamp(max=clip[0]), x.clamp(min=clip[1]))
 
 # %% ../../nbs/34_neighbours.ipynb #efd45718
 def classes_of(f: Callable, x: Tensor, what: str) -> Tensor:
@@ -152,7 +159,7 @@ def another_class(
 ) -> Tensor:
     """One of `references` for each row of x, drawn from those that the model puts in another class than the row's; like x.
 
-    Parameters: f, a score settled on one class per row; x, (b, ...); references, (n, ...); generator, None: torch's global one.
+    Parameters: f, a score settled on one class per row; x, (b, ...); references, (n, ...); generator, None: torch's global one as it is, left there.
     Raises: ValueError if a row finds none, or f has no classes.
     """
     own = classes_of(f, x, "drawing references of another class")
@@ -163,6 +170,7 @@ def another_class(
     allowed = (found != own[:, None]).cumsum(1)  # (b, n)
     if bool((allowed[:, -1] == 0).any()):
         raise ValueError("references must hold images of other classes, but the model puts them all in the class of some row of x.")
-    draw = torch.rand(len(x), generator=generator, device="cpu" if generator is None else generator.device).to(x.device)
+    generator = here(generator)
+    draw = torch.rand(len(x), generator=generator, device=generator.device).to(x.device)
     rank = (draw * allowed[:, -1]).long().clamp(max=allowed[:, -1] - 1)
     return references.to(x)[(allowed > rank[:, None]).int().argmax(1)]

@@ -12,8 +12,16 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..autoencoder import Autoencoder, check_decoder, check_eval, only_tensor
+from manifold_xai.autoencoder import (
+    Autoencoder,
+    check_coders,
+    check_decoder,
+    check_eval,
+    coders,
+    only_tensor,
+)
 from ..chunks import Chunks
+from ..door import graphless, refuse_inference_weights
 from ..geometry.geodesic import geodesic, resample
 from ..geometry.metric import Decoder, latent_line, path_chords
 from .path import Path, Step
@@ -70,15 +78,18 @@ def check_autoencoder(autoencoder: Autoencoder) -> Autoencoder:
     return autoencoder
 
 
-def encoded(autoencoder: Autoencoder, x: Tensor, batch: int | None = None) -> Tensor:
+@graphless
+def encoded(autoencoder: Autoencoder, x: Tensor, batch: int | None = None, check: bool = False) -> Tensor:
     """Codes of x, (b, d) or (b, c, h, w), without gradients, in chunks.
 
     Raises: ValueError as `check_autoencoder`; for layers in train mode, by name; for codes that are no tensor, or a code missing for a row.
     """
     check_eval(check_autoencoder(autoencoder))
+    if check:
+        check_coders(autoencoder, x, Chunks.of(x, batch).batch)
     rows = torch.arange(len(x), device=x.device)
     with torch.no_grad():
-        z = torch.cat(Chunks.of(x, batch)(lambda x, rows: only_tensor(autoencoder.encode(x), "encode"), x, rows)).to(x.dtype)  # under autocast it may be shorter
+        z = torch.cat(Chunks.of(x, batch)(lambda x, rows: only_tensor(autoencoder.encode(x.clone()), "encode"), x, rows)).to(x.dtype)  # under autocast it may be shorter
     if len(z) != len(x):
         raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(x.shape)}.")
     return z
@@ -103,7 +114,7 @@ def decoded_path(
     def frames():
         chunks, checked = Chunks.of(x, batch), False
         for part in gamma_z.split(max(1, chunks.batch // max(1, len(x)))):
-            draw = (lambda z, r: decode(z)) if checked else (lambda z, r: check_decoder(decode, z, x[r]))
+            draw = (lambda z, r: decode(z.clone())) if checked else (lambda z, r: check_decoder(decode, z, x[r]))
             with torch.no_grad():
                 images = torch.cat(chunks(draw, part.flatten(0, 1), rows.repeat(len(part)))).to(x.dtype)
             checked = True
@@ -114,16 +125,18 @@ def decoded_path(
 
 
 def enhanced_path(
-    autoencoder: Autoencoder, x0: Tensor, x: Tensor, steps: int = 200, anchor: bool | str = False, jump: int = 10, *, batch: int | None = None
+    autoencoder: Autoencoder, x0: Tensor, x: Tensor, steps: int = 200, anchor: bool | str = False, jump: int = 10, *, batch: int | None = None, check: bool = True
 ) -> Path:
     """The path of Enhanced IG: the straight line between the codes of x0 and x, decoded.
 
-    Parameters: autoencoder, with `encode` and `decode`, see `adapt`; x0, x, (b, ...); steps, latent segments T; the rest as in `decoded_path`.
+    Parameters: autoencoder, with `encode` and `decode`, see `adapt`; x0, x, (b, ...); steps, latent segments T; check, refuse an autoencoder that
+    samples or mixes rows, see `check_coders`; the rest as in `decoded_path`.
     Returns: a Path. Raises: ValueError as `decoded_path`, and for an autoencoder in train mode.
     Source: Jha et al. 2020, latent linear path.
     """
     check_ends(x0, x, steps)
-    gamma_z = latent_line(encoded(autoencoder, x0, batch), encoded(autoencoder, x, batch), steps)
+    z = encoded(autoencoder, x, batch, check)
+    gamma_z = latent_line(encoded(autoencoder, x0, batch), z, steps)
     return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch)
 
 # %% ../../nbs/32_manifold.ipynb #65116138
@@ -140,6 +153,7 @@ def lay(decode: Decoder, gamma_z: Tensor, steps: int, batch: int | None = None, 
     return resample(gamma_z, chords, steps)
 
 
+@graphless
 def manifold_path(
     autoencoder: Autoencoder,
     x0: Tensor,
@@ -151,6 +165,7 @@ def manifold_path(
     segments: int | None = None,
     polish: int | None = None,
     batch: int | None = None,
+    check: bool = True,
     **options,
 ) -> Path:
     """The path of Manifold IG: the geodesic between the codes of x0 and x, decoded.
@@ -164,9 +179,11 @@ def manifold_path(
     """
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
-    ends = encoded(autoencoder, x0, batch), encoded(autoencoder, x, batch)
+    refuse_inference_weights(autoencoder, "the autoencoder")
+    z = encoded(autoencoder, x, batch, check)
+    ends = encoded(autoencoder, x0, batch), z
     polish = (3 if segments is None else 0) if polish is None else polish
-    decode, segments = autoencoder.decode, min(steps, 12) if segments is None else segments
+    decode, segments = coders(autoencoder).decode, min(steps, 12) if segments is None else segments
     found = geodesic(decode, *ends, segments, batch=batch, **options)
     gamma_z = found.gamma_z if segments == steps else lay(decode, found.gamma_z, steps, batch, rounds=1 if polish else 4)
     if polish and segments != steps:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ..autoencoder import Autoencoder, check_decoder
-from ..chunks import Chunks, takes_rows, value_and_grad
+from ..chunks import Chunks, value_and_grad
+from ..door import refuse_inference_weights, row_wise
 from ..geometry.metric import Decoder
 from .guided import check_guided, guided_point, places, settled_path
 from .manifold import anchored, check_anchor, decoded_path, encoded
 from .path import Path, Step
 from .straight import check_ends
-from ..score import Score
+from ..score import settled
 
 # %% ../../nbs/33_manifold_guided.ipynb #71051f69
 class Decoded(NamedTuple):
@@ -56,7 +57,7 @@ def two_gradients(
     def one(z, r):
         with torch.inference_mode(False), torch.enable_grad():
             z = (z.clone() if z.is_inference() else z.detach()).requires_grad_()
-            x = (decode(z) if like is None else check_decoder(decode, z, like[r])).to(z.dtype)  # under autocast it may be shorter
+            x = (decode(z.clone()) if like is None else check_decoder(decode, z, like[r])).to(z.dtype)  # under autocast it may be shorter
             if not x.requires_grad:
                 raise ValueError("`decode` must be differentiable: look for .detach(), no_grad or numpy inside it.")
             value, grad = value_and_grad(f, x, r, _Whole())
@@ -81,6 +82,7 @@ def manifold_guided_path(
     order: str | Tensor = "greedy",
     schedule: str = "equal",
     batch: int | None = None,
+    check: bool = True,
     generator: torch.Generator | None = None,
 ) -> Path:
     """The path of MA-GIG: guided steps in latent coordinates, smallest |∂f(g(z))/∂z| first, each point decoded.
@@ -89,7 +91,7 @@ def manifold_guided_path(
     x0, x, (b, ...); steps, latent segments T; fraction, of all latents, that move together, in (0, 1], 1 is the latent line;
     slerp, as in `guided_step`; anchor, jump, as in `anchored`; order, "greedy" looks at the gradient at each step; "random" draws the
     order once, as a control; a tensor like the codes: smallest first; schedule, see `places`; batch, rows at once, None for a size
-    that suits x; generator, for "random".
+    that suits x; check, as in `enhanced_path`; generator, for "random".
     Returns: a Path of T segments, and 2·jump more with anchor=True; a greedy one hands its gradients and scores on, so that each point
     is decoded once and classified once.
     Raises: ValueError as `guided_path` and `decoded_path`, for an unknown slerp, and for an autoencoder in train mode.
@@ -99,8 +101,9 @@ def manifold_guided_path(
     check_anchor(anchor, jump)
     if slerp not in (False, True, "published"):
         raise ValueError(f"slerp must be False, True or 'published', got {slerp!r}.")
-    x0, x, f = x0.detach(), x.detach(), f.at(x, batch) if isinstance(f, Score) else f
-    z0, z = (encoded(autoencoder, end, batch).to(x.dtype) for end in (x0, x))
+    x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
+    refuse_inference_weights(autoencoder, "the autoencoder")
+    z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     check_guided(z0, z, steps, fraction, None, order, schedule, generator)
     if isinstance(order, str) and order == "random":
         order = torch.rand(z.shape, generator=generator, device=generator.device).to(z.device)
@@ -145,10 +148,11 @@ def manifold_settled_path(
     order: Tensor | None = None,
     *,
     batch: int | None = None,
+    check: bool = True,
 ) -> Path:
     """A manifold-guided path that repeats: the order of latents is settled on the latent line, and each travels during its own window.
 
-    Parameters: f, autoencoder, x0, x, steps, anchor, jump, batch, as in `manifold_guided_path`; window, as in `settled_path`, 1 is the
+    Parameters: f, autoencoder, x0, x, steps, anchor, jump, batch, check, as in `manifold_guided_path`; window, as in `settled_path`, 1 is the
     latent line; order, like the codes, smallest first: None for the mean |∂f(g(z))/∂z| over the latent line, T + 1 further passes.
     Returns: a Path of T segments, and 2·jump more with anchor=True; there is no feedback from path to order.
     Raises: ValueError as `settled_path` and `decoded_path`, and for an autoencoder in train mode.
@@ -156,20 +160,23 @@ def manifold_settled_path(
     """
     check_ends(x0, x, steps)
     check_anchor(anchor, jump)
-    x0, x, f = x0.detach(), x.detach(), f.at(x, batch) if isinstance(f, Score) else f
-    z0, z = (encoded(autoencoder, end, batch).to(x.dtype) for end in (x0, x))
+    x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
+    refuse_inference_weights(autoencoder, "the autoencoder")
+    z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     gamma_z = settled_path(latent_score(f, autoencoder.decode, x), z0, z, steps, window, order, batch=Chunks.of(x, batch)).stack()
     return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch, window=window)
 
 
 def latent_score(f: Callable, decode: Decoder, like: Tensor | None = None) -> Callable:
     """f ∘ decode, with rows for f if it takes them; its first drawings are checked against the images `like`, one per row of the caller."""
-    pass_rows = takes_rows(f)
+    f = row_wise(f)
 
     def latent(z: Tensor, rows: Tensor | None = None) -> Tensor:
         nonlocal like
         x = decode(z) if like is None else check_decoder(decode, z, like if rows is None else like[rows])
         like = None
-        return f(x, rows=rows) if pass_rows else f(x)
+        if torch.is_grad_enabled() and z.requires_grad and not x.requires_grad:
+            raise ValueError("`decode` must be differentiable: look for .detach(), no_grad or numpy inside it.")
+        return f(x, rows=rows)
 
     return latent

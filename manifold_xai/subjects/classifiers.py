@@ -26,7 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import store
 from .autoencoders import digit_vae
-from .data import DIGIT_SPLIT, Images, digits, generate
+from .data import DIGIT_SPLIT, Images, digits
+from .generated import generate
 from manifold_xai.subjects.training import (
     accuracy,
     check_images,

@@ -1,0 +1,123 @@
+"""One law for all of it: any model, any input, any method, any way to ask gives the map that each row has alone, or a refusal by name."""
+import copy
+import threading
+
+import numpy as np
+import pytest
+import torch
+from every import EVERY, NEIGHBOURS, OUTWARD, PATHS, seeded
+from foreign import EVAL, GOOD, MIXING, NOISY, SHAPES, Clip, Conditioned, Named, gradient, inputs, made, method, riemann, same, state_of
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from manifold_xai import score
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+KINDS = GOOD | EVAL | NOISY | MIXING | dict(clip=Clip, conditioned=Conditioned, named=Named)
+PROMPTS = torch.randn(4, 5, generator=seeded(5), dtype=torch.float64)
+STEPS = 4
+
+
+def alone(name, f, x, y, seed):
+    """The map of one row, (1, ...), of f, images to outputs: the path drawn by the row alone, then summed point after point."""
+    plain = lambda x: f(x)[:, y]
+    if name == "Saliency":
+        return gradient(plain, x)
+    if name == "Input × Gradient":
+        return x * gradient(plain, x)
+    if name in ("SmoothGrad", "Smooth IG"):
+        n = {"SmoothGrad": 4, "Smooth IG": 3}[name]
+        noise = torch.normal(0.0, torch.full((n, *x.shape[1:]), 0.15), generator=seeded(seed))
+        return torch.stack([gradient(plain, x + e) if n == 4 else riemann(plain, [k / 4 * (x + e) for k in range(5)]) for e in noise]).mean(0)
+    if name == "Expected Gradients":
+        draw, total = np.random.RandomState(seed), 0
+        references = inputs(tuple(x.shape[1:]), 12, seed=9)
+        picked = draw.choice(12, 4)
+        for t, r in zip(draw.uniform(0.0, 1.0, 4), picked):
+            t = torch.tensor(t, dtype=torch.float32).double()
+            total = total + (x - references[[r]]) * gradient(plain, t * x + (1 - t) * references[[r]]) / 4
+        return total
+    m = method(name, score(f, y, "logit"), tuple(x.shape[1:]))
+    if name == "IG2":
+        m.settings["represent"] = lambda x: x.flatten(1).cos()
+    points = list(m.path(score(f, y, "logit"), 1 - x if name == "IG2" else m.start(x, None), x, STEPS, None))
+    return riemann(plain, points).mean(0, keepdim=True) * (-1 if name in OUTWARD else 1)
+
+
+def asked(m, name, x, y, args, cut):
+    how = {} if name in NEIGHBOURS else dict(n_steps=STEPS)
+    if name == "IG2":
+        m.settings["represent"], how["baselines"] = (lambda x: x.flatten(1).cos()), 1 - x
+    return m.attribute(x, target=y, additional_forward_args=args, internal_batch_size=cut, **how)
+
+
+def elsewhere(fn, thread):
+    """fn(), in a thread of its own if so."""
+    if not thread:
+        return fn()
+    found = []
+
+    def work():
+        try:
+            found.append(fn())
+        except Exception as error:  # handed to the caller's thread
+            found.append(error)
+
+    t = threading.Thread(target=work)
+    t.start()
+    t.join()
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+MODES = dict(plain=torch.enable_grad, no_grad=torch.no_grad, inference=torch.inference_mode)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    name=st.sampled_from(sorted(EVERY)),
+    shape=st.sampled_from(sorted(SHAPES)),
+    b=st.integers(1, 4),
+    cut=st.sampled_from([None, 1, 2, 5]),
+    dtype=st.sampled_from([torch.float64, torch.float64, torch.float32]),
+    device=st.sampled_from(["cpu", "cpu:0"]),
+    thread=st.booleans(),
+    mode=st.sampled_from(sorted(MODES)),
+    train=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode, train, seed):
+    model, shape = made(KINDS[kind], train=train), SHAPES[shape]
+    if dtype == torch.float32:
+        model = model.float()
+    x, y = inputs(shape, b, dtype, seed).to(device), torch.tensor([3, 0, 1, 2])[:b] % (b if kind == "clip" else 5)
+    args = {"clip": (PROMPTS[:b].to(dtype),), "conditioned": (PROMPTS[:b].to(dtype),)}.get(kind)
+    m = method(name, model, shape, dtype)
+    before, kept = state_of(model), x.clone()
+
+    def ask():
+        with MODES[mode]():
+            return asked(m, name, x, y, args, cut)
+
+    try:
+        A = elsewhere(ask, thread)
+    except ValueError as refused:
+        words = ["train mode", "more than 1 value per channel", "random", "depends on the batch", "images", "not a tensor", "changes", "needs a class"]
+        assert any(word in str(refused) for word in words), refused
+        good = kind in GOOD or (kind in EVAL and not train) or kind in ("clip", "conditioned")
+        assert not good or (name == "BlurIG" and len(shape) != 3) or (kind == "clip" and name == "AGI" and b == 1), refused
+        return
+    finally:
+        assert torch.equal(x, kept) and (same(before, state_of(model)) or kind in ("spectral", "own_generator", "numpy_noise"))
+    assert kind not in NOISY | MIXING or cut == 1 and kind in MIXING
+    assert not (kind in EVAL and train)
+    precise = copy.deepcopy(model).eval().double()
+    seeds = torch.randint(2**32, (b,), generator=seeded()).tolist()
+    for i in range(b):
+        own = (PROMPTS[:b],) if kind == "clip" else (PROMPTS[[i]],) if kind == "conditioned" else ()
+        expected = alone(name, lambda x: precise(x.clone(), *own), x[[i]].double(), int(y[i]), seeds[i])
+        difference = (A[[i]] - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+        loose = dtype == torch.float32 and name in ("GIG", "Settled IG", "MA-GIG", "Settled MA-GIG", "AGI", "IG2", "MIG", "SmoothGrad", "Smooth IG", "Expected Gradients")
+        assert loose or difference < (1e-8 if dtype == torch.float64 else 1e-3), (i, difference)

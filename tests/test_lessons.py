@@ -1,0 +1,111 @@
+"""The form of a lesson: short enough to read, exercises that speak, every stated minute computed."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from manifold_xai.course.notebooks import reading_minutes
+
+NBS = Path(__file__).parents[1] / "nbs"
+ASIDE = {"exercise", "stub", "check", "hint", "half", "solution"}
+EARLIER = {  # lessons that still have their first form: library, claims and lesson on one page
+    "11_classifiers",
+    "12_autoencoders",
+    "32_manifold",
+    "34_neighbours",
+    "42_plausibility",
+    "43_attacks",
+    "44_sanity",
+    "52_ledger",
+}
+LESSONS = [p for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb")) if p.stem not in EARLIER]
+
+
+def cells(path: Path) -> list[dict]:
+    nb = json.loads(path.read_text(encoding="utf8"))
+    return [
+        c | {"source": "".join(c["source"]), "tags": set(c["metadata"].get("tags", []))}
+        for c in nb["cells"]
+    ]
+
+
+def told(path: Path) -> list[dict]:
+    """The cells that count: not those of exercises and of folded help."""
+    return [c for c in cells(path) if not c["tags"] & ASIDE]
+
+
+def lines(cell: dict) -> list[str]:
+    return [
+        line for line in cell["source"].splitlines() if line.strip() and not line.startswith("#|")
+    ]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_is_short_enough_to_read(path):
+    page = told(path)
+    words = sum(len(c["source"].split()) for c in page if c["cell_type"] == "markdown")
+    shown = [c for c in page if c["cell_type"] == "code" and "#| export" not in c["source"]]
+    sizes = sorted(len(lines(c)) for c in shown if lines(c) and "parameters" not in c["tags"])
+    assert len(page) <= 70
+    assert words <= 2200
+    assert sizes[len(sizes) // 2] <= 4
+    assert sizes[-1] <= 14
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_has_exercises_with_help_in_three_stages(path):
+    page = cells(path)
+    counts = {tag: sum(tag in c["tags"] for c in page) for tag in ASIDE}
+    assert counts["exercise"] >= 4
+    assert len(set(counts.values())) == 1, counts
+    kinds = []
+    for c in page:
+        if "exercise" in c["tags"]:
+            head = re.match(
+                r"### Exercise (\d) · (\d+) min · (warm-up|core|stretch)\n", c["source"]
+            )
+            assert head, c["source"][:60]
+            kinds.append(head[3])
+        if "check" in c["tags"]:
+            last = ast.parse(c["source"]).body[-1]
+            assert isinstance(last, ast.Expr) and ast.unparse(last).startswith("check_")
+        if "solution" in c["tags"]:
+            assert re.search(r"^assert check_\w+\.proved\(", c["source"], re.M)
+    assert {"warm-up", "core", "stretch"} == set(kinds)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_states_minutes_that_were_computed(path):
+    stated = re.search(r"^\*About (\d+) minutes to read", cells(path)[0]["source"], re.M)
+    assert int(stated[1]) == reading_minutes(json.loads(path.read_text(encoding="utf8")))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_ends_with_what_to_remember(path):
+    prose = "\n".join(c["source"] for c in cells(path) if c["cell_type"] == "markdown")
+    for heading in ("## What the evidence says", "## What to remember"):
+        assert heading in prose, heading
+    assert re.search(r"[Ff]urther reading", prose)
+    assert any("says(" in c["source"] for c in cells(path) if c["cell_type"] == "code")
+
+
+def test_claims_are_recorded_on_evidence_pages_alone():
+    for path in LESSONS:
+        assert not any(re.search(r"\brecord\(", c["source"]) for c in cells(path)), path.stem
+
+
+def test_minutes_follow_from_words_cells_figures_and_exercises():
+    prose = {"cell_type": "markdown", "source": "word " * 300, "metadata": {}}
+    long = {"cell_type": "code", "source": "a = 1\nb = 2\nc = 3\nd = 4\n", "metadata": {}}
+    short = long | {"source": "a = 1\n"}
+    figure = short | {"metadata": {"mystnb": {"image": {"alt": "a line"}}}}
+    asked = prose | {
+        "source": "### Exercise 1 · 7 min · core\n" + "word " * 500,
+        "metadata": {"tags": ["exercise"]},
+    }
+    help_ = asked | {"source": "word " * 500, "metadata": {"tags": ["hint"]}}
+    cells = [prose, long, long, short, figure, asked, help_]
+    assert reading_minutes({"cells": cells}) == 2 + 1.5 + 0.5 + 7

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tangent_noise', 'digit_mask', 'structure']
 
-# %% ../../nbs/library/evaluation/controls.ipynb #9146587a
+# %% ../../nbs/library/evaluation/controls.ipynb #2b9c0efa
 import torch
 from torch import Tensor, nn
 

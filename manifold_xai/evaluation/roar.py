@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILLS', 'removed', 'roar']
 
-# %% ../../nbs/library/evaluation/roar.ipynb #dfbc49ff
+# %% ../../nbs/library/evaluation/roar.ipynb #ccb02982
 from collections.abc import Callable, Sequence
 
 import torch
@@ -83,7 +83,7 @@ def _fill(source, fill, b, pixels, generator):
     drawn = torch.randint(every.shape[1], (b * pixels,), generator=generator, device=where)
     return every[:, drawn.to(source.device)].reshape(-1, b, pixels).transpose(0, 1)
 
-# %% ../../nbs/library/evaluation/roar.ipynb #0ad9ee61
+# %% ../../nbs/library/evaluation/roar.ipynb #bfd8c158
 def roar(
     train: Images,
     test: Images,

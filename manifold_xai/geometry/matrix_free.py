@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LeastSquares', 'project_matrix_free']
 
-# %% ../../nbs/library/geometry/matrix_free.ipynb #b2180d58
+# %% ../../nbs/library/geometry/matrix_free.ipynb #f2173946
 from typing import NamedTuple
 
 import torch

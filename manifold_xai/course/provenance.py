@@ -201,7 +201,7 @@ def _stamps(root):
     entries = [*_load(root / EVIDENCE).values(), *_load(root / SHOWN).values()]
     return [e["key"] for e in (*entries, *map(_load, _results(root))) if "key" in e]
 
-# %% ../../nbs/library/course/provenance.ipynb #32c8a1fc
+# %% ../../nbs/library/course/provenance.ipynb #c509fc5c
 def restamp(args: argparse.Namespace) -> int:
     """`manifold-xai restamp`: give evidence today's key where a cpu run gave the same bits.
 
@@ -218,7 +218,7 @@ def restamp(args: argparse.Namespace) -> int:
         if why := _not_the_same(fresh, old, kept[claim], today):
             print(f"{claim}: {why}")
             continue
-        for entry in (kept[claim], shown[claim]):
+        for entry in (kept[claim], shown.get(claim, {"key": {}})):
             was = [*entry.get("was", []), entry["key"]]
             entry.update(key=entry["key"] | today, was=was, chapter=fresh["chapter"])
         done.add(claim)

@@ -119,12 +119,12 @@ def test_restamp_where_a_run_gave_the_same_bits_and_nowhere_else(clone, capsys):
     old = load(clone, "evidence")["MIG-04"]["key"]
     edit(clone, "x * LIMIT", "LIMIT * x")
     assert (
-        restamp(Namespace(root=clone, out=None)) == 1
-        and "this run has not recorded it" in capsys.readouterr().out
+        restamp(Namespace(root=clone, out=None, against=None)) == 1
+        and "one of the two runs has not recorded it" in capsys.readouterr().out
     )
     run(clone, value=0.3)  # 0.1 + 0.2 is another number
     assert (
-        restamp(Namespace(root=clone, out=None)) == 1
+        restamp(Namespace(root=clone, out=None, against=None)) == 1
         and "MIG-04: other numbers: a" in capsys.readouterr().out
     )
     assert load(clone, "evidence")["MIG-04"]["key"] == old
@@ -143,7 +143,7 @@ def test_restamp_where_a_run_gave_the_same_bits_and_nowhere_else(clone, capsys):
         "MIG-04": ["LIMIT"]
     }  # what it rests on is known for the new key, too
     assert (
-        restamp(Namespace(root=clone, out=None)) == 1
+        restamp(Namespace(root=clone, out=None, against=None)) == 1
         and "other code or data than today's" in capsys.readouterr().out
     )
 
@@ -159,10 +159,19 @@ def test_a_run_vouches_for_evidence_only_through_a_stored_run_of_the_same_code(c
             for claim, e in load(clone, "ledger").items()
         },
     )
-    assert restamp(Namespace(root=clone, out=None)) == 1
-    assert (
-        "ledger.json was not made with the code and data of the evidence" in capsys.readouterr().out
-    )
+    assert restamp(Namespace(root=clone, out=None, against=None)) == 1
+    assert "was not made with the code and data of the evidence" in capsys.readouterr().out
+
+
+def test_on_another_machine_the_old_code_is_run_there_too(clone, capsys):
+    run(clone, value=0.7)  # today's code on this machine, before and …
+    (clone / "_out").rename(clone / "old")
+    edit(clone, "x * LIMIT", "LIMIT * x")
+    run(clone, value=0.7)  # … after the change; what is kept has 0.1 + 0.2, of another machine
+    assert main(["restamp", "--root", str(clone)]) == 1
+    assert main(["restamp", "--root", str(clone), "--against", str(clone / "old" / "cpu")]) == 0
+    assert outdated(clone) == {}
+    assert load(clone, "evidence")["MIG-04"]["conditions"]["a"]["value"] == 0.1 + 0.2
 
 
 def test_new_evidence_replaces_what_it_was_made_for_and_leaves_the_rest(clone, capsys):

@@ -182,6 +182,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--write", action="store_true", help="put it into README.md")
         if name in FOLDERS:
             sub.add_argument("--out", help=FOLDERS[name])
+        if name == "restamp":
+            sub.add_argument("--against", help="folder of a cpu run of the old code on this machine; default: what is kept")
     for sub in commands.choices.values():
         sub.add_argument("--root", help="the clone, if not the working folder's")
     return whole

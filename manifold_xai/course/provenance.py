@@ -201,7 +201,7 @@ def _stamps(root):
     entries = [*_load(root / EVIDENCE).values(), *_load(root / SHOWN).values()]
     return [e["key"] for e in (*entries, *map(_load, _results(root))) if "key" in e]
 
-# %% ../../nbs/library/course/provenance.ipynb #25928703
+# %% ../../nbs/library/course/provenance.ipynb #c509fc5c
 def restamp(args: argparse.Namespace) -> int:
     """`manifold-xai restamp`: give evidence today's key where a cpu run gave the same bits.
 
@@ -211,12 +211,14 @@ def restamp(args: argparse.Namespace) -> int:
     run, pages = Path(args.out or root / "_out" / "cpu"), recorded_in(root)
     kept, shown, done = _load(root / EVIDENCE), _load(root / SHOWN), set()
     for claim in outdated(root):
-        fresh = _load(run / "claims" / f"{claim}.json")
+        fresh, old = _load(run / "claims" / f"{claim}.json"), shown.get(claim, {})
+        if args.against:
+            old = _load(Path(args.against) / "claims" / f"{claim}.json")
         today = key(pages[claim], root) if claim in pages else {}
-        if why := _not_the_same(fresh, shown.get(claim, {}), kept[claim], today):
+        if why := _not_the_same(fresh, old, kept[claim], today):
             print(f"{claim}: {why}")
             continue
-        for entry in (kept[claim], shown[claim]):
+        for entry in (kept[claim], shown.get(claim, {"key": {}})):
             was = [*entry.get("was", []), entry["key"]]
             entry.update(key=entry["key"] | today, was=was, chapter=fresh["chapter"])
         done.add(claim)
@@ -228,23 +230,23 @@ def restamp(args: argparse.Namespace) -> int:
     return int(bool(left))
 
 
-def _not_the_same(fresh, shown, evidence, today):
-    "Why a fresh entry does not vouch for the evidence; empty if it does."
-    if not fresh:
-        return "this run has not recorded it"
-    if not today or _parts(fresh) != today:
+def _not_the_same(fresh, old, evidence, today):
+    "Why entries of two short runs, of today's code and of the evidence's, do not vouch for it."
+    if not fresh or not old:
+        return "one of the two runs has not recorded it"
+    if not today or _parts(fresh["key"]) != _parts(today):
         return "this run was made with other code or data than today's: run its page again"
-    if _parts(shown) != _parts(evidence):
-        return f"{SHOWN} was not made with the code and data of the evidence"
-    if fresh["key"]["settings"] != shown["key"]["settings"]:
-        return f"this run had other settings than {SHOWN}"
-    ours, theirs = fresh["conditions"], shown["conditions"]
+    if _parts(old["key"]) not in map(_parts, [evidence["key"], *evidence.get("was", [])]):
+        return "the run to compare with was not made with the code and data of the evidence"
+    if fresh["key"]["settings"] != old["key"]["settings"]:
+        return "the run to compare with had other settings"
+    ours, theirs = fresh["conditions"], old["conditions"]
     differ = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     return f"other numbers: {'; '.join(differ)}" if differ else ""
 
 
-def _parts(entry):
-    return {part: entry.get("key", {}).get(part) for part in ("code", "data")}
+def _parts(stamp):
+    return stamp.get("code"), stamp.get("data")
 
 # %% ../../nbs/library/course/provenance.ipynb #5c8e4a5c
 def evidence(args: argparse.Namespace) -> int:

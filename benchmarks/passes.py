@@ -24,7 +24,7 @@ from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import digits
-from manifold_xai.geometry import geodesic
+from manifold_xai.geometry import solvers
 from manifold_xai.geometry.decoder import jacobian
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.score import score
@@ -90,7 +90,7 @@ def main():
     x, vae, asked = digits("test").x[:n], digit_vae("silu"), Asked()
     network = digit_classifier("smooth")
     model = Heard(network, asked, score(network, 0)).eval()
-    vae.encoder, vae.decoder, geodesic.jacobian = (
+    vae.encoder, vae.decoder, solvers.jacobian = (
         Heard(vae.encoder, asked),
         Heard(vae.decoder, asked),
         asked.jacobian,

@@ -43,7 +43,9 @@ def places(root: Path) -> dict[str, str]:
             if cell["cell_type"] == "markdown" and (lines := re.findall(r"^#+ (.+)$", cell["source"], re.M)):
                 heading = lines[-1]
             elif cell["cell_type"] == "code":
-                found |= dict.fromkeys(RECORD.findall(cell["source"]), f"{path.relative_to(root / 'nbs').as_posix()}#{heading.strip().replace(' ', '-')}")
+                anchor = heading.strip().replace(" ", "-").replace("(", "%28").replace(")", "%29")
+                place = f"{path.relative_to(root / 'nbs').as_posix()}#{anchor}"
+                found |= dict.fromkeys(RECORD.findall(cell["source"]), place)
     return found
 
 # %% ../../nbs/52_ledger.ipynb #0d8a4c6b

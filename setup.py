@@ -1,4 +1,5 @@
 """Package metadata from settings.ini, which is its single source."""
+
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
@@ -13,7 +14,11 @@ def requirements(text: str) -> list[str]:
     return [line.split("|")[0].strip() for line in text.splitlines() if line.strip()]
 
 
-extras = {name: requirements(text) for name, text in settings["extras"].items() if name not in settings.defaults()}
+extras = {
+    name: requirements(text)
+    for name, text in settings["extras"].items()
+    if name not in settings.defaults()
+}
 
 setup(
     name=about["lib_name"],

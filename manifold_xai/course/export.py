@@ -57,8 +57,8 @@ def _take_docstring(cell) -> str:
 # %% ../../nbs/library/course/export.ipynb #2ddcf3d8
 class _Narrow(TextWrapper):
     def __init__(self, **options):
-        super().__init__(**options | {"width": 100})
+        super().__init__(**options | {"width": 90})
 
 
 maker.TextWrapper = _Narrow
-maker.pformat = lambda names, width: pformat(names, width=100, compact=True)
+maker.pformat = lambda names, width: pformat(names, width=88, compact=True)

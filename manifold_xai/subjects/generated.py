@@ -59,10 +59,15 @@ def generate(
 
 def _probabilities(p, rows):
     sums = p.sum(1) if p.ndim == 2 else None
-    if sums is None or len(p) != rows or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3) or p.min() < 0:
+    if (
+        sums is None
+        or len(p) != rows
+        or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+        or p.min() < 0
+    ):
         raise ValueError(
             f"`label` must return class probabilities, one row for each of {rows} images, "
-            f"adding up to 1; got {tuple(p.shape)} with values from {p.min():.3g} to {p.max():.3g}. "
+            f"adding up to 1; got {tuple(p.shape)} from {p.min():.3g} to {p.max():.3g}. "
             "For a model that returns logits, hand over lambda x: model(x).softmax(1)."
         )
     return p

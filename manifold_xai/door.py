@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['AT_MOST', 'reachable', 'noisy_layers', 'refuse_train_mode', 'refuse_inference_weights',
-           'refuse_training', 'tolerance', 'apart', 'Draws', 'undrawn', 'check_answers', 'RowWise',
-           'takes_rows', 'row_parameter', 'row_wise', 'agrees', 'WithArguments', 'cut',
-           'with_arguments', 'Watch', 'graphless', 'one_at_a_time', 'here', 'ordinary']
+           'refuse_training', 'tolerance', 'apart', 'Draws', 'undrawn', 'check_answers',
+           'RowWise', 'takes_rows', 'row_parameter', 'row_wise', 'agrees',
+           'WithArguments', 'cut', 'with_arguments', 'Watch', 'graphless',
+           'one_at_a_time', 'here', 'ordinary']
 
 # %% ../nbs/library/door.ipynb #8560be84
 import dis

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONLY', 'ENDS', 'COMMANDS', 'FOLDERS', 'run', 'picked', 'parameters', 'seconds_allowed',
-           'only_run', 'carry_out', 'tidy_up', 'write_results', 'ticking', 'main', 'parser',
-           'add_run', 'seconds', 'command']
+           'only_run', 'carry_out', 'tidy_up', 'write_results', 'ticking', 'main',
+           'parser', 'add_run', 'seconds', 'command']
 
 # %% ../../nbs/library/course/cli.ipynb #a5a4e8cc
 import argparse

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Measure', 'along', 'jump_path', 'largest_step', 'remaining', 'area', 'Nearest',
-           'nearest_on_manifold', 'taps', 'feature_distance', 'features_to', 'distance_to',
-           'neighbour_distance', 'Support', 'support', 'PRDC', 'prdc', 'Gaussian', 'gaussian',
-           'free_energy']
+           'nearest_on_manifold', 'taps', 'feature_distance', 'features_to',
+           'distance_to', 'neighbour_distance', 'Support', 'support', 'PRDC', 'prdc',
+           'Gaussian', 'gaussian', 'free_energy']
 
 # %% ../../nbs/42_plausibility.ipynb #c01085bd
 from collections.abc import Callable, Iterable, Sequence

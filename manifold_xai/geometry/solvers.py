@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'Energy', 'Surface', 'energy_gradient', 'Springs', 'Blocks', 'held', 'blocks',
-           'blocks_between', 'product', 'Taken', 'Solver', 'Gradient', 'Sobolev', 'GaussNewton',
-           'MatrixFree', 'gauss_newton', 'QuasiNewton', 'Encoder', 'Defaults', 'Descent', 'descend']
+           'blocks_between', 'product', 'Taken', 'Solver', 'Gradient', 'Sobolev',
+           'GaussNewton', 'MatrixFree', 'gauss_newton', 'QuasiNewton', 'Encoder',
+           'Defaults', 'Descent', 'descend']
 
 # %% ../../nbs/library/geometry/solvers.ipynb #1d788c6f
 import math

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINKED', 'Autoencoder', 'Adapted', 'adapt', 'only_tensor', 'Untouched', 'coders', 'check_coders',
-           'kinks', 'check_decoder', 'out_of_range_share', 'reconstruct', 'check_eval']
+           'one_code_each', 'kinks', 'check_decoder', 'out_of_range_share', 'reconstruct',
+           'check_eval']
 
 # %% ../nbs/library/autoencoder.ipynb #309d15a4
 import warnings
@@ -15,6 +16,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from .chunks import Chunks
 from manifold_xai.door import (
     AT_MOST,
     Watch,
@@ -108,10 +110,27 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
     """
     check_eval(autoencoder)
     encode, decode = coders(autoencoder)
+    chunks = Chunks(batch)
+
+    def code(x, rows):
+        return torch.cat(chunks(lambda x, _: one_code_each(encode(x), x), x, rows))
+
+    def draw(z, rows):
+        return torch.cat(chunks(lambda z, _: only_tensor(decode(z), "decode"), z, rows))
+
     with undrawn(x.device), torch.no_grad():
-        check_answers(lambda x, _: only_tensor(encode(x), "encode"), x, "`encode`", batch)
-        z = only_tensor(encode(x[: min(AT_MOST, batch)]), "encode").to(x.dtype)
-        check_answers(lambda z, _: only_tensor(decode(z), "decode"), z, "`decode`", batch)
+        check_answers(code, x, "`encode`", batch)
+        some = x[: min(AT_MOST, batch)]
+        z = code(some, torch.arange(len(some), device=x.device)).to(x.dtype)
+        check_answers(draw, z, "`decode`", batch)
+
+
+def one_code_each(z, x: Tensor) -> Tensor:
+    """What an encoder returned for x, if it is a tensor with one code per image."""
+    z = only_tensor(z, "encode")
+    if z.shape[:1] != x.shape[:1]:
+        raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(x.shape)}.")
+    return z
 
 # %% ../nbs/library/autoencoder.ipynb #877efb8d
 KINKED = (
@@ -195,9 +214,7 @@ def reconstruct(autoencoder: Autoencoder, x: Tensor, batch: int = 100, *, span: 
     check_eval(autoencoder)
     parts = []
     for part in x.split(batch):
-        z = only_tensor(autoencoder.encode(part.clone()), "encode")
-        if len(z) != len(part):
-            raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(part.shape)}.")
+        z = one_code_each(autoencoder.encode(part.clone()), part)
         parts.append(check_decoder(autoencoder.decode, z, part))
     return torch.cat(parts)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..autoencoder import Autoencoder, check_decoder
 from ..chunks import Chunks, value_and_grad
-from ..door import refuse_inference_weights, row_wise
+from ..door import RowWise, refuse_inference_weights, row_wise
 from ..geometry.metric import Decoder
 from .guided import check_guided, drawn_order, guided_point, settled_path
 from .manifold import anchored, check_anchor, decoded_path, encoded
@@ -261,4 +261,4 @@ def latent_score(f: Callable, decode: Decoder, like: Tensor | None = None) -> Ca
             )
         return f(x, rows=rows)
 
-    return latent
+    return RowWise(latent, True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINKED', 'Autoencoder', 'Adapted', 'adapt', 'only_tensor', 'Untouched', 'coders',
-           'check_coders', 'kinks', 'check_decoder', 'out_of_range_share', 'reconstruct',
-           'check_eval']
+           'check_coders', 'one_code_each', 'kinks', 'check_decoder',
+           'out_of_range_share', 'reconstruct', 'check_eval']
 
 # %% ../nbs/library/autoencoder.ipynb #309d15a4
 import warnings
@@ -110,20 +110,27 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
     """
     check_eval(autoencoder)
     encode, decode = coders(autoencoder)
-    with undrawn(x.device), torch.no_grad():
-        check_answers(_asked(encode, "encode", batch), x, "`encode`", batch)
-        z = _asked(encode, "encode", batch)(x[: min(AT_MOST, batch)]).to(x.dtype)
-        check_answers(_asked(decode, "decode", batch), z, "`decode`", batch)
-
-
-def _asked(fn: Callable, name: str, batch: int) -> Callable:
-    """fn in portions of at most `batch` rows, smaller where memory is short."""
     chunks = Chunks(batch)
 
-    def ask(v: Tensor, rows: Tensor | None = None) -> Tensor:
-        return torch.cat(chunks(lambda v, _: only_tensor(fn(v), name), v, v))
+    def code(x, rows):
+        return torch.cat(chunks(lambda x, _: one_code_each(encode(x), x), x, rows))
 
-    return ask
+    def draw(z, rows):
+        return torch.cat(chunks(lambda z, _: only_tensor(decode(z), "decode"), z, rows))
+
+    with undrawn(x.device), torch.no_grad():
+        check_answers(code, x, "`encode`", batch)
+        some = x[: min(AT_MOST, batch)]
+        z = code(some, torch.arange(len(some), device=x.device)).to(x.dtype)
+        check_answers(draw, z, "`decode`", batch)
+
+
+def one_code_each(z, x: Tensor) -> Tensor:
+    """What an encoder returned for x, if it is a tensor with one code per image."""
+    z = only_tensor(z, "encode")
+    if z.shape[:1] != x.shape[:1]:
+        raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(x.shape)}.")
+    return z
 
 # %% ../nbs/library/autoencoder.ipynb #877efb8d
 KINKED = (
@@ -207,9 +214,7 @@ def reconstruct(autoencoder: Autoencoder, x: Tensor, batch: int = 100, *, span: 
     check_eval(autoencoder)
     parts = []
     for part in x.split(batch):
-        z = only_tensor(autoencoder.encode(part.clone()), "encode")
-        if len(z) != len(part):
-            raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(part.shape)}.")
+        z = one_code_each(autoencoder.encode(part.clone()), part)
         parts.append(check_decoder(autoencoder.decode, z, part))
     return torch.cat(parts)
 

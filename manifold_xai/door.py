@@ -116,9 +116,13 @@ def _names_mode(v) -> bool:
 
 
 def _in(code) -> bool:
-    """Whether the code, or a function defined within, reads an attribute called training."""
+    """Whether the code, or a function defined within, reads an attribute called training.
+
+    To know whether to keep less for the way back (gradient checkpointing) changes no answer.
+    """
     inner = [c for c in code.co_consts if hasattr(c, "co_names")]
-    return "training" in code.co_names or any(map(_in, inner))
+    asks = "training" in code.co_names and "gradient_checkpointing" not in code.co_names
+    return asks or any(map(_in, inner))
 
 
 def refuse_train_mode(model: Callable, what: str = "model") -> None:
@@ -258,9 +262,11 @@ def _check_company(ask, x, rows, whole, limit, what):
             ) from error
         off, part = apart(whole[i : i + 1], alone)
         if part > limit:
+            by = f"differ by {off:.2g}, {part:.0%} of the largest answer"
+            if alone.shape[1:] != whole.shape[1:] or len(alone) != 1:
+                by = f"are of shape {tuple(alone.shape)} and {tuple(whole.shape)}"
             raise ValueError(
-                f"{what} depends on the batch: row {i} alone and among {len(x)} differ by {off:.2g}, "
-                f"{part:.0%} of the largest answer. Look for statistics over the batch, such as batch "
+                f"{what} depends on the batch: row {i} alone and among {len(x)} {by}. Look for statistics over the batch, such as batch "
                 "norm without running statistics; internal_batch_size=1 asks for each row alone."
             )
 

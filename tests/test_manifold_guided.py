@@ -140,16 +140,17 @@ def test_rows_reach_the_score(precise, held_out):
 
 
 def test_a_score_that_changes_its_input_in_place_is_right():
-    """It is handed a copy: the gradient is that of the score, and the image stays."""
+    """It is handed a copy, as everywhere."""
 
     def rude(x):
         return x.mul_(2).sum(1)
 
+    def polite(x):
+        return (2 * x).sum(1)
+
     z = rand(2, 2)
-    rudely = decode_and_grad(rude, cylinder, z)
-    politely = decode_and_grad(lambda x: (2 * x).sum(1), cylinder, z)
-    torch.testing.assert_close(tuple(rudely), tuple(politely))
-    torch.testing.assert_close(rudely.x, cylinder(z))
+    for found, expected in zip(*(decode_and_grad(f, cylinder, z) for f in (rude, polite))):
+        assert torch.equal(found, expected)
 
 
 # --- the path on paper ----------------------------------------------------------------------------
@@ -432,14 +433,15 @@ def test_each_point_is_drawn_once_and_classified_once():
 def test_the_published_form_draws_what_it_guides_by_and_no_more():
     (x0, x), f = surface(3), Counting()
     gamma = manifold_guided_path(f, f, x0, x, 10, anchor="published", check=False)
-    path_attribution(f, gamma, rule="left")
+    path_attribution(f, gamma, rule="left", check=False)
     assert f.drawn in (3 * 10, 3 * 10 + 1) and f.drawn_plain == 0
     assert f.scored == 3 * 10 + 3 * 2  # and the raw ends
 
 
 def test_settling_costs_one_more_line():
     (x0, x), f = surface(3), Counting()
-    path_attribution(f, manifold_settled_path(f, f, x0, x, 10, jump=4, check=False))
+    gamma = manifold_settled_path(f, f, x0, x, 10, jump=4, check=False)
+    path_attribution(f, gamma, check=False)
     assert f.drawn in (3 * 11, 3 * 11 + 1) and f.drawn_plain <= 3 * 11 + 1
     assert f.scored == 3 * (11 + 11 + 2 * 4)
 

@@ -46,7 +46,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(RUN) --profile smoke
 	$(RUN) --profile cpu
 	$(BIN)/manifold-xai outputs
-	mkdir -p nbs/images && cp _out/cpu/figures/00_tour/03.png nbs/images/tour.png
+	mkdir -p nbs/images && cp _out/cpu/figures/00_tour/04.png nbs/images/tour.png
 	cp _out/cpu/LEDGER.md LEDGER.md && cp _out/cpu/ledger.json nbs/results/ledger.json
 	$(BIN)/nbdev-clean
 	$(BIN)/manifold-xai table --write

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from ..door import one_at_a_time
-from .metric import Decoder
+from .decoder import Decoder
 from ..score import check_input
 
 # %% ../../nbs/library/geometry/matrix_free.ipynb #2d8d79b6

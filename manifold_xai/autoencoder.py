@@ -118,11 +118,11 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
     def draw(z, rows):
         return torch.cat(chunks(lambda z, _: only_tensor(decode(z), "decode"), z, rows))
 
-    with undrawn(x.device), torch.no_grad():
-        check_answers(code, x, "`encode`", batch)
+    with undrawn(x.device, autoencoder), torch.no_grad():
+        check_answers(code, x, "`encode`", batch, autoencoder)
         some = x[: min(AT_MOST, batch)]
         z = code(some, torch.arange(len(some), device=x.device)).to(x.dtype)
-        check_answers(draw, z, "`decode`", batch)
+        check_answers(draw, z, "`decode`", batch, autoencoder)
 
 
 def one_code_each(z, x: Tensor) -> Tensor:

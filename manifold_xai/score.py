@@ -253,7 +253,7 @@ def settled(
         check: refuse what answers at random or depends on the batch
     """
     refuse_inference_weights(f)
-    with undrawn(x.device):
+    with undrawn(x.device, f):
         if isinstance(f, Score):
             f = f.told(x)
         else:
@@ -267,4 +267,8 @@ def settled(
 def check_score(f: Callable, x: Tensor, batch: int | Chunks | None = None) -> None:
     """Refuse a score that answers at random, or a row otherwise in other company; see `check_answers`."""
     chunks = Chunks.of(x, batch)
-    check_answers(lambda x, rows: values(f, x, rows, chunks), x, "`model`", chunks.batch)
+    
+    def ask(x, rows):
+        return values(f, x, rows, chunks)
+
+    check_answers(ask, x, "`model`", chunks.batch, f)

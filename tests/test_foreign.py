@@ -309,7 +309,7 @@ def test_train_mode_is_refused_and_eval_mode_right(kind, way):
     with pytest.raises(ValueError, match="train|random|batch|chang"):
         IntegratedGradients(reached(model, way)).attribute(X, target=Y, n_steps=4)
     after = state_of(model)
-    assert same(before, after) or kind == "spectral" and same(weightless(before), weightless(after))
+    assert same(weightless(before), weightless(after))  # a buffer that was put back has been written to
     model.eval()
     A = IntegratedGradients(reached(model, way)).attribute(X, target=Y, n_steps=20)
     assert close(A, maps(lambda x, i: model(x)))
@@ -326,8 +326,8 @@ def test_the_functional_core_looks_too(kind, call):
     before = state_of(model)
     with pytest.raises(ValueError, match="train|random|batch|chang|differ"):
         CALLS[call](model)
-    if kind not in ("spectral", "own_generator"):
-        assert same(before, state_of(model))
+    if kind != "own_generator":
+        assert same(weightless(before), weightless(state_of(model)))
 
 
 @pytest.mark.parametrize("b", [1, 4])

@@ -93,7 +93,7 @@ class PathMethod(GradientAttribution):
         x0 = self.start(x, baselines)
         how = dict(rule=rule, batch=internal_batch_size, progress=self.progress)
         how |= dict(refine=self.refine, integrand=self.integrand)
-        with undrawn(x.device):
+        with undrawn(x.device, f):
             gamma = self.path(f, x0, x, n_steps, internal_batch_size)
             A, gap, ends = self.add_up(f, gamma, x0=x0, x=x, gap=return_convergence_delta, **how)
         A = (A,) if isinstance(inputs, tuple) else A
@@ -130,7 +130,7 @@ def explained(
     x = ordinary(x)
     if span and (message := out_of_range(x, "inputs")):
         warnings.warn(f"{message} The default baseline, 0, is then not black.", stacklevel=5)
-    with undrawn(x.device):
+    with undrawn(x.device, forward_func):
         f = _scored(forward_func, target, additional_forward_args, x, per_row)
     return settled(f, x, batch, check=check), x
 

@@ -27,7 +27,7 @@ class PathMethod(GradientAttribution):
 
     Parameters:
         forward_func: explained as it is given: a model, or `score(model, output=…, preprocess=…)`
-        refine, progress, integrand: as in `path_attribution`
+        refine, progress, integrand, finite: as in `path_attribution`
         check: refuse a model that answers at random or depends on the batch; costs two passes of at most 16 rows
         span: warn where inputs look like images but not in [0, 1]
     """
@@ -41,10 +41,11 @@ class PathMethod(GradientAttribution):
         integrand: str = "path",
         check: bool = True,
         span: bool = True,
+        finite: bool = True,
     ):
         super().__init__(forward_func)
         self.refine, self.progress, self.integrand = refine, progress, integrand
-        self.check, self.span = check, span
+        self.check, self.span, self.finite = check, span, finite
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """The path from x0 to x in `steps` segments; f scores one class, batch rows may be evaluated at once."""
@@ -92,7 +93,7 @@ class PathMethod(GradientAttribution):
         f, x = explained(self.forward_func, inputs, target, additional_forward_args, **door)
         x0 = self.start(x, baselines)
         how = dict(rule=rule, batch=internal_batch_size, progress=self.progress)
-        how |= dict(refine=self.refine, integrand=self.integrand)
+        how |= dict(refine=self.refine, integrand=self.integrand, finite=self.finite)
         with undrawn(x.device, f):
             gamma = self.path(f, x0, x, n_steps, internal_batch_size)
             A, gap, ends = self.add_up(f, gamma, x0=x0, x=x, gap=return_convergence_delta, **how)

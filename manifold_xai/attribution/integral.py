@@ -18,7 +18,7 @@ from torch import Tensor
 from ..chunks import Chunks, value_and_grad, values
 from ..door import graphless, ordinary
 from ..paths.path import Path, Step
-from ..score import Score, check_input, settled
+from ..score import Score, check_input, rows_in_words, settled
 
 # %% ../../nbs/library/attribution/integral.ipynb #ad74d80d
 class Attribution(NamedTuple):
@@ -48,6 +48,7 @@ def path_attribution(
     check: bool = True,
     span: bool = True,
     rows: bool | None = None,
+    finite: bool = True,
 ) -> Attribution:
     """Attribution A_j = ∫ ∂f/∂γ_j dγ_j along a path, its completeness gap, and what the path's ends leave out.
 
@@ -66,6 +67,8 @@ def path_attribution(
         check: refuse a score that answers at random or depends on the batch
         span: refuse images out of range
         rows: whether f takes `rows`, the indices of its rows; None finds out
+        finite: refuse a score or gradient that is NaN or infinite on some row's path; False returns NaN for
+            that row, and the others as if they were alone
     Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless gamma is a tensor
     Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range;
         for a score that is none
@@ -80,7 +83,7 @@ def path_attribution(
     for name, end in dict(x0=x0, x=x).items():
         if end is not None:
             check_input(end, name, span)
-    how = dict(integrand=integrand, check=check, told=rows)
+    how = dict(integrand=integrand, check=check, told=rows, finite=finite)
     return integrate(f, gamma, x0, x, rule, batch, progress, refine, **how)
 
 # %% ../../nbs/library/attribution/integral.ipynb #d274a557
@@ -98,6 +101,7 @@ def integrate(
     integrand: str = "path",
     check: bool = False,
     told: bool | None = None,
+    finite: bool = True,
 ) -> Attribution:
     """`path_attribution` for callers that have looked at x0, x and f themselves.
 
@@ -115,7 +119,7 @@ def integrate(
     if rule == "gauss-legendre":
         _refuse_bent(gamma)
         f = settled(f, ordinary(x), batch, told, check)
-        return _gauss_legendre(f, gamma, batch, progress, gap)
+        return _gauss_legendre(f, gamma, batch, progress, gap, finite)
     end = gamma[-1] if x is None and isinstance(gamma, Tensor) and len(gamma) else x
     _refuse_classless(f, end)
     points = _points(gamma, progress)
@@ -134,7 +138,7 @@ def integrate(
     start, end = walk.value(walk.first), walk.value(walk.run[-1])
     own = isinstance(gamma, Path)  # such a path says where it was meant to go, and what it misses is reported
     left_out = [_left_out(walk, walk.first.x, start, x0, "start", "x0", own), _left_out(walk, walk.run[-1].x, end, x, "end", "x", own)]
-    return _finished(walk.A, end - start, torch.stack(left_out, 1))
+    return _finished(walk.A, end - start, torch.stack(left_out, 1), finite)
 
 
 def _refuse_classless(f, x):
@@ -152,15 +156,22 @@ def _refuse_bent(gamma):
         )
 
 
-def _finite(*tensors):
-    """The first of `tensors`, if all are finite."""
-    if not all(bool(t.isfinite().all()) for t in tensors):
-        raise ValueError("the score or its gradient is NaN or infinite somewhere on the path: look at f on the path's points.")
-    return tensors[0]
+def _finite(A, gain=None, refuse=True):
+    """A, if it and the gain are finite in every row; else an error, or NaN in all of these rows."""
+    good = A.isfinite().flatten(1).all(1)
+    good = good if gain is None else good & gain.isfinite()
+    if bool(good.all()):
+        return A
+    if refuse:
+        raise ValueError(
+            f"the score or its gradient is NaN or infinite somewhere on the path of {rows_in_words(~good)}: "
+            "look at f on the path's points, or pass finite=False for the other rows."
+        )
+    return A.masked_fill(~good.reshape(-1, *[1] * (A.ndim - 1)), torch.nan)
 
 
-def _finished(A, gain, ends):
-    _finite(A, gain)
+def _finished(A, gain, ends, refuse=True):
+    A = _finite(A, gain, refuse)
     return Attribution(A, A.flatten(1).sum(1) - gain, ends)
 
 # %% ../../nbs/library/attribution/integral.ipynb #12f29b5b
@@ -290,7 +301,7 @@ def _nodes(n):
     return torch.tensor(np.stack([(nodes + 1) / 2, weights / 2], 1))
 
 
-def _gauss_legendre(f, gamma, batch, progress, gap):
+def _gauss_legendre(f, gamma, batch, progress, gap, finite):
     """Gauss–Legendre quadrature with as many nodes as the straight path has steps: exact for scores of degree 2T on the line."""
     x0, x = ordinary(gamma.x0), ordinary(gamma.x)
     walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
@@ -301,9 +312,9 @@ def _gauss_legendre(f, gamma, batch, progress, gap):
         walk.A += torch.tensordot(run[:, 1], grad.to(walk.A.dtype), 1)
     A = walk.A * (x - x0)
     if not gap:
-        return Attribution(_finite(A), None, None)
+        return Attribution(_finite(A, refuse=finite), None, None)
     start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(A.dtype).chunk(2)
-    return _finished(A, end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))
+    return _finished(A, end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device), finite)
 
 # %% ../../nbs/library/attribution/integral.ipynb #83fc69f2
 def _halved(measure, left, right, rows, refine, times: int = 5):

@@ -5,17 +5,21 @@
 # %% auto #0
 __all__ = ['NO_ROOM', 'NOT_YOURS', 'repository', 'settings', 'profiles', 'requirements',
            'data_root', 'user_cache', 'write_aside', 'remove_leftovers', 'alive',
-           'trouble', 'explained', 'writable', 'output', 'read_json']
+           'trouble', 'explained', 'writable', 'output', 'read_json', 'check_json',
+           'read_table', 'table_head', 'filled', 'whole']
 
 # %% ../nbs/library/files.ipynb #4a78d5ae
+import csv
 import errno
 import json
+import math
 import os
 import platform
 import re
 import stat
 import threading
 import time
+from collections.abc import Callable
 from configparser import ConfigParser
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -168,22 +172,49 @@ def output(root: Path, profile: str) -> Path:
 
 # %% ../nbs/library/files.ipynb #f12fd5f3
 def read_json(path: Path, schema: dict):
-    """What a JSON file holds, checked.
+    """What a JSON file holds, checked: numbers are finite, names occur once, all is as the schema has it.
 
     Parameters:
         path: the file
         schema: a JSON schema
     Raises: ValueError naming the file, the place in it and what is wrong
     """
-    def refuse(word):
-        raise ValueError(f"{word} is no number")
-
+    strict = dict(parse_constant=_finite(float), parse_float=_finite(float), parse_int=_finite(int))
     try:
-        found = json.loads(path.read_text(encoding="utf8"), parse_constant=refuse)
-        _checker(json.dumps(schema))(found)
+        text = path.read_text(encoding="utf8")
+        found = json.loads(text, **strict, object_pairs_hook=_distinct)
+        json.dumps(found, ensure_ascii=False).encode()  # half a letter cannot be written again
+        check_json(found, schema)
     except (ValueError, RecursionError) as error:  # no JSON, not in UTF-8, not as the schema has it
         raise ValueError(f"{path} cannot be read: {str(error)[:200]}.") from None
     return found
+
+
+def check_json(found, schema: dict) -> None:
+    """Refuse what does not follow a JSON schema.
+
+    Raises: ValueError naming the place and what is wrong with it
+    """
+    _checker(json.dumps(schema))(found)
+
+
+def _finite(kind):
+    """A reader of numbers that refuses NaN, infinity, and what is too large for 64 bits."""
+
+    def read(word):
+        if not math.isfinite(float(word)):
+            raise ValueError(f"{word[:20]} is no finite number")
+        return kind(word)
+
+    return read
+
+
+def _distinct(pairs):
+    """An object of JSON as a dict, no name of it twice."""
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice!r} occurs twice in one object")
+    return dict(pairs)
 
 
 @cache
@@ -192,3 +223,85 @@ def _checker(schema: str):
     import fastjsonschema  # here: only those who keep records need it
 
     return fastjsonschema.compile(json.loads(schema))
+
+# %% ../nbs/library/files.ipynb #d81edc5d
+def read_table(path: str | Path, columns: dict[str, Callable], key: str = "") -> list[dict]:
+    """Rows of a table with commas and a header, checked.
+
+    Parameters:
+        path: the file
+        columns: that must be there, each with what reads a cell of it and raises ValueError for
+            what it cannot be; other columns stay text
+        key: the column in which nothing may occur twice
+    Returns: what the readers made of the cells, by column, row after row
+    Raises: ValueError naming the file, line and column, and what to mend
+    """
+    (_, head), *lines = _lines(path)
+    if missing := [name for name in columns if name not in head]:
+        raise ValueError(f"{path} must have a column {missing[0]!r}; its columns are {', '.join(head)}.")
+    rows = [_row(f"{path}, line {line}", head, cells, columns) for line, cells in lines]
+    if key:
+        _once(path, key, [row[key] for row in rows], [line for line, _ in lines])
+    return rows
+
+
+def table_head(path: str | Path) -> list[str]:
+    """Names of a table's columns.
+
+    Raises: ValueError as `read_table`
+    """
+    return _lines(path)[0][1]
+
+
+def _lines(path):
+    """Number and cells of every line of a table that is not empty: the header and at least one row."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            table = csv.reader(file, strict=True)
+            lines = [(table.line_num, cells) for cells in table if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a table with commas, in UTF-8 ({error}). Save it as such.") from None
+    if len(lines) < 2:
+        raise ValueError(f"{path} must have a header and at least one row below it.")
+    head = lines[0][1]
+    if twice := next((name for name in head if head.count(name) > 1), None):
+        raise ValueError(f"{path} must have each column once, but {twice!r} occurs twice in its header.")
+    return lines
+
+
+def _row(where, head, cells, columns):
+    """One row by column, what is to be read of it read."""
+    if len(cells) != len(head):
+        raise ValueError(f"{where} has {len(cells)} cells, but the header has {len(head)}: is a comma not in quotes?")
+    row = dict(zip(head, cells))
+    for name, read in columns.items():
+        try:
+            row[name] = read(row[name])
+        except ValueError as error:
+            raise ValueError(f"{where}: {name} must be {error}, got {row[name][:40]!r}. Mend that line.") from None
+    return row
+
+
+def _once(path, key, values, lines):
+    """Refuse what occurs twice in a column."""
+    seen = {}
+    for value, line in zip(values, lines):
+        if value in seen:
+            raise ValueError(
+                f"{path}, line {line}: {key} {value!r} is in line {seen[value]} already. Remove one of them."
+            )
+        seen[value] = line
+
+# %% ../nbs/library/files.ipynb #0879963a
+def filled(cell: str) -> str:
+    """A reader of cells that must not be empty."""
+    if not cell.strip():
+        raise ValueError("filled in")
+    return cell
+
+
+def whole(cell: str) -> int:
+    """A reader of whole numbers, from 0 on."""
+    if not (cell.isascii() and cell.strip().isdecimal() and len(cell) < 10):
+        raise ValueError("a whole number, 0 or more")
+    return int(cell)

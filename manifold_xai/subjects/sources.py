@@ -7,7 +7,6 @@ __all__ = ['PHOTOGRAPHS', 'SUFFIXES', 'SOURCES', 'PARTS', 'photographs', 'ImageS
            'Download', 'Source', 'image_set', 'load_images', 'fetch']
 
 # %% ../../nbs/library/subjects/sources.ipynb #c9e4fa8a
-import csv
 import gzip
 import hashlib
 import re
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import store
+from ..files import filled, read_table, table_head, whole
 from .data import Images, split, to_tensor
 
 # %% ../../nbs/library/subjects/sources.ipynb #f2c98063
@@ -89,6 +89,9 @@ class _Files:
             with Image.open(self.paths[row]) as image:
                 image.load()
                 return image
+        except (Image.DecompressionBombError, MemoryError) as error:
+            limit = "PIL.Image.MAX_IMAGE_PIXELS sets the limit"
+            raise ValueError(f"{self.paths[row]} is too large a picture ({error}). Make it smaller; {limit}.") from None
         except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
             raise ValueError(f"{self.paths[row]} is not a readable image ({error}).") from None
 
@@ -154,17 +157,21 @@ def _images_below(folder):
 
 # %% ../../nbs/library/subjects/sources.ipynb #836c7652
 def _labels_from_table(labels, ids):
-    with open(labels, newline="", encoding="utf8") as table:
-        lines = list(csv.DictReader(table))
-    file, *others = lines[0]
+    file, *others = table_head(labels)
+    if not others:
+        raise ValueError(f"{labels} must have two columns, the file and its class number, but has only {file!r}.")
     column = "class_index" if "class_index" in others else others[0]
-    of = {line[file]: line for line in lines}
+    of = {line[file]: line for line in read_table(labels, {file: filled, column: whole}, key=file)}
     by_id = [of.pop(i, None) or of.pop(Path(i).stem, None) for i in ids]  # Kaggle's tables leave the suffix away
     if None in by_id or of:
         culprit = next(iter(of)) if of else ids[by_id.index(None)]
         raise ValueError(f"{labels} and the images beside it disagree: {culprit} is {'in the table only' if of else 'not in the table'}.")
-    y = [int(line[column]) for line in by_id]
-    return y, {c: name for c, name in sorted((c, line.get("name", str(c))) for c, line in zip(y, by_id))}
+    y, names = [line[column] for line in by_id], {}
+    for line in by_id:
+        name = names.setdefault(line[column], line.get("name", str(line[column])))
+        if name != line.get("name", name):
+            raise ValueError(f"{labels} calls class {line[column]} {name!r} and {line['name']!r}. Choose one name.")
+    return y, dict(sorted(names.items()))
 
 # %% ../../nbs/library/subjects/sources.ipynb #95a98427
 def _read_mnist(root):
@@ -244,7 +251,7 @@ def _read_sample(root):
 
 # %% ../../nbs/library/subjects/sources.ipynb #ef81009e
 class Download(NamedTuple):
-    """An archive, its published hash, and what unpacking it puts into `folder` below the data root."""
+    """An archive, its hash, "sha256:…", and what unpacking it puts into `folder` below the data root."""
 
     url: str
     hash: str
@@ -269,10 +276,10 @@ class Source(NamedTuple):
 
 # %% ../../nbs/library/subjects/sources.ipynb #bd6adca2
 _MNIST = {
-    "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
-    "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
-    "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
-    "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+    "train-images-idx3-ubyte": ("440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte": ("3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte": ("8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte": ("f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", "27ae3e4e09519cfbb04c329615203637"),
 }
 _MNIST_AT = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _CIFAR10 = {
@@ -293,27 +300,27 @@ SOURCES = {
     "mnist": Source(
         _read_mnist, 10, 32, 1, "MNIST/raw/*-ubyte", "http://yann.lecun.com/exdb/mnist", "CC BY-SA 3.0 (LeCun, Cortes)",
         {f"MNIST/raw/{name}": md5 for name, (_, md5) in _MNIST.items()},
-        tuple(Download(f"{_MNIST_AT}{name}.gz", f"md5:{md5}", "MNIST/raw", (name,)) for name, (md5, _) in _MNIST.items()),
+        tuple(Download(f"{_MNIST_AT}{name}.gz", f"sha256:{sha}", "MNIST/raw", (name,)) for name, (sha, _) in _MNIST.items()),
         pad=2,
     ),
     "emnist": Source(
         _read_emnist, 62, 32, 1, "EMNIST/raw/emnist-byclass-*-ubyte", "https://www.nist.gov/itl/products-and-services/emnist-dataset",
         "made from NIST Special Database 19, no licence stated: cite Cohen et al. 2017",
-        downloads=(Download("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip", "md5:58c8d27c78d21e728a6bc7b3cc06412e", "EMNIST/raw", _EMNIST),),
+        downloads=(Download("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip", "sha256:fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e", "EMNIST/raw", _EMNIST),),
         pad=2,
     ),
     "cifar10": Source(
         _read_cifar10, 10, 32, 3, "cifar-10-batches-py/*_batch*", "https://www.cs.toronto.edu/~kriz/cifar.html",
         "no licence stated: cite Krizhevsky 2009",
         {f"cifar-10-batches-py/{name}": md5 for name, md5 in _CIFAR10.items()},
-        (Download("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a", "", ("cifar-10-batches-py",)),),
+        (Download("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce", "", ("cifar-10-batches-py",)),),
     ),
     "pets": Source(
         _read_pets, 37, 224, 3, "oxford-iiit-pet/images, oxford-iiit-pet/annotations", "https://www.robots.ox.ac.uk/~vgg/data/pets",
         "CC BY-SA 4.0",
         downloads=(
-            Download(_PETS + "images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c", "oxford-iiit-pet", ("images",)),
-            Download(_PETS + "annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f", "oxford-iiit-pet", ("annotations",)),
+            Download(_PETS + "images.tar.gz", "sha256:67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d", "oxford-iiit-pet", ("images",)),
+            Download(_PETS + "annotations.tar.gz", "sha256:52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91", "oxford-iiit-pet", ("annotations",)),
         ),
     ),
     "flowers": Source(
@@ -321,9 +328,9 @@ SOURCES = {
         "no licence stated: cite Nilsback and Zisserman 2008",
         {"flowers-102/imagelabels.mat": "e0620be6f572b9609742df49c70aed4d", "flowers-102/setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"},
         (
-            Download(_FLOWERS + "102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa", "flowers-102", ("jpg",)),
-            Download(_FLOWERS + "imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d", "flowers-102", ("imagelabels.mat",)),
-            Download(_FLOWERS + "setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c", "flowers-102", ("setid.mat",)),
+            Download(_FLOWERS + "102flowers.tgz", "sha256:2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246", "flowers-102", ("jpg",)),
+            Download(_FLOWERS + "imagelabels.mat", "sha256:4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d", "flowers-102", ("imagelabels.mat",)),
+            Download(_FLOWERS + "setid.mat", "sha256:46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd", "flowers-102", ("setid.mat",)),
         ),
     ),
     "imagenet": Source(
@@ -396,13 +403,14 @@ def _verify(name, source, root):
     for file, md5 in source.files.items():
         if not (root / file).exists():
             raise FileNotFoundError(f"{name} is not in {root}: {file} is missing. {_how_to_get(name)}")
-        if not _matches(root / file, md5):
+        if not _matches(root / file, f"md5:{md5}"):
             raise ValueError(f"{root / file} is not the published file (MD5 differs from {md5}). fetch({name!r}, again=True) replaces it.")
 
 
-def _matches(path, md5):
+def _matches(path, known):
+    kind, _, value = known.partition(":")
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest() == md5
+        return hashlib.file_digest(file, kind).hexdigest() == value
 
 # %% ../../nbs/library/subjects/sources.ipynb #c466ffad
 def _stored_split(name, found, root):
@@ -470,7 +478,7 @@ def _fetch_archive(download, folder, name, again):
     archive = folder / download.url.rsplit("/", 1)[-1]
     if again:
         archive.unlink(missing_ok=True)
-    if archive.exists() and not _matches(archive, download.hash.removeprefix("md5:")):
+    if archive.exists() and not _matches(archive, download.hash):
         raise ValueError(f"{archive} is not the published file ({download.hash} expected). fetch({name!r}, again=True) replaces it.")
     try:
         return Path(pooch.retrieve(download.url, download.hash, archive.name, folder, progressbar=True))

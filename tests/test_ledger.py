@@ -1,11 +1,12 @@
 """The ledger: verdicts are computed from the numbers that a run recorded, and from nothing else."""
 
 import json
+import re
 
 import pytest
 from helpers import ROOT
 
-from manifold_xai.course.chapter import Estimate, claims
+from manifold_xai.course.claims import Estimate, claims, read_claims, read_record
 from manifold_xai.course.ledger import (
     VERDICTS,
     as_table,
@@ -111,15 +112,109 @@ def test_a_bar_in_a_text_does_not_break_the_table(tmp_path):
     assert line.replace("\\|", "").count("|") == 7
 
 
+def damaged(**change):
+    """A whole record of MIG-06 with one thing changed."""
+    estimate = dict(value=0.0, low=0.0, high=0.0, n=5)
+    entry = dict(claim="MIG-06", paper_value="p", chapter="20_metric", profile="cpu")
+    entry |= dict(conditions={"a": estimate | change.pop("a", {})})
+    return json.dumps(entry | change)
+
+
 @pytest.mark.parametrize(
-    "text",
-    ["{", '{"claim": "MIG-06"}', "[1]", '{"claim": "MIG-06", "conditions": {"a": {"value": 1}}}'],
+    "text, says",
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting"),
+        ("[1]", "must be object"),
+        ('{"claim": "MIG-06"}', "must contain"),
+        ('{"claim": "MIG-06", "claim": "MIG-06"}', "'claim' occurs twice"),
+        (damaged(claim="MIG-07"), "what is kept as MIG-06 speaks of MIG-07"),
+        (damaged(conditions={}), "must be one or more"),
+        (damaged(a=dict(value=float("nan"))), "NaN is no finite number"),
+        (damaged(a=dict(high=1e999)), "Infinity is no finite number"),
+        (damaged(a=dict(value=2.0)), "low <= value <= high"),
+        (damaged(a=dict(low=1.0)), "low <= value <= high"),
+        (damaged(a=dict(n=-5)), "must be bigger than or equal to 1"),
+        (damaged(a=dict(n="5")), "must be integer"),
+        (damaged(a=dict(more=1)), "must not contain"),
+        (damaged(later=["b"]), "`later` must name some"),
+        (damaged(paper_value=None), "must be string"),
+    ],
 )
-def test_a_damaged_record_is_named(tmp_path, text):
-    (tmp_path / "claims").mkdir()
+def test_a_damaged_record_is_named_and_stops_no_other(tmp_path, text, says):
+    put(tmp_path, "MIG-21", a=Estimate(0.2, 0.1, 0.3, 100))
     (tmp_path / "claims" / "MIG-06.json").write_text(text)
-    with pytest.raises(ValueError, match="MIG-06.json is not the record of a claim"):
-        results(tmp_path)
+    path = tmp_path / "claims" / "MIG-06.json"
+    with pytest.raises(ValueError, match=f"{path} is not the record of a claim: .*{says}"):
+        read_record(path)
+    ours, other = (row(tmp_path, claim) for claim in ("MIG-06", "MIG-21"))
+    assert (ours.verdict, ours.n) == ("not testable here", 0) and says in ours.why
+    assert "Delete it and run its chapter again" in ours.why and other.verdict == "reproduced"
+
+
+def test_evidence_decides_where_the_shorter_record_is_damaged(tmp_path):
+    put(tmp_path, "MIG-21", a=Estimate(0.2, 0.1, 0.3, 100))
+    long = results(tmp_path) | {}
+    (tmp_path / "claims" / "MIG-21.json").write_text("{")
+    (found,) = [r for r in ledger(results(tmp_path), evidence=long, old={}) if r.claim == "MIG-21"]
+    assert found.verdict == "reproduced" and found.n == 100
+    (found,) = [
+        r
+        for r in ledger(results(tmp_path), evidence=long, old={"MIG-21": ["solve"]})
+        if r.claim == "MIG-21"
+    ]
+    assert found.verdict == "not testable here" and "since solve changed" in found.why
+
+
+def test_a_record_of_no_claim_is_named(tmp_path):
+    put(tmp_path, "MIG-99", a=Estimate(0.2, 0.1, 0.3, 100))
+    assert "got 'MIG-99'" in results(tmp_path)["MIG-99"]["damaged"]
+
+
+@pytest.mark.parametrize("change", [{"claim": "MIG-07"}, {"conditions": []}, {"conditions": {"a": 1}}])
+def test_damage_to_what_is_kept_is_named_by_file_and_claim(tmp_path, change):
+    folder = tmp_path / "nbs" / "results"
+    folder.mkdir(parents=True)
+    (folder / "evidence.json").write_text(json.dumps({"MIG-06": json.loads(damaged(**change))}))
+    with pytest.raises(ValueError, match="evidence.json cannot be read: .*MIG-06"):
+        stored(tmp_path, "evidence")
+
+
+TABLE = ROOT / "manifold_xai" / "assets" / "claims.csv"
+
+
+@pytest.mark.parametrize(
+    "old, new, says",
+    [
+        (",below,0.01,,all,100,", ",under,0.01,,all,100,", "line 2: direction must be one of above"),
+        (",below,0.01,,all,100,", ",below,nan,,all,100,", "line 2: threshold must be a finite"),
+        (",below,0.01,,all,100,", ",below,,,all,100,", "line 2: threshold must be a finite"),
+        (",below,0.01,,all,100,", ",below,0.01,-1,all,100,", "line 2: tolerance must be empty, or"),
+        (",below,0.01,,all,100,", ",below,0.01,,most,100,", "line 2: aggregate must be each, all"),
+        (",below,0.01,,all,100,", ",below,0.01,,share 1.5,100,", "line 2: aggregate must be"),
+        (",below,0.01,,all,100,", ",below,0.01,,share 0.0,100,", "line 2: aggregate must be"),
+        (",below,0.01,,all,100,", ",below,0.01,,all,-5,", "line 2: n_min must be a whole number"),
+        (",below,0.01,,all,100,", ",below,0.01,,all,0,", "line 2: n_min must be a whole number, 1"),
+        (",below,0.01,,all,100,", ",below,0.01,,all", "line 2 has 10 cells, but the header has 12"),
+        ("MIG-02,", "MIG-01,", "line 3: id 'MIG-01' is in line 2 already"),
+        ("MIG-02,", ",", "line 3: id must be filled in"),
+        ("direction,", "side,", "must have a column 'direction'"),
+        ("id,paper", "id,id", "'id' occurs twice in its header"),
+    ],
+)
+def test_a_damaged_table_of_claims_is_refused_by_line_and_column(tmp_path, old, new, says):
+    text = TABLE.read_text(encoding="utf8")
+    assert old in text
+    path = tmp_path / "claims.csv"
+    path.write_text(text.replace(old, new, 1), encoding="utf8")
+    with pytest.raises(ValueError, match=f"{path}.*{re.escape(says)}"):
+        read_claims(path)
+
+
+def test_a_table_of_claims_that_is_not_in_utf8_is_refused(tmp_path):
+    (tmp_path / "claims.csv").write_bytes(TABLE.read_bytes() + "ä".encode("latin-1"))
+    with pytest.raises(ValueError, match="claims.csv is not a table with commas, in UTF-8"):
+        read_claims(tmp_path / "claims.csv")
 
 
 def test_evidence_decides_where_code_and_data_are_the_same(tmp_path):

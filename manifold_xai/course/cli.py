@@ -47,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
         session = Session(root, out, notebooks, parameters(args, out), places, env, limits)
         code = carry_out(session, args)
         about = session.summary()
-    write_results(out, root)
+    damaged = write_results(out, root)
     where = f"notebooks, figures, summary.json and LEDGER.md in {out}"
     print(f"\n{session.table()}\n{about['seconds']:.0f} s in all; {where}")
+    for line in damaged:
+        print(line, file=sys.stderr)
     if code == 130:
         print("interrupted: finished chapters are kept, go on with --resume")
-    return code
+    return code or int(bool(damaged))
 
 
 def picked(root: Path, only: str | None) -> str | None:
@@ -127,12 +129,14 @@ def tidy_up(session, args: argparse.Namespace) -> None:
             shutil.rmtree(out / "weights", ignore_errors=True)
 
 
-def write_results(out: Path, root: Path) -> None:
-    """Write LEDGER.md and ledger.json, if any claim was recorded."""
-    if (out / "claims").exists():
-        from manifold_xai.course.ledger import write_ledger  # late: it loads torch
+def write_results(out: Path, root: Path) -> list[str]:
+    """Write LEDGER.md and ledger.json, if any claim was recorded; what is wrong with records."""
+    if not (out / "claims").exists():
+        return []
+    from manifold_xai.course.ledger import results, write_ledger
 
-        write_ledger(out, root)
+    write_ledger(out, root)
+    return [entry["damaged"] for entry in results(out).values() if "damaged" in entry]
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """The ledger: verdicts are computed from the numbers that a run recorded, and from nothing else."""
 
+import csv
+import io
 import json
+import math
 import re
 
 import pytest
 from helpers import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from manifold_xai.course.claims import Estimate, claims, read_claims, read_record
+from manifold_xai.course.claims import Estimate, claims, read_claims, read_record, verdict
 from manifold_xai.course.ledger import (
     VERDICTS,
     as_table,
@@ -255,3 +260,103 @@ def test_evidence_decides_where_code_and_data_are_the_same(tmp_path):
         )[list(claims()).index("MAGIG-17")].profile
         == "cpu"
     )
+
+
+# Whatever a file holds: read right, or refused by name
+
+CELL = st.sampled_from(["", "-5", "nan", "inf", "1e999", "share 0", "below", "MIG-01", '"', "a,b"])
+
+
+@st.composite
+def damaged_tables(draw):
+    """The table of claims with a cell, a line or a few bytes changed."""
+    content = TABLE.read_bytes()
+    lines = content.decode().splitlines(keepends=True)
+    i = draw(st.integers(0, len(lines) - 1))
+    how = draw(st.sampled_from(["cell", "line twice", "no line", "cut", "bytes"]))
+    if how == "cell":
+        cells = lines[i].rstrip("\n").split(",")
+        cells[draw(st.integers(0, len(cells) - 1))] = draw(CELL | st.text(max_size=5))
+        lines[i] = ",".join(cells) + "\n"
+    elif how == "line twice":
+        lines.insert(i, lines[i])
+    elif how == "no line":
+        del lines[i]
+    elif how == "cut":
+        return content[: draw(st.integers(0, len(content)))]
+    else:
+        place = draw(st.integers(0, len(content) - 1))
+        return content[:place] + draw(st.binary(min_size=1, max_size=3)) + content[place + 1 :]
+    return "".join(lines).encode("utf8", "surrogatepass")
+
+
+@settings(max_examples=100, deadline=None)
+@given(damaged_tables())
+def test_any_table_of_claims_is_read_right_or_refused_by_name(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("table") / "claims.csv"
+    path.write_bytes(content)
+    try:
+        found = read_claims(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+        return
+    assert [*found.items()] == [
+        (row["id"], row)
+        for row in csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    ]
+    for about in found.values():
+        assert about["direction"] in ("above", "below", "equal") and int(about["n_min"]) >= 1
+        assert math.isfinite(float(about["threshold"])) and float(about["tolerance"] or 0) >= 0
+
+
+NUMBER = st.floats() | st.integers(-(10**20), 10**20) | st.sampled_from([10**400, "1", None, True])
+VALUE = st.recursive(
+    NUMBER | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+LETTERS = st.text(st.characters(exclude_categories=()), max_size=3)  # halves of letters, too
+ANYTHING = st.fixed_dictionaries(dict.fromkeys(["value", "low", "high", "n"], NUMBER))
+IN_ORDER = st.lists(st.floats(-1, 1), min_size=3, max_size=3).map(sorted)
+ESTIMATES = st.builds(
+    lambda order, n: dict(low=order[0], value=order[1], high=order[2], n=n),
+    IN_ORDER,
+    st.integers(-3, 200),
+)
+RECORDS = st.fixed_dictionaries(
+    dict(claim=st.just("MIG-21"), conditions=st.dictionaries(LETTERS, ESTIMATES | ESTIMATES | ANYTHING | VALUE, max_size=2)),
+    optional=dict(key=VALUE, later=st.lists(LETTERS, max_size=2) | VALUE)
+    | {name: st.just("x") | st.just("x") | LETTERS | VALUE for name in ["paper_value", "profile"]}
+    | {"chapter": st.just("31_x")},
+)
+
+
+WHOLE = st.fixed_dictionaries(
+    dict(claim=st.just("MIG-21"), paper_value=LETTERS, profile=LETTERS, chapter=LETTERS)
+    | dict(conditions=st.dictionaries(LETTERS, ESTIMATES, min_size=1, max_size=2))
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    WHOLE.map(json.dumps).map(str.encode)
+    | RECORDS.map(json.dumps).map(str.encode)
+    | VALUE.map(json.dumps).map(str.encode)
+    | st.binary(max_size=40)
+)
+def test_any_record_is_read_right_or_counts_as_none(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("out")
+    put(folder, "MIG-06", a=Estimate(0.0, 0.0, 0.0, 5))
+    (folder / "claims" / "MIG-21.json").write_bytes(content)
+    (folder / "nbs" / "results").mkdir(parents=True)
+    rows = {r.claim: r for r in write_ledger(folder, folder)}
+    assert rows["MIG-06"].verdict == "reproduced"
+    entry = results(folder)["MIG-21"]
+    if "damaged" in entry:
+        assert str(folder / "claims" / "MIG-21.json") in rows["MIG-21"].why
+        assert rows["MIG-21"].verdict == "not testable here" and rows["MIG-21"].n == 0
+    else:
+        said = json.loads(content)["conditions"]
+        assert {name: e._asdict() for name, e in entry["conditions"].items()} == said
+        assert rows["MIG-21"].verdict == verdict("MIG-21", entry["conditions"]).verdict
+        assert ledger(results(folder)) == ledger({"MIG-21": entry} | results(folder))

@@ -32,9 +32,9 @@ torture: .venv/ready          ## a hundred toy courses killed, starved of disk, 
 offline: .venv/ready          ## every chapter at reading size where no network can be reached
 	unshare --user --map-root-user --net $(BIN)/python tests/offline.py run --profile cpu --out _out/offline
 
-audit:                        ## known vulnerabilities in the pinned packages
+audit:                        ## known vulnerabilities in the pinned packages; what cannot be looked up counts as a failure
 	$(PYTHON) -m pip install --quiet pip-audit
-	$(PYTHON) -m pip_audit --disable-pip --require-hashes -r requirements/lock.txt
+	$(PYTHON) -m pip_audit --strict --disable-pip --require-hashes -r requirements/lock.txt
 
 .venv/ready: settings.ini setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv

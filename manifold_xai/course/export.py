@@ -48,7 +48,11 @@ class FreshModules(Processor):
 def _take_docstring(cell) -> str:
     """The text in quotes that begins a cell, taken out of it; "" if there is none."""
     first = ast.parse(cell.source).body[:1]
-    if not first or not isinstance(first[0], ast.Expr) or not isinstance(getattr(first[0].value, "value", None), str):
+    if (
+        not first
+        or not isinstance(first[0], ast.Expr)
+        or not isinstance(getattr(first[0].value, "value", None), str)
+    ):
         return ""
     lines = cell.source.splitlines(keepends=True)
     cell.source = "".join(lines[: first[0].lineno - 1] + lines[first[0].end_lineno :])

@@ -120,7 +120,9 @@ def _judged(name, about, place, entry, long, old):
     decides = long if since == [] else entry
     fixed = name, about["paper"], about["claim"]
     if decides is None:
-        needs = f"needs {about['needs']}" if about["needs"] else "no chapter of this run recorded it"
+        needs = (
+            f"needs {about['needs']}" if about["needs"] else "no chapter of this run recorded it"
+        )
         why = (damaged.rstrip(".") or needs) + _outdated(since)
         return Row(*fixed, about["paper_value"], "", 0, "", "not testable here", why, place)
     v = verdict(name, decides["conditions"], decides["paper_value"], decides.get("later", ()))
@@ -131,7 +133,7 @@ def _judged(name, about, place, entry, long, old):
 
 
 def _since(entry, long, old):
-    """What has changed since a claim's evidence was recorded: [] if it holds, None if nobody knows."""
+    """What has changed since evidence was recorded: [] if it holds, None if nobody knows."""
     if long is None or (entry is None and old is None):
         return None
     return old or ([] if entry is None or holds(entry, long) else ["code or data"])

@@ -25,7 +25,9 @@ def says(*claims: str) -> Said:
     """
     stored = read_json(repository() / "nbs" / "results" / "ledger.json", _SHOWN)
     if unknown := [name for name in claims if name not in stored]:
-        raise ValueError(f"the ledger has no {', '.join(unknown)}; ids look like {next(iter(stored))}.")
+        raise ValueError(
+            f"the ledger has no {', '.join(unknown)}; ids look like {next(iter(stored))}."
+        )
     return Said("\n".join(_line(stored[name]["row"]) for name in claims))
 
 

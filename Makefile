@@ -19,6 +19,7 @@ test: lint tests chapters     ## what CI runs
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --select F821 manifold_xai
+	$(BIN)/mypy
 
 tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
 	$(BIN)/python -m pytest

@@ -114,6 +114,8 @@ def value_and_grad(
     Raises: ValueError if f does not return one number per row, is detached, does not depend on x,
         or has layers in train mode
 
+    >>> import torch
+    >>> from manifold_xai import value_and_grad
     >>> value_and_grad(lambda x: x.square().sum(1), torch.tensor([[1.0, 2.0]]))
     (tensor([5.]), tensor([[2., 4.]]))
     """

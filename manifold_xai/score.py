@@ -244,6 +244,8 @@ def score(
     Raises: ValueError for layers in train mode, by name; for a target outside the classes or of the wrong length
     Source: the probability is what the codes of MIG and MA-GIG explain; Bordt et al. explain the logit
 
+    >>> import torch
+    >>> from manifold_xai import score
     >>> score(lambda x: x, target=1)(torch.tensor([[0.0, 0.0], [0.0, 100.0]]))
     tensor([0.5000, 1.0000])
     """

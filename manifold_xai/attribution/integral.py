@@ -74,6 +74,8 @@ def path_attribution(
         for a score that is none
     Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too
 
+    >>> import torch
+    >>> from manifold_xai import path_attribution
     >>> x = torch.tensor([[1.0, 2.0]])
     >>> path_attribution(lambda x: x.square().sum(1), torch.stack([0 * x, x])).A
     tensor([[1., 4.]])

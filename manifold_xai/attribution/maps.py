@@ -30,6 +30,8 @@ def heat_map(
     Returns: (b, ...) in [-1, 1], or [0, 1] unsigned; a map of zeros stays so
     Raises: ValueError for a single map without rows, or a scale that is none
 
+    >>> import torch
+    >>> from manifold_xai import heat_map
     >>> heat_map(torch.tensor([[[[1.0, -2.0]], [[1.0, 0.0]]]]))
     tensor([[[ 1., -1.]]])
     """

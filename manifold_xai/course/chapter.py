@@ -49,7 +49,9 @@ class Run(NamedTuple):
         """
         _rows[chapter()] = rows.tolist()
 
-    rest_on = record_images  # its first name
+    def rest_on(self, rows: Tensor) -> None:
+        """`record_images`, by its first name."""
+        self.record_images(rows)
 
     def generator(self, offset: int = 0) -> torch.Generator:
         """A fresh generator on the CPU, seeded with seed + offset."""
@@ -86,7 +88,9 @@ def begin(profile="cpu", device=None, seed=0, data_root=None, out=None, retrain=
 
 
 _TORCHS_OWN = ".torch.jit.script. is deprecated"  # said the first time torch.func is used
-_data_root, _run, _rows = data_root, None, {}
+_data_root = data_root
+_run: Run | None = None
+_rows: dict[str, list[int]] = {}  # by chapter
 
 # %% ../../nbs/library/course/chapter.ipynb #55a22bd7
 def exact(value: float | Tensor, n: int = 1) -> Estimate:

@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'claims', 'read_claims', 'Estimate', 'Verdict', 'verdict',
 # %% ../../nbs/library/course/claims.ipynb #972784bc
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -82,7 +82,8 @@ def _enough(cell):
     return cell
 
 
-COLUMNS = dict(id=filled, paper=filled, where=str, claim=filled, paper_value=str, quantity=filled)
+COLUMNS: dict[str, Callable[[str], str]] = dict(id=filled, paper=filled, claim=filled)
+COLUMNS |= dict(where=str, paper_value=str, quantity=filled)
 COLUMNS |= dict(direction=_one_of("above", "below", "equal"), threshold=_finite)
 COLUMNS |= dict(tolerance=_tolerance, aggregate=_aggregate, n_min=_enough, needs=str)
 

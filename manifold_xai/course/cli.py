@@ -253,16 +253,14 @@ def seconds(word: str) -> float:
 
 ONLY = "some chapters: 20-33, or 00,evidence/30,index, or lessons, or evidence, or stale: "
 ONLY += "those whose evidence does not hold"
-ENDS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-)  # being ended, or losing the terminal, is being interrupted
+# being ended, or losing the terminal, is being interrupted
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = {
     "doctor": "check this machine",
     "outputs": "write the outputs of the cpu profile, and measured seconds, into nbs/",
     "table": "the chapters as a table",
     "colab": "the cell that installs the course on Colab",
+    "fold": "hide the source of the exercises' solutions, until a reader unfolds them",
     "restamp": "give evidence today's key where a cpu run gave the same numbers to the last bit",
     "evidence": "keep what an evidence run recorded",
 }

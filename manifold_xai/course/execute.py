@@ -11,9 +11,8 @@ import os
 import sys
 import threading
 
-sys.modules.setdefault(
-    "rfc3987_syntax", None
-)  # a grammar of addresses: two seconds to build, no notebook needs it
+# a grammar of addresses: two seconds to build, no notebook needs it
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill import execute_notebook
@@ -102,28 +101,19 @@ def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: floa
     import logging
 
     threading.Thread(target=end_with_runner, daemon=True).start()
-    logging.getLogger("papermill").setLevel(
-        "ERROR"
-    )  # it cannot read `a, b = 1, 2` and calls them unknown
-    report = os.fdopen(
-        os.dup(1), "w", buffering=1
-    )  # not inherited: what the kernel leaves running cannot keep it open
+    # it cannot read `a, b = 1, 2` and calls them unknown
+    logging.getLogger("papermill").setLevel("ERROR")
+    # not inherited: what the kernel leaves running cannot keep it open
+    report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     papermill_engines.register("course", Engine)
-    bar = {
-        "file": report,
-        "bar_format": "cell {n_fmt} of {total_fmt}\n",
-        "mininterval": 0,
-        "miniters": 1,
-    }
+    bar = dict(file=report, bar_format="cell {n_fmt} of {total_fmt}\n", mininterval=0, miniters=1)
     run = dict(engine_name="course", kernel_name="python3", progress_bar=bar, cwd=cwd)
     try:
         nb = execute_notebook(source, target, values, execution_timeout=cell_seconds, **run)
         return int(not all_ran(nb))  # for papermill, sys.exit() is a way to succeed
     except Exception as error:
-        if getattr(
-            error, "errno", None
-        ):  # the disk's; a time-out is an OSError too, without a number
+        if isinstance(error, OSError) and error.errno:  # the disk's; a time-out has no number
             said = ["disk", json.dumps([error.errno, error.strerror, error.filename or target])]
         else:
             said = ["why", json.dumps(reason(error, cell_seconds))]

@@ -37,7 +37,7 @@ def results(folder: str | Path) -> dict[str, dict]:
 # %% ../../nbs/52_ledger.ipynb #6a61a3e5
 def places(root: Path) -> dict[str, str]:
     """Where each claim is recorded, as "31_guided.ipynb#heading", by claim."""
-    found = {}
+    found: dict[str, str] = {}
     for path in chapters(root):
         page, heading = path.relative_to(root / "nbs").as_posix(), ""
         for cell in read(path)["cells"]:

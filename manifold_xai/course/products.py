@@ -128,7 +128,7 @@ def sweep(out: Path, names: list[str]) -> list[str]:
             clean(out, name)
             said.append(f"{name} had not finished: what it left is removed")
     shutil.rmtree(out / ".running", ignore_errors=True)
-    vouched = {}
+    vouched: dict[str, dict] = {}
     for path in sorted((out / "finished").rglob("*.json")):
         name = path.relative_to(out / "finished").with_suffix("").as_posix()
         try:

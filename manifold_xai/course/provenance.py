@@ -186,7 +186,7 @@ def keep_definitions(root: str | Path, new: list[Basis]) -> None:
             known[basis.key[part]] = {name: hash[:6] for name, hash in names.items()}
     stamps = {hash for stamp in _stamps(root) for hash in stamp.values()}
     known = {hash: known[hash] for hash in sorted({*known} & stamps)}
-    users = {}
+    users: dict[str, list[int]] = {}
     for i, names in enumerate(known.values()):
         for name, hash in names.items():
             users.setdefault(f"{name} {hash}", []).append(i)

@@ -50,9 +50,8 @@ def kernel_environment(root: Path, out: Path):
         env = {
             k: v for k, v in os.environ.items() if k != "MPLBACKEND"
         }  # figures belong into the notebook
-        env.setdefault(
-            "OMP_WAIT_POLICY", "passive"
-        )  # threads that spin while they wait starve others
+        # threads that spin while they wait starve others
+        env.setdefault("OMP_WAIT_POLICY", "passive")
         env |= {"JUPYTER_PATH": folder, "JUPYTER_RUNTIME_DIR": f"{folder}/runtime"}
         env |= {"IPYTHONDIR": f"{folder}/ipython", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         env |= {
@@ -166,14 +165,13 @@ class Session:
             error = why if code else self.keep(name)
         except OSError as problem:
             error, peak = trouble(problem), 0
-            (products.stage(self.out, name) / "notebook.ipynb").unlink(
-                missing_ok=True
-            )  # room for the others
+            part = products.stage(self.out, name) / "notebook.ipynb"
+            part.unlink(missing_ok=True)  # room for the others
         except ValueError as problem:  # the notebook is none
             error, peak = str(problem), 0
         finally:
             self.slots.put(slot)
-        record = {"seconds": round(time.perf_counter() - start, 1), "peak_mb": peak}
+        record: dict = {"seconds": round(time.perf_counter() - start, 1), "peak_mb": peak}
         if error and self.stopping:
             record = {"status": "interrupted", "seconds": self.records[name]["seconds"]}
         else:
@@ -229,27 +227,22 @@ class Session:
         """
         run = "import json, runpy, sys; f = runpy.run_path(sys.argv[1])['execute']; "
         run += "sys.exit(f(*json.loads(sys.argv[2])))"
-        command = [
-            sys.executable,
-            "-P",
-            "-c",
-            run,
-            str(Path(__file__).with_name("execute.py")),
-            json.dumps(job),
-        ]
+        script = str(Path(__file__).with_name("execute.py"))
+        command = [sys.executable, "-P", "-c", run, script, json.dumps(job)]
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             with self.lock:
                 if self.stopping:
                     return 1, 0, "", ""
-                pipes = dict(
+                process = subprocess.Popen(
+                    command,
+                    cwd=self.root,
+                    env=env,
+                    start_new_session=True,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
                     errors="replace",
-                )
-                process = subprocess.Popen(
-                    command, cwd=self.root, env=env, start_new_session=True, **pipes
                 )
                 self.live[name] = process
             with process, self.limit(name, process):

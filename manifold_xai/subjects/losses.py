@@ -6,7 +6,7 @@
 __all__ = ['ELBO', 'Posterior', 'kl', 'cross_entropy', 'squared_error', 'KLParts', 'kl_parts',
            'Loss', 'vae_loss']
 
-# %% ../../nbs/12_autoencoders.ipynb #636c008d
+# %% ../../nbs/12_autoencoders.ipynb #e6d3c341
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -15,8 +15,6 @@ ASIDE = {"exercise", "stub", "check", "hint", "half", "solution"}
 EARLIER = {  # lessons that still have their first form: library, claims and lesson on one page
     "11_classifiers",
     "12_autoencoders",
-    "32_manifold",
-    "34_neighbours",
     "42_plausibility",
     "43_attacks",
     "44_sanity",

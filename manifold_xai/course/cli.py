@@ -168,9 +168,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     heard = {n: signal.getsignal(n) for n in ENDS if signal.getsignal(n) != signal.SIG_IGN}
-    for number in heard:  # the others were ignored when we started, as nohup asks: they stay so
-        signal.signal(number, signal.default_int_handler)
     try:
+        for number in heard:  # the others were ignored when we started, as nohup asks: they stay so
+            signal.signal(number, signal.default_int_handler)
         return command(args.command)(args)
     except (FileNotFoundError, ValueError) as error:
         print(f"manifold-xai: {error}", file=sys.stderr)
@@ -178,6 +178,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"manifold-xai: {trouble(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the first chapter, or after the last
+        print("manifold-xai: interrupted; what is finished is kept", file=sys.stderr)
+        return 130
     finally:
         for number, handler in heard.items():
             signal.signal(number, handler)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..chunks import Chunks, value_and_grad
+from ..chunks import Chunks, among, value_and_grad
 from .order import distance_left, places, queue
 from .path import Path, Step
 from .straight import check_ends
@@ -200,8 +200,13 @@ def guided_path(
             position = guided_point(position, x0, x, key, t, fraction, max_dist)
         yield Step(position)
 
+    def again(steps, rows):
+        own = order[rows] if isinstance(order, Tensor) else order
+        how = dict(schedule=schedule, batch=batch)
+        return guided_path(among(f, rows), x0[rows], x[rows], steps, fraction, max_dist, own, **how)
+
     notes = dict(fraction=fraction, max_dist=max_dist, order=order, schedule=schedule)
-    return Path(draw, x0, x, steps, **notes)
+    return Path(draw, x0, x, steps, again=again, **notes)
 
 
 def drawn_order(
@@ -333,11 +338,14 @@ def settled_path(
     def places_in_queue():
         return queue(x0, x, mean_gradient(f, x0, x, steps, batch) if order is None else order)
 
+    def curve(places, rows):
+        u, start, end = places_in_queue()[rows], x0[rows], x[rows]
+        for t in places:
+            share = ((t - (1 - window) * u) / window).clamp(0, 1).to(x.dtype)
+            yield torch.where(share == 1, end, start + share * (end - start))
+
     def draw():
-        u = places_in_queue()
-        for i in range(steps):
-            share = ((i / steps - (1 - window) * u) / window).clamp(0, 1).to(x.dtype)
-            yield torch.where(share == 1, x, x0 + share * (x - x0))
+        yield from curve((i / steps for i in range(steps)), slice(None))
         yield x
 
-    return Path(draw, x0, x, steps, window=window)
+    return Path(draw, x0, x, steps, curve=curve, window=window)

@@ -153,6 +153,13 @@ def manifold_guided_path(
     def step(position, key, t):
         return guided_point(position, z0, z, key, t, fraction, slerp=slerp)
 
+    def again(steps, rows):
+        ends, own = (x0[rows], x[rows]), among(f, rows)
+        how = dict(anchor=anchor, jump=max(1, jump * steps // 200), schedule=schedule)
+        how |= dict(batch=batch, check=False)
+        how |= dict(order=order[rows] if isinstance(order, Tensor) else order)
+        return manifold_guided_path(own, autoencoder, *ends, steps, fraction, slerp, **how)
+
     if isinstance(order, Tensor):  # nothing to look at on the way
         gamma_z = [z0]
         for t in places(steps, schedule):
@@ -173,14 +180,8 @@ def manifold_guided_path(
     def draw() -> Iterator[Step]:
         return anchored(look(), x0, x, anchor, jump)
 
-    def again(steps, rows):
-        ends, own = (x0[rows], x[rows]), among(f, rows)
-        how = dict(anchor=anchor, jump=max(1, jump * steps // 200), schedule=schedule)
-        how |= dict(order=order, batch=batch, check=False)
-        return manifold_guided_path(own, autoencoder, *ends, steps, fraction, slerp, **how)
-
-    steps += 2 * jump * (anchor is True)
-    return Path(draw, x0, x, steps, again=again, anchor=anchor, **notes)
+    segments = steps + 2 * jump * (anchor is True)
+    return Path(draw, x0, x, segments, again=again, anchor=anchor, **notes)
 
 
 def _drawn(decode: Decoder, z: Tensor, chunks: Chunks, like: Tensor) -> Tensor:
@@ -206,6 +207,7 @@ def manifold_settled_path(
     *,
     batch: int | None = None,
     check: bool = True,
+    order_steps: int | None = None,
 ) -> Path:
     """A manifold-guided path that repeats: the order of latents is settled on the latent line.
 
@@ -224,6 +226,7 @@ def manifold_settled_path(
             line, which costs T + 1 further passes
         batch: rows at once; None for a size that suits x
         check: as in `enhanced_path`
+        order_steps: as in `settled_path`
     Returns: a Path of T segments, and 2·jump more with anchor=True
     Raises: ValueError as `settled_path` and `decoded_path`, and for an autoencoder in train mode
     Source: ours, after Kim et al. 2026
@@ -243,7 +246,8 @@ def manifold_settled_path(
     z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     decode, chunks = autoencoder.decode, Chunks.of(x, batch)
     latent = latent_score(f, decode, x)
-    settled_z = settled_path(latent, z0, z, steps, window, order, batch=chunks)
+    how = dict(batch=chunks, order_steps=order_steps)
+    settled_z = settled_path(latent, z0, z, steps, window, order, **how)
     how = dict(batch=batch, curve_z=settled_z.curve, window=window)
     return decoded_path(decode, settled_z.stack(), x0, x, anchor, jump, **how)
 

@@ -18,7 +18,6 @@ EARLIER = {  # lessons that still have their first form: library, claims and les
     "32_manifold",
     "34_neighbours",
     "42_plausibility",
-    "43_attacks",
     "44_sanity",
     "52_ledger",
 }

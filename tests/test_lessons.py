@@ -17,8 +17,6 @@ EARLIER = {  # lessons that still have their first form: library, claims and les
     "12_autoencoders",
     "32_manifold",
     "34_neighbours",
-    "42_plausibility",
-    "44_sanity",
     "52_ledger",
 }
 LESSONS = [p for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb")) if p.stem not in EARLIER]

@@ -1,4 +1,5 @@
 """The public face as editors and mypy see it: what `_FACE` in __init__.py names, by module."""
+from .attribution.adaptive import adaptive_attribution as adaptive_attribution
 from .attribution.base import PathMethod as PathMethod
 from .attribution.captum import (
     ExpectedGradients as ExpectedGradients,

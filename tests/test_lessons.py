@@ -13,8 +13,6 @@ from manifold_xai.course.notebooks import reading_minutes
 NBS = Path(__file__).parents[1] / "nbs"
 ASIDE = {"exercise", "stub", "check", "hint", "half", "solution"}
 EARLIER = {  # lessons that still have their first form: library, claims and lesson on one page
-    "11_classifiers",
-    "12_autoencoders",
     "42_plausibility",
     "43_attacks",
     "44_sanity",

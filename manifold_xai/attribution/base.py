@@ -16,6 +16,14 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor
 
+from manifold_xai.attribution.adaptive import (
+    CEILING,
+    SETTLED_ON,
+    Reached,
+    Within,
+    adaptive_attribution,
+    walked,
+)
 from .integral import Attribution, integrate
 from ..door import graphless, ordinary, refuse_train_mode, undrawn, with_arguments
 from ..paths.path import Path
@@ -46,6 +54,9 @@ class PathMethod(GradientAttribution):
         self.refine, self.progress, self.integrand = refine, progress, integrand
         self.check, self.span = check, span
 
+    n_steps = 200  # where `attribute` is not told otherwise
+    reached: Reached | None = None  # what the last call with `tol` reached: error, steps, nested
+
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """The path from x0 to x in `steps` segments; f scores one class, batch rows may be evaluated at once."""
         raise NotImplementedError(
@@ -55,6 +66,32 @@ class PathMethod(GradientAttribution):
     def add_up(self, f: Score, gamma: Path, **how) -> Attribution:
         """The integral along the path, which must meet x0 and x unless it is a `Path`; a subclass may walk its paths otherwise."""
         return integrate(f, gamma, **how)
+
+    def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path:
+        """The path that `tol` refines; what it needs beforehand is settled here, once."""
+        return self.path(f, x0, x, SETTLED_ON, batch)
+
+    def finer(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
+        """The path again, for `tol`, if it is walked as a whole; a subclass may scale what steps count."""
+        return self.path(f, x0, x, steps, batch)
+
+    def within(self, f: Score, x0: Tensor, x: Tensor, tol: float, max_steps: int, **how) -> Within:
+        """As many steps as an error of `tol` takes: finer sums if the path allows, else whole walks."""
+        if how["rule"] != "trapezoid" or how["refine"] is not None:
+            raise ValueError(
+                "tol refines the trapezoid rule where it is coarse, row by row: leave rule and refine."
+            )
+        batch, more = how["batch"], dict(max_steps=max_steps, check=False, span=False)
+        more |= {name: how[name] for name in ("batch", "integrand", "progress")}
+        gamma = self.settled(f, x0, x, batch)
+        plain = type(self).add_up is PathMethod.add_up
+        if plain and isinstance(gamma, Path) and (gamma.curve or gamma.again):
+            return adaptive_attribution(f, gamma, tol, **more)
+
+        def walk(steps):
+            return self.add_up(f, self.finer(f, x0, x, steps, batch), x0=x0, x=x, gap=True, **how)
+
+        return walked(walk, x, tol, max_steps)
 
     def start(self, x: Tensor, baselines) -> Tensor:
         """The baseline of each row, like x: 0 for None, a number everywhere, a tensor, an array, or a function of x."""
@@ -68,12 +105,14 @@ class PathMethod(GradientAttribution):
         baselines=None,
         target=None,
         additional_forward_args=None,
-        n_steps: int = 200,
+        n_steps: int | None = None,
         rule: str = "trapezoid",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         *,
         per_row: bool | Iterable[bool] | None = None,
+        tol: float | None = None,
+        max_steps: int = CEILING,
     ):
         """Attribution of each input feature, like `inputs`; with return_convergence_delta also ΣA − (F(x) − F(x0)), (b,).
 
@@ -83,10 +122,14 @@ class PathMethod(GradientAttribution):
             target: as captum's: None for one output a row or the class predicted at `inputs`, an int, one class per row,
                 or a tuple indexing larger outputs; or a callable, outputs -> (b,)
             additional_forward_args: further arguments of the model, one or a tuple
-            n_steps: segments (nodes for "gauss-legendre")
+            n_steps: segments (nodes for "gauss-legendre"); None: the method's own, 200 for most
             internal_batch_size: rows at once
             per_row: for each further argument whether it holds something for each row; None finds out
-        Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1]
+            tol: error to reach instead of n_steps, as a share of each map's norm, see
+                `adaptive_attribution`; `self.reached` then tells error and steps of each row
+            max_steps: with tol, no row gets more segments
+        Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1], and where
+            max_steps was not enough for tol
         """
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
         f, x = explained(self.forward_func, inputs, target, additional_forward_args, **door)
@@ -94,8 +137,14 @@ class PathMethod(GradientAttribution):
         how = dict(rule=rule, batch=internal_batch_size, progress=self.progress)
         how |= dict(refine=self.refine, integrand=self.integrand)
         with undrawn(x.device, f):
-            gamma = self.path(f, x0, x, n_steps, internal_batch_size)
-            A, gap, ends = self.add_up(f, gamma, x0=x0, x=x, gap=return_convergence_delta, **how)
+            if tol is None:
+                steps = self.n_steps if n_steps is None else n_steps
+                gamma = self.path(f, x0, x, steps, internal_batch_size)
+                found = self.add_up(f, gamma, x0=x0, x=x, gap=return_convergence_delta, **how)
+            else:
+                found = self.within(f, x0, x, tol, max_steps, **how)
+                self.reached = found.reached
+            A, gap, ends = found
         A = (A,) if isinstance(inputs, tuple) else A
         return (A, gap + ends[:, 0] - ends[:, 1]) if return_convergence_delta else A
 

@@ -7,7 +7,7 @@ __all__ = ['ANCHORS', 'check_anchor', 'anchored', 'check_autoencoder', 'encoded'
            'enhanced_path', 'lay', 'manifold_path']
 
 # %% ../../nbs/library/paths/manifold.ipynb #993a8af2
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from ..chunks import Chunks
 from ..door import graphless, refuse_inference_weights
 from ..geometry.geodesic import geodesic, resample
 from ..geometry.metric import Decoder, latent_line, path_chords
+from .curve import decoded_curve, line_curve, spline_curve
 from .path import Path, Step
 from .straight import check_ends
 
@@ -144,6 +145,7 @@ def decoded_path(
     jump: int = 10,
     *,
     batch: int | None = None,
+    curve_z: Callable | None = None,
     **notes,
 ) -> Path:
     """A latent path drawn by the decoder, a chunk of points at a time.
@@ -158,6 +160,7 @@ def decoded_path(
         anchor: False, True or "published", as in `anchored`
         jump: segments of each jump, as in `anchored`
         batch: rows decoded at once; None for a size that suits x
+        curve_z: (places, rows) -> codes, the curve on which gamma_z lies
         notes: kept with the path
     Returns: a Path of T segments, and 2·jump more with anchor=True. It declares x0 and x as its
         ends: what an unanchored path misses is reported
@@ -195,10 +198,12 @@ def decoded_path(
             ask = draw
             yield from images.to(x.dtype).unflatten(0, part.shape[:2])
 
+    curve = None
+    if curve_z is not None and anchor != "published":
+        curve = decoded_curve(decode, curve_z, x0, x, anchor, batch)
     steps = len(gamma_z) - 1 + 2 * jump * (anchor is True)
-    return Path(
-        lambda: anchored(frames(), x0, x, anchor, jump), x0, x, steps, anchor=anchor, **notes
-    )
+    notes |= dict(curve=curve, anchor=anchor)
+    return Path(lambda: anchored(frames(), x0, x, anchor, jump), x0, x, steps, **notes)
 
 
 def enhanced_path(
@@ -235,8 +240,9 @@ def enhanced_path(
     """
     check_ends(x0, x, steps)
     z = encoded(autoencoder, x, batch, check)
-    gamma_z = latent_line(encoded(autoencoder, x0, batch), z, steps)
-    return decoded_path(autoencoder.decode, gamma_z, x0, x, anchor, jump, batch=batch)
+    z0 = encoded(autoencoder, x0, batch)
+    how = dict(batch=batch, curve_z=line_curve(z0, z))
+    return decoded_path(autoencoder.decode, latent_line(z0, z, steps), x0, x, anchor, jump, **how)
 
 # %% ../../nbs/library/paths/manifold.ipynb #65116138
 @torch.no_grad()
@@ -320,4 +326,5 @@ def manifold_path(
         fine = geodesic(decode, *ends, steps, batch=batch, **again)
         found = fine._replace(iterations=found.iterations + fine.iterations)
         gamma_z = fine.gamma_z
-    return decoded_path(decode, gamma_z, x0, x, anchor, jump, batch=batch, geodesic=found)
+    how = dict(batch=batch, curve_z=spline_curve(gamma_z), geodesic=found)
+    return decoded_path(decode, gamma_z, x0, x, anchor, jump, **how)

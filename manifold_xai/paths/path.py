@@ -24,13 +24,34 @@ class Step(NamedTuple):
 class Path:
     """A path from x0 to x, drawn point by point each time it is walked, so that it need not sit in memory.
 
-    Parameters: draw, () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each; x0, x, the ends it was meant for,
-    which its points may miss (a decoded path does) and the integrator reports; steps, its number of segments T;
-    straight, True if it is the segment from x0 to x at even spacing; notes, whatever else is worth keeping (anchored=True …).
+    Parameters:
+        draw: () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each
+        x0: where it was meant to start, (b, ...); its points may miss that (a decoded path's do),
+            and the integrator reports it
+        x: where it was meant to end, like x0
+        steps: its number of segments T
+        straight: True if it is the segment from x0 to x at even spacing
+        curve: (places, rows) -> iterator of points (len(rows), ...) at these places in [0, 1], in
+            their order, of these rows of x: a path that is the same curve for every T has one
+        again: (steps, rows) -> Path, the same anew with so many segments, for these rows of x: a
+            path that T itself changes has this instead
+        notes: whatever else is worth keeping (anchored=True …)
     """
 
-    def __init__(self, draw: Callable[[], Iterator], x0: Tensor, x: Tensor, steps: int, *, straight: bool = False, **notes):
-        self.draw, self.x0, self.x, self.steps, self.straight, self.notes = draw, x0, x, steps, straight, notes
+    def __init__(
+        self,
+        draw: Callable[[], Iterator],
+        x0: Tensor,
+        x: Tensor,
+        steps: int,
+        *,
+        straight: bool = False,
+        curve: Callable | None = None,
+        again: Callable | None = None,
+        **notes,
+    ):
+        self.draw, self.x0, self.x, self.steps, self.straight = draw, x0, x, steps, straight
+        self.curve, self.again, self.notes = curve, again, notes
 
     def __iter__(self) -> Iterator[Tensor]:
         return (point.x if isinstance(point, Step) else point for point in self.draw())

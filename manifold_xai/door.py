@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .together import Together
+
 # %% ../nbs/library/door.ipynb #756077ce
 def graphless(fn: Callable) -> Callable:
     """`fn` without graphs and outside of inference mode; it asks for gradients itself where it needs them."""
@@ -358,7 +360,8 @@ class RowWise:
         self.model, self.told = model, told
 
     def __call__(self, x: Tensor, rows: Tensor | None = None):
-        return self.model(x, rows=rows) if self.told else self.model(x)
+        parts = x if isinstance(x, tuple) else (x,)
+        return self.model(*parts, rows=rows) if self.told else self.model(*parts)
 
 
 def takes_rows(f: Callable) -> bool:
@@ -371,6 +374,8 @@ def row_parameter(f: Callable) -> bool | None:
 
     It does where `rows` must be given, and does not where the default is something else than None.
     """
+    if isinstance(f, Together):
+        return row_parameter(f.model)
     if isinstance(f, RowWise) or getattr(type(f), "row_wise", False):
         return True
     try:
@@ -444,9 +449,10 @@ class WithArguments:
     def __init__(self, model: Callable, args: tuple, per_row: Iterable[bool]):
         self.model, self.args, self.per_row = model, args, tuple(per_row)
 
-    def __call__(self, x: Tensor, rows: Tensor | None = None):
-        pairs = zip(self.args, self.per_row)
-        return self.model(x, *(cut(a, rows) if own and rows is not None else a for a, own in pairs))
+    def __call__(self, x: Tensor | tuple[Tensor, ...], rows: Tensor | None = None):
+        parts, pairs = x if isinstance(x, tuple) else (x,), zip(self.args, self.per_row)
+        args = (cut(a, rows) if own and rows is not None else a for a, own in pairs)
+        return self.model(*parts, *args)
 
 
 def cut(a, rows: Tensor):

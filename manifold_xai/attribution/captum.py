@@ -19,13 +19,15 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from .base import explained
+from .base import explained, first_of
+from .classes import Classes, chunk_of, class_by_class, classes_of_all
 from .integral import integrate
 from ..chunks import value_and_grad
 from ..door import Watch, graphless, here, reachable
 from ..paths.ig2 import model_of
 from ..paths.straight import straight_path
 from ..score import Score
+from ..together import side_by_side
 
 # %% ../../nbs/library/attribution/captum.ipynb #07c0a043
 class Neighbour(GradientAttribution):
@@ -39,6 +41,8 @@ class Neighbour(GradientAttribution):
     def __init__(self, forward_func: Callable, *, check: bool = True, span: bool = True):
         super().__init__(forward_func)
         self.check, self.span = check, span
+
+    one_pass = True  # whether the gradients of several classes may share their way forward
 
     def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
         """The map of each row of x, like x; f scores one class, batch rows may be evaluated at once."""
@@ -59,20 +63,32 @@ class Neighbour(GradientAttribution):
         internal_batch_size: int | None = None,
         *,
         per_row: bool | Iterable[bool] | None = None,
+        targets=None,
     ):
         """Map of each input feature, like `inputs`.
 
         Parameters:
-            inputs, target, additional_forward_args, internal_batch_size, per_row: as in `PathMethod.attribute`
+            inputs, target, additional_forward_args, internal_batch_size, per_row, targets: as in `PathMethod.attribute`
             baselines: None: captum's neighbours have none, or are given theirs when they are made
         Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1]
         """
         if baselines is not None:
             raise ValueError(f"{type(self).__name__} takes no baselines here, leave them at None.")
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
-        f, x = explained(self.subject(), inputs, target, additional_forward_args, **door)
-        A = self.ask(f, x, internal_batch_size).detach()
-        return (A,) if isinstance(inputs, tuple) else A
+        target = first_of(target, targets)
+        f, x, layout = explained(self.subject(), inputs, target, additional_forward_args, **door)
+        A = self.ask(f, x, internal_batch_size) if targets is None else self.ask_each(f, x, internal_batch_size, targets)
+        A = A.detach()
+        return layout.split(A) if layout is not None else (A,) if isinstance(inputs, tuple) else A
+
+    def ask_each(self, f: Score, x: Tensor, batch: int | None, targets) -> Tensor:
+        """The maps of several classes, (b, k, ...): one way forward for all, or the same draws for each."""
+        targets = classes_of_all(f, x, targets)
+        if not self.one_pass:
+            return torch.stack(class_by_class(self, lambda target: self.ask(f.of(target), x, batch), targets), 1)
+        several = Classes(f, targets)
+        k = several.k
+        return self.ask(several, x.repeat_interleave(k, 0), chunk_of(x, batch, k)).unflatten(0, (-1, k))
 
 
 def in_chunks(method: GradientAttribution, f: Callable, batch: int | None) -> GradientAttribution:
@@ -113,6 +129,8 @@ class Sampled(Neighbour):
         samples: gradients or maps to average per row
         generator: None: torch's global one as it is now, which is read and left there
     """
+
+    one_pass = False
 
     def __init__(
         self, forward_func: Callable, samples: int, generator: torch.Generator | None = None, **options
@@ -207,7 +225,10 @@ class SmoothIG(SmoothGrad):
 class ExpectedGradients(Sampled):
     """Integrated Gradients averaged over many baselines, one random place on the way from each (Erion et al. 2021).
 
-    Parameters: as in `Sampled`; references, the baselines to draw from, (n, ...)
+    Parameters:
+        forward_func, samples, generator and further options: as in `Sampled`
+        references: the baselines to draw from, (n, ...), or a tuple of them for several inputs
+        multiply_by_inputs: as captum's; False leaves out the factor x − reference
     """
 
     def __init__(
@@ -216,10 +237,16 @@ class ExpectedGradients(Sampled):
         references: Tensor,
         samples: int = 200,
         generator: torch.Generator | None = None,
+        multiply_by_inputs: bool = True,
         **options,
     ):
         super().__init__(forward_func, samples, generator, **options)
-        self.references = references
+        self.references, self.multiplies = references, multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether attributions are shares of the score, not gradients."""
+        return self.multiplies
 
     def ask_one(self, f, x, batch, seed):
         """captum.attr.GradientShap without noise"""
@@ -230,7 +257,8 @@ class ExpectedGradients(Sampled):
             t = torch.tensor(draw.uniform(0.0, 1.0, n), device=x.device, dtype=x.dtype)
             t = t.view(-1, *[1] * (x.ndim - 1))
             grad = value_and_grad(f, t * x + (1.0 - t) * x0, batch=batch)[1]
-            total += n * (((x - x0) * grad).unflatten(0, (1, n)).sum(1) / n)
+            shares = (x - x0) * grad if self.multiplies else grad
+            total += n * (shares.unflatten(0, (1, n)).sum(1) / n)
         return total / self.samples
 
 
@@ -241,6 +269,7 @@ def _positive(noise):
 
 
 def _like(references, x):
+    references = side_by_side(references)
     if not isinstance(references, Tensor) or references.shape[1:] != x.shape[1:] or not len(references):
         got = tuple(references.shape) if isinstance(references, Tensor) else type(references).__name__
         shape = ", ".join(map(str, x.shape[1:]))

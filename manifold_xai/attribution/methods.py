@@ -31,10 +31,28 @@ from manifold_xai.paths.manifold import (
 from ..paths.manifold_guided import manifold_guided_path, manifold_settled_path
 from ..paths.straight import straight_path
 from ..score import Score
+from ..together import side_by_side
 
 # %% ../../nbs/library/attribution/methods.ipynb #6e80e742
 class IntegratedGradients(PathMethod):
-    """Integrated Gradients (Sundararajan et al. 2017): the straight line from the baseline to the input."""
+    """Integrated Gradients (Sundararajan et al. 2017): the straight line from the baseline to the input.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        multiply_by_inputs: as captum's; False gives the mean gradient on the line, not its shares
+    """
+
+    one_path = True
+
+    def __init__(self, forward_func: Callable, multiply_by_inputs: bool = True, **options):
+        if not multiply_by_inputs:
+            options["integrand"] = "gradient"
+        super().__init__(forward_func, **options)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether attributions are shares of the score, not gradients."""
+        return self.integrand != "gradient"
 
     def path(self, f, x0, x, steps, batch):
         """straight_path(x0, x, steps)"""
@@ -46,6 +64,8 @@ class BlurIG(PathMethod):
 
     Parameters: sigma, edge, as in `blur_path`; the rest as in `PathMethod`.
     """
+
+    one_path = one_input = True
 
     def __init__(self, forward_func: Callable, sigma: float | None = None, edge: str = "renormalise", **options):
         super().__init__(forward_func, **options)
@@ -110,6 +130,8 @@ class EnhancedIG(PathMethod):
     The convergence delta counts what an unanchored path's ends leave out; anchor=True leaves nothing out.
     """
 
+    one_path = one_input = True
+
     def __init__(self, forward_func: Callable, autoencoder: Autoencoder, anchor: bool | str = False, jump: int = 10, **options):
         super().__init__(forward_func, **options)
         check_anchor(anchor, jump)
@@ -147,6 +169,8 @@ class ManifoldAlignedGuidedIG(PathMethod):
     generator as in `manifold_guided_path`. On photographs its signed maps do not repeat; `ManifoldSettledIG` does.
     """
 
+    one_input = True
+
     def __init__(
         self,
         forward_func: Callable,
@@ -176,6 +200,8 @@ class ManifoldSettledIG(PathMethod):
 
     Parameters: forward_func and further options as in `PathMethod`; autoencoder, window, anchor, jump, order as in `manifold_settled_path`.
     """
+
+    one_input = True
 
     def __init__(
         self,
@@ -241,11 +267,13 @@ class IG2(Outward):
         return_convergence_delta: bool = False,
         *,
         per_row: bool | Iterable[bool] | None = None,
+        targets=None,
+        method: str | None = None,
     ):
         """As `PathMethod.attribute`, with 201 steps; baselines, the references, one for each row or one for all."""
         given = (inputs, baselines, target, additional_forward_args)
         how = (n_steps, rule, internal_batch_size, return_convergence_delta)
-        return super().attribute(*given, *how, per_row=per_row)
+        return super().attribute(*given, *how, per_row=per_row, targets=targets, method=method)
 
     def start(self, x, baselines):
         """The references, or None where they are to be drawn."""
@@ -257,7 +285,8 @@ class IG2(Outward):
         """iterative_path(f, x, reference, steps, …)"""
         if x0 is None:
             _refuse_arguments(f)
-        reference = another_class(f, x, self.references, self.generator, batch) if x0 is None else x0
+        references = side_by_side(self.references)
+        reference = another_class(f, x, references, self.generator, batch) if x0 is None else x0
         return iterative_path(f, x, reference, steps, batch=batch, **self.settings)
 
 
@@ -305,11 +334,13 @@ class AGI(Outward):
         return_convergence_delta: bool = False,
         *,
         per_row: bool | Iterable[bool] | None = None,
+        targets=None,
+        method: str | None = None,
     ):
         """As `PathMethod.attribute`, with at most 15 steps to each class; rule is "left" with step_from="input"."""
         given = (inputs, baselines, target, additional_forward_args)
         how = (n_steps, rule, internal_batch_size, return_convergence_delta)
-        return super().attribute(*given, *how, per_row=per_row)
+        return super().attribute(*given, *how, per_row=per_row, targets=targets, method=method)
 
     def start(self, x, baselines):
         """x itself: the paths find their own ends."""

@@ -29,12 +29,15 @@ class Layout(NamedTuple):
         """
         wrong = [type(v).__name__ for v in parts if not isinstance(v, Tensor) or not v.ndim]
         if wrong or len({len(v) for v in parts}) != 1:
-            got = ", ".join(wrong) or ", ".join(str(tuple(v.shape)) for v in parts)
-            raise ValueError(f"several inputs must be tensors with one row for each, got {got}.")
+            shapes = [str(tuple(v.shape)) for v in parts if isinstance(v, Tensor)]
+            got = ", ".join(wrong or shapes)
+            raise ValueError(
+                f"several inputs must be tensors with one row for each, got {got}."
+            )
         return cls(tuple(tuple(v.shape[1:]) for v in parts), tuple(v.dtype for v in parts))
 
     def join(self, parts: tuple[Tensor, ...], lead: int = 1) -> Tensor:
-        """The parts side by side, (…, D), in the longest of their types, behind `lead` dimensions."""
+        """The parts side by side, (…, D), in the longest of their types; `lead` dimensions stay."""
         dtype = self.dtypes[0]
         for other in self.dtypes[1:]:
             dtype = torch.promote_types(dtype, other)

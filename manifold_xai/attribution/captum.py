@@ -19,7 +19,7 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from .base import explained, first_of
+from .base import Portable, explained, first_of
 from .classes import Classes, chunk_of, class_by_class, classes_of_all
 from .integral import integrate
 from ..chunks import value_and_grad
@@ -30,7 +30,7 @@ from ..score import Score
 from ..together import side_by_side
 
 # %% ../../nbs/library/attribution/captum.ipynb #07c0a043
-class Neighbour(GradientAttribution):
+class Neighbour(Portable, GradientAttribution):
     """Base of captum's methods behind our face; a subclass says in `ask` how captum is asked.
 
     Parameters:

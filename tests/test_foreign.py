@@ -27,6 +27,7 @@ from foreign import (
     oracle,
     same,
     state_of,
+    weightless,
 )
 from torch import nn
 
@@ -313,10 +314,6 @@ def test_train_mode_is_refused_and_eval_mode_right(kind, way):
     model.eval()
     A = IntegratedGradients(reached(model, way)).attribute(X, target=Y, n_steps=20)
     assert close(A, maps(lambda x, i: model(x)))
-
-
-def weightless(state):
-    return [v for v in state if not isinstance(v, int) or isinstance(v, bool)]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -892,6 +892,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'manifold_xai.door._doubtful': ('library/door.html#_doubtful', 'manifold_xai/door.py'),
                                    'manifold_xai.door._empty': ('library/door.html#_empty', 'manifold_xai/door.py'),
                                    'manifold_xai.door._fits': ('library/door.html#_fits', 'manifold_xai/door.py'),
+                                   'manifold_xai.door._globals_of': ('library/door.html#_globals_of', 'manifold_xai/door.py'),
                                    'manifold_xai.door._held': ('library/door.html#_held', 'manifold_xai/door.py'),
                                    'manifold_xai.door._in': ('library/door.html#_in', 'manifold_xai/door.py'),
                                    'manifold_xai.door._layers': ('library/door.html#_layers', 'manifold_xai/door.py'),

@@ -63,6 +63,9 @@ def ordinary(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 # %% ../nbs/library/door.ipynb #bf526e74
+_PLAIN = (str, bytes, int, float, complex, bool, Tensor, torch.dtype, torch.device)
+
+
 def reachable(f: Callable, depth: int = 5) -> list[nn.Module]:
     """The modules that `f` can run, as far as they can be found: `f` itself, what it is bound to, encloses or holds.
 
@@ -74,7 +77,7 @@ def reachable(f: Callable, depth: int = 5) -> list[nn.Module]:
     seen, found = {}, []
 
     def look(v, depth):
-        if id(v) in seen or depth < 0:
+        if id(v) in seen or depth < 0 or v is None or isinstance(v, _PLAIN):
             return
         seen[id(v)] = v  # kept, so that its id stays its own
         if isinstance(v, nn.Module):
@@ -91,8 +94,7 @@ def _held(v) -> Iterable:
     """What `v` may call."""
     if isinstance(v, FunctionType):
         cells = [c.cell_contents for c in v.__closure__ or () if not _empty(c)]
-        names = {i.argval for i in dis.get_instructions(v) if i.opname == "LOAD_GLOBAL"}
-        named = [v.__globals__[name] for name in names if name in v.__globals__]
+        named = [v.__globals__[name] for name in _globals_of(v.__code__) if name in v.__globals__]
         return [*cells, *named, *(v.__defaults__ or ()), *(v.__kwdefaults__ or {}).values()]
     if isinstance(v, MethodType):
         return [v.__self__, v.__func__]
@@ -107,6 +109,12 @@ def _held(v) -> Iterable:
 
 
 _REGISTERED = ("_parameters", "_buffers")
+
+
+@lru_cache(4096)
+def _globals_of(code) -> frozenset[str]:
+    """The global names that a function reads."""
+    return frozenset(i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL")
 
 
 def _empty(cell):

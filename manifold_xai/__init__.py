@@ -25,6 +25,7 @@ _FACE = {
     "paths.ig2": ("iterative_path",),
     "paths.agi": ("adversarial_path",),
     "attribution.integral": ("Attribution", "path_attribution"),
+    "attribution.adaptive": ("adaptive_attribution",),
     "attribution.base": ("PathMethod",),
     "attribution.methods": (
         "AGI", "IG2", "BlurIG", "EnhancedIG", "GuidedIG", "IntegratedGradients",

@@ -123,6 +123,30 @@ def test_with_refined_segments():
     assert not close(A, IntegratedGradients(model).attribute(X, targets="all", n_steps=3), 1e-6)
 
 
+@pytest.mark.parametrize("name", ["IG", "BlurIG", "EIG", "MIG", "GIG", "Settled IG"])
+def test_within_an_error_instead_of_steps(name):
+    """Each pair of input and class stops when its own map stands still."""
+    model, x = made(Net), X[:2]
+    m, one = method(name, model), method(name, model)
+    A, delta = m.attribute(x, targets=[3, 0], tol=0.02, return_convergence_delta=True)
+    assert m.reached.error.shape == m.reached.steps.shape == delta.shape == (2, 2)
+    for j, y in enumerate((3, 0)):
+        own, gap = one.attribute(x, target=y, tol=0.02, return_convergence_delta=True)
+        assert close(A[:, j], own) and torch.equal(m.reached.steps[:, j], one.reached.steps)
+        assert (delta[:, j] - gap).abs().max() < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:tol=1e-06 was not reached")
+def test_within_an_error_they_share_the_way_forward_too():
+    found = {}
+    for classes in ([1], [0, 1, 2, 3, 4]):
+        model = Counted()
+        m = IntegratedGradients(model, check=False)
+        m.attribute(X, targets=classes, tol=1e-6, max_steps=48)
+        found[len(classes)] = model.forth, m.reached.steps.max().item()
+    assert found[5][1] == found[1][1] and found[5][0] <= 1.1 * found[1][0] + 8
+
+
 def test_arguments_and_preprocessing_come_along():
     model, c = made(Conditioned), torch.randn(4, 5, generator=seeded(6), dtype=torch.float64)
     A = IntegratedGradients(model).attribute(

@@ -156,6 +156,15 @@ def test_deltas_and_several_classes():
     assert (total - delta - gain[:, [2, 0]]).abs().max() < 1e-12
 
 
+def test_within_an_error_instead_of_steps():
+    m = IntegratedGradients(Two().eval())
+    A = m.attribute(BOTH, target=Y, tol=1e-4)
+    fine = IntegratedGradients(Two().eval()).attribute(BOTH, target=Y, n_steps=800)
+    for own, exact in zip(A, fine):
+        assert close(own, exact, 1e-3)
+    assert m.reached.steps.shape == (4,)
+
+
 def test_types_stay_apart():
     model = Two().eval()
     mixed = lambda image, table: model(image.double(), table)

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from every import NEIGHBOURS, seeded
+from every import seeded
 from foreign import autoencoder, same, state_of
 from helpers import ROOT
 

@@ -113,8 +113,12 @@ def repeated(gamma: Path, k: int) -> Path:
             x = point.x if isinstance(point, Step) else point
             yield x.repeat_interleave(k, 0)
 
+    def of_owners(fn):
+        return None if fn is None else lambda place, rows: fn(place, rows // k)
+
     ends = (end.repeat_interleave(k, 0) for end in (gamma.x0, gamma.x))
-    return Path(draw, *ends, gamma.steps, straight=gamma.straight, **gamma.notes)
+    ways = dict(curve=of_owners(gamma.curve), again=of_owners(gamma.again))
+    return Path(draw, *ends, gamma.steps, straight=gamma.straight, **ways, **gamma.notes)
 
 
 def chunk_of(x: Tensor, batch: int | None, k: int) -> int:

@@ -100,7 +100,7 @@ def _layout(gamma, x):
 def _through(layout, f, gamma, x0, x, *given, **how):
     """`path_attribution` through several inputs at once: side by side there, apart again here."""
     if isinstance(gamma, Path):
-        one = Path(gamma.draw, gamma.x0, gamma.x, gamma.steps, straight=gamma.straight, **gamma.notes)
+        one = gamma.through(None)
     else:
         one = layout.join(gamma, 2)
         x0, x = (end if end is None else layout.join(end) for end in (x0, x))

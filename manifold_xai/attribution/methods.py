@@ -7,12 +7,13 @@ __all__ = ['IntegratedGradients', 'BlurIG', 'GuidedIG', 'SettledIG', 'EnhancedIG
            'ManifoldAlignedGuidedIG', 'ManifoldSettledIG', 'Outward', 'IG2', 'AGI']
 
 # %% ../../nbs/library/attribution/methods.ipynb #a5e0cf9c
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from copy import copy
 
 import torch
-from captum.log import log_usage
 from torch import Tensor
 
+from .adaptive import ORDER_ON, SETTLED_ON
 from .base import PathMethod
 from .integral import Attribution, integrate
 from ..autoencoder import Autoencoder
@@ -122,6 +123,11 @@ class SettledIG(PathMethod):
         """settled_path(f, x0, x, steps, window, order)"""
         return settled_path(f, x0, x, steps, self.window, self.order, batch=batch)
 
+    def settled(self, f, x0, x, batch):
+        """The order once, on ORDER_ON segments of the straight line."""
+        how = dict(batch=batch, order_steps=ORDER_ON)
+        return settled_path(f, x0, x, SETTLED_ON, self.window, self.order, **how)
+
 # %% ../../nbs/library/attribution/methods.ipynb #3653aa7a
 class EnhancedIG(PathMethod):
     """Enhanced IG (Jha et al. 2020): Integrated Gradients along the decoded line between the codes of baseline and input.
@@ -221,9 +227,24 @@ class ManifoldSettledIG(PathMethod):
         how = dict(batch=batch, check=self.check) | self.settings
         return manifold_settled_path(f, self.autoencoder, x0, x, steps, **how)
 
+    def settled(self, f, x0, x, batch):
+        """The order once, on ORDER_ON segments of the latent line."""
+        how = dict(batch=batch, check=self.check, order_steps=ORDER_ON) | self.settings
+        return manifold_settled_path(f, self.autoencoder, x0, x, SETTLED_ON, **how)
+
 # %% ../../nbs/library/attribution/methods.ipynb #85875336
 class Outward(PathMethod):
-    """Base of the path methods that walk from the input and find their own end: the shares change sign."""
+    """Base of the path methods that walk from the input and find their own end: the shares change sign.
+
+    How far they go is steps times `settings["step"]`; for `tol` more steps are shorter ones.
+    """
+
+    def finer(self, f, x0, x, steps, batch):
+        """The walk again with other steps: none of them goes further for it."""
+        method = copy(self)
+        step = self.settings["step"] * self.n_steps / steps
+        method.settings = self.settings | dict(step=step)
+        return method.path(f, x0, x, steps, batch)
 
     def add_up(self, f, gamma, **how):
         """Minus `integrate`: what the score loses on the way out it gains on the way in."""
@@ -236,8 +257,11 @@ class IG2(Outward):
 
     Parameters: forward_func and further options as in `PathMethod`; references, images (n, ...) to draw one from for each row, of
     another predicted class; or hand `attribute` one for each row as baselines; represent, step, clip as in `iterative_path`;
-    generator, for the draw. The convergence delta is to the counterfactual that the path reaches.
+    generator, for the draw. `attribute` takes 201 steps; its baselines are the references. The convergence delta is to the counterfactual
+    that the path reaches.
     """
+
+    n_steps = 201
 
     def __init__(
         self,
@@ -253,27 +277,6 @@ class IG2(Outward):
         super().__init__(forward_func, **options)
         self.references, self.generator = references, generator
         self.settings = dict(represent=represent if represent is not None else model_of(forward_func), step=step, clip=clip)
-
-    @log_usage()
-    def attribute(
-        self,
-        inputs,
-        baselines=None,
-        target=None,
-        additional_forward_args=None,
-        n_steps: int = 201,
-        rule: str = "trapezoid",
-        internal_batch_size: int | None = None,
-        return_convergence_delta: bool = False,
-        *,
-        per_row: bool | Iterable[bool] | None = None,
-        targets=None,
-        method: str | None = None,
-    ):
-        """As `PathMethod.attribute`, with 201 steps; baselines, the references, one for each row or one for all."""
-        given = (inputs, baselines, target, additional_forward_args)
-        how = (n_steps, rule, internal_batch_size, return_convergence_delta)
-        return super().attribute(*given, *how, per_row=per_row, targets=targets, method=method)
 
     def start(self, x, baselines):
         """The references, or None where they are to be drawn."""
@@ -303,8 +306,11 @@ class AGI(Outward):
 
     Parameters: forward_func and further options as in `PathMethod`; k, other classes, None for min(10, classes − 1); step, step_from,
     clip as in `adversarial_path`; generator, draws the classes anew for each row where k leaves a choice, None takes them evenly spaced.
-    The convergence delta is to the mean score of the adversarial images.
+    `attribute` takes at most 15 steps to each class; its rule is "left" with step_from="input". The convergence delta is to the mean
+    score of the adversarial images.
     """
+
+    n_steps = 15
 
     def __init__(
         self,
@@ -320,27 +326,6 @@ class AGI(Outward):
         super().__init__(forward_func, **options)
         self.k, self.generator = k, generator
         self.settings = dict(step=step, step_from=step_from, clip=clip)
-
-    @log_usage()
-    def attribute(
-        self,
-        inputs,
-        baselines=None,
-        target=None,
-        additional_forward_args=None,
-        n_steps: int = 15,
-        rule: str = "trapezoid",
-        internal_batch_size: int | None = None,
-        return_convergence_delta: bool = False,
-        *,
-        per_row: bool | Iterable[bool] | None = None,
-        targets=None,
-        method: str | None = None,
-    ):
-        """As `PathMethod.attribute`, with at most 15 steps to each class; rule is "left" with step_from="input"."""
-        given = (inputs, baselines, target, additional_forward_args)
-        how = (n_steps, rule, internal_batch_size, return_convergence_delta)
-        return super().attribute(*given, *how, per_row=per_row, targets=targets, method=method)
 
     def start(self, x, baselines):
         """x itself: the paths find their own ends."""

@@ -93,4 +93,7 @@ def blur_path(
         yield x0
         yield from (blur(x, sigma * (steps - i) / steps, edge) for i in range(1, steps + 1))
 
-    return Path(draw, x0, x, steps, sigma=sigma)
+    def curve(places, rows):
+        yield from (blur(x[rows], sigma * (1 - t), edge) for t in places)
+
+    return Path(draw, x0, x, steps, curve=curve, sigma=sigma)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..chunks import Chunks, value_and_grad
+from ..chunks import Chunks, among, value_and_grad
 from .order import distance_left, places, queue
 from .path import Path, Step, through_tuples
 from .straight import check_ends
@@ -201,8 +201,13 @@ def guided_path(
             position = guided_point(position, x0, x, key, t, fraction, max_dist)
         yield Step(position)
 
+    def again(steps, rows):
+        own = order[rows] if isinstance(order, Tensor) else order
+        how = dict(schedule=schedule, batch=batch)
+        return guided_path(among(f, rows), x0[rows], x[rows], steps, fraction, max_dist, own, **how)
+
     notes = dict(fraction=fraction, max_dist=max_dist, order=order, schedule=schedule)
-    return Path(draw, x0, x, steps, **notes)
+    return Path(draw, x0, x, steps, again=again, **notes)
 
 
 def drawn_order(
@@ -261,7 +266,12 @@ def _check_order(order: Tensor, x: Tensor) -> None:
 
 # %% ../../nbs/library/paths/guided.ipynb #cf21aa85
 def mean_gradient(
-    f: Callable, x0: Tensor, x: Tensor, steps: int = 200, batch: int | Chunks | None = None
+    f: Callable,
+    x0: Tensor,
+    x: Tensor,
+    steps: int = 200,
+    batch: int | Chunks | None = None,
+    ends: float = 1.0,
 ) -> Tensor:
     """Mean |∂f/∂x| of each feature over the points of the straight line from x0 to x.
 
@@ -271,6 +281,8 @@ def mean_gradient(
         x: its end, (b, ...)
         steps: segments of the line, which has steps + 1 points
         batch: rows evaluated at once; None for a size that suits x
+        ends: weight of the first and of the last point; 1/2 is the trapezoid rule, and nearer to
+            the mean over the whole line
     Returns: one number a feature, at least 0, like x
     """
     chunks, rows = Chunks.of(x, batch), torch.arange(len(x), device=x.device)
@@ -278,8 +290,9 @@ def mean_gradient(
     for t in torch.linspace(0, 1, steps + 1).split(max(1, chunks.batch // max(1, len(x)))):
         points = torch.stack([torch.lerp(x0, x, s) for s in t.tolist()])
         grad = value_and_grad(f, points.flatten(0, 1), rows.repeat(len(t)), chunks)[1]
-        total += grad.unflatten(0, points.shape[:2]).abs().sum(0)
-    return total / (steps + 1)
+        weight = torch.where((t == 0) | (t == 1), ends, 1.0).to(x).view(-1, *[1] * x.ndim)
+        total += (weight * grad.unflatten(0, points.shape[:2]).abs()).sum(0)
+    return total / (steps - 1 + 2 * ends)
 
 
 @through_tuples
@@ -292,6 +305,7 @@ def settled_path(
     order: Tensor | None = None,
     *,
     batch: int | None = None,
+    order_steps: int | None = None,
 ) -> Path:
     """A guided path that repeats: the order is settled first, and each feature has a window.
 
@@ -310,6 +324,8 @@ def settled_path(
         order: like x, smallest first; None for the mean |∂f/∂x| over the straight line, which
             costs T + 1 further gradients
         batch: rows evaluated at once; None for a size that suits x
+        order_steps: settle the order on a line of so many segments, by the trapezoid rule; None:
+            on T, whose points all count alike
     Returns: a Path of steps segments from x0 to x
     Raises: ValueError for ends of different shape, NaN, steps < 1, a window outside (0, 1]
     Source: ours, after Kapishnikov et al. 2021
@@ -333,13 +349,19 @@ def settled_path(
 
     @cache
     def places_in_queue():
-        return queue(x0, x, mean_gradient(f, x0, x, steps, batch) if order is None else order)
+        if order is not None:
+            return queue(x0, x, order)
+        line = (steps, batch) if order_steps is None else (order_steps, batch, 0.5)
+        return queue(x0, x, mean_gradient(f, x0, x, *line))
+
+    def curve(places, rows):
+        u, start, end = places_in_queue()[rows], x0[rows], x[rows]
+        for t in places:
+            share = ((t - (1 - window) * u) / window).clamp(0, 1).to(x.dtype)
+            yield torch.where(share == 1, end, start + share * (end - start))
 
     def draw():
-        u = places_in_queue()
-        for i in range(steps):
-            share = ((i / steps - (1 - window) * u) / window).clamp(0, 1).to(x.dtype)
-            yield torch.where(share == 1, x, x0 + share * (x - x0))
+        yield from curve((i / steps for i in range(steps)), slice(None))
         yield x
 
-    return Path(draw, x0, x, steps, window=window)
+    return Path(draw, x0, x, steps, curve=curve, window=window)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoder import Autoencoder, check_decoder
-from ..chunks import Chunks, value_and_grad
+from ..chunks import Chunks, among, value_and_grad
 from ..door import RowWise, refuse_inference_weights, row_wise
 from ..geometry.metric import Decoder
 from .guided import check_guided, drawn_order, guided_point, settled_path
@@ -153,12 +153,21 @@ def manifold_guided_path(
     def step(position, key, t):
         return guided_point(position, z0, z, key, t, fraction, slerp=slerp)
 
+    def again(steps, rows):
+        ends, own = (x0[rows], x[rows]), among(f, rows)
+        how = dict(anchor=anchor, jump=max(1, jump * steps // 200), schedule=schedule)
+        how |= dict(batch=batch, check=False)
+        how |= dict(order=order[rows] if isinstance(order, Tensor) else order)
+        return manifold_guided_path(own, autoencoder, *ends, steps, fraction, slerp, **how)
+
     if isinstance(order, Tensor):  # nothing to look at on the way
         gamma_z = [z0]
         for t in places(steps, schedule):
             gamma_z.append(step(gamma_z[-1], order, t))
         ends = x0, x, anchor, jump
-        return decoded_path(decode, torch.stack(gamma_z), *ends, batch=batch, **notes)
+        gamma = decoded_path(decode, torch.stack(gamma_z), *ends, batch=batch, **notes)
+        gamma.again = again
+        return gamma
 
     def look():
         chunks, position, like = Chunks.of(x, batch), z0, x
@@ -171,7 +180,8 @@ def manifold_guided_path(
     def draw() -> Iterator[Step]:
         return anchored(look(), x0, x, anchor, jump)
 
-    return Path(draw, x0, x, steps + 2 * jump * (anchor is True), anchor=anchor, **notes)
+    segments = steps + 2 * jump * (anchor is True)
+    return Path(draw, x0, x, segments, again=again, anchor=anchor, **notes)
 
 
 def _drawn(decode: Decoder, z: Tensor, chunks: Chunks, like: Tensor) -> Tensor:
@@ -197,6 +207,7 @@ def manifold_settled_path(
     *,
     batch: int | None = None,
     check: bool = True,
+    order_steps: int | None = None,
 ) -> Path:
     """A manifold-guided path that repeats: the order of latents is settled on the latent line.
 
@@ -215,6 +226,7 @@ def manifold_settled_path(
             line, which costs T + 1 further passes
         batch: rows at once; None for a size that suits x
         check: as in `enhanced_path`
+        order_steps: as in `settled_path`
     Returns: a Path of T segments, and 2·jump more with anchor=True
     Raises: ValueError as `settled_path` and `decoded_path`, and for an autoencoder in train mode
     Source: ours, after Kim et al. 2026
@@ -234,8 +246,10 @@ def manifold_settled_path(
     z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     decode, chunks = autoencoder.decode, Chunks.of(x, batch)
     latent = latent_score(f, decode, x)
-    gamma_z = settled_path(latent, z0, z, steps, window, order, batch=chunks).stack()
-    return decoded_path(decode, gamma_z, x0, x, anchor, jump, batch=batch, window=window)
+    how = dict(batch=chunks, order_steps=order_steps)
+    settled_z = settled_path(latent, z0, z, steps, window, order, **how)
+    how = dict(batch=batch, curve_z=settled_z.curve, window=window)
+    return decoded_path(decode, settled_z.stack(), x0, x, anchor, jump, **how)
 
 
 def latent_score(f: Callable, decode: Decoder, like: Tensor | None = None) -> Callable:

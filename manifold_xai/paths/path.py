@@ -7,6 +7,7 @@ __all__ = ['Step', 'Path', 'through_tuples']
 
 # %% ../../nbs/library/paths/path.ipynb #2a20c139
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import wraps
 from inspect import signature
 from typing import NamedTuple
@@ -28,13 +29,34 @@ class Step(NamedTuple):
 class Path:
     """A path from x0 to x, drawn point by point each time it is walked, so that it need not sit in memory.
 
-    Parameters: draw, () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each; x0, x, the ends it was meant for,
-    which its points may miss (a decoded path does) and the integrator reports; steps, its number of segments T;
-    straight, True if it is the segment from x0 to x at even spacing; notes, whatever else is worth keeping (anchored=True …).
+    Parameters:
+        draw: () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each
+        x0: where it was meant to start, (b, ...); its points may miss that (a decoded path's do),
+            and the integrator reports it
+        x: where it was meant to end, like x0
+        steps: its number of segments T
+        straight: True if it is the segment from x0 to x at even spacing
+        curve: (places, rows) -> iterator of points (len(rows), ...) at these places in [0, 1], in
+            their order, of these rows of x: a path that is the same curve for every T has one
+        again: (steps, rows) -> Path, the same anew with so many segments, for these rows of x: a
+            path that T itself changes has this instead
+        notes: whatever else is worth keeping (anchored=True …)
     """
 
-    def __init__(self, draw: Callable[[], Iterator], x0: Tensor, x: Tensor, steps: int, *, straight: bool = False, **notes):
-        self.draw, self.x0, self.x, self.steps, self.straight, self.notes = draw, x0, x, steps, straight, notes
+    def __init__(
+        self,
+        draw: Callable[[], Iterator],
+        x0: Tensor,
+        x: Tensor,
+        steps: int,
+        *,
+        straight: bool = False,
+        curve: Callable | None = None,
+        again: Callable | None = None,
+        **notes,
+    ):
+        self.draw, self.x0, self.x, self.steps, self.straight = draw, x0, x, steps, straight
+        self.curve, self.again, self.notes = curve, again, notes
         self.layout = None  # of several inputs, if the points hold them side by side
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -49,29 +71,30 @@ class Path:
         return points[i] if self.layout is None else tuple(part[i] for part in points)
 
     def stack(self) -> Tensor:
-        """All points in one tensor, (T+1, b, ...): draws the whole path; through several inputs, a tuple of them."""
+        """All points in one tensor, (T+1, b, ...), or in a tuple of them: draws the whole path."""
         if self.layout is None:
             return torch.stack(list(self))
         return tuple(map(torch.stack, zip(*self)))
 
-    def through(self, layout: Layout) -> "Path":
-        """This path, whose points are several inputs side by side."""
-        self.layout = layout
-        return self
+    def through(self, layout: Layout | None) -> "Path":
+        """This path, whose points are several inputs side by side; None: one input after all."""
+        other = copy(self)
+        other.layout = layout
+        return other
 
-# %% ../../nbs/library/paths/path.ipynb #335389de
+# %% ../../nbs/library/paths/path.ipynb #6751d8d0
 def through_tuples(draw: Callable[..., Path]) -> Callable[..., Path]:
-    """A path that also takes tuples of tensors as its ends, and then leads through all of them at once.
+    """A path that also takes tuples of tensors as its ends, and then leads through all of them.
 
     Parameters:
-        draw: makes a Path; of its parameters, x, x0 and order may be tuples, and f is then called with as many inputs
+        draw: makes a Path; its x, x0 and order may be tuples, and f then takes as many inputs
     """
     names = signature(draw).parameters
 
     @wraps(draw)
     def within(*args, **options):
         given = dict(zip(names, args)) | options
-        if not isinstance(given["x"], tuple):
+        if not isinstance(given.get("x"), tuple):
             return draw(*args, **options)
         from manifold_xai.score import beside  # here: a score is more than a path needs to know
 

@@ -9,6 +9,7 @@ __all__ = ['check_ends', 'straight_path']
 import torch
 from torch import Tensor
 
+from .curve import line_curve
 from .path import Path, through_tuples
 from ..score import check_input
 
@@ -62,4 +63,4 @@ def straight_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
     def draw():
         yield from (torch.lerp(x0, x, i / steps) for i in range(steps + 1))
 
-    return Path(draw, x0, x, steps, straight=True)
+    return Path(draw, x0, x, steps, straight=True, curve=line_curve(x0, x))

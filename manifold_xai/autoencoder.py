@@ -29,7 +29,10 @@ from .score import check_input, is_image
 
 # %% ../nbs/library/autoencoder.ipynb #27b7166a
 class Autoencoder(Protocol):
-    """Anything with these two: `encode` gives one code per image (a posterior's mean, no sampling), `decode` draws it, unclamped."""
+    """Anything with these two: `encode` gives one code per image, `decode` draws it, unclamped.
+
+    A posterior gives its mean; nothing is sampled.
+    """
 
     def encode(self, x: Tensor) -> Tensor: ...
 
@@ -43,11 +46,28 @@ class Adapted(NamedTuple):
     decode: Callable[[Tensor], Tensor]
 
 
-def adapt(encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor], low: float = 0.0, high: float = 1.0) -> Adapted:
-    """An autoencoder of images in [0, 1] from any pair of functions or modules that speaks images in [low, high].
+def adapt(
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Adapted:
+    """An autoencoder of images in [0, 1] from a pair of functions that speaks [low, high].
 
-    Parameters: encode, images to codes, row by row, a tensor; decode, codes to images; low and high, what black and white are to them.
-    Raises: ValueError if high <= low; on use, if either returns something else than a tensor (a posterior: take its mean).
+    Parameters:
+        encode: images to codes, row by row, a tensor
+        decode: codes to images
+        low: what black is to them
+        high: what white is
+    Returns: an autoencoder; it can be pickled if both can
+    Raises: ValueError if high <= low; on use, if either returns something else than a tensor (a
+        posterior: take its mean)
+
+    >>> import torch
+    >>> from manifold_xai import adapt
+    >>> halves = adapt(lambda x: x / 2, lambda z: 2 * z, low=-1.0, high=1.0)
+    >>> halves.encode(torch.tensor([[1.0, 0.0]]))  # white and black are 1 and −1 to it
+    tensor([[ 0.5000, -0.5000]])
     """
     if not high > low:
         raise ValueError(f"`high` must exceed `low`, got low = {low} and high = {high}.")
@@ -78,13 +98,20 @@ def only_tensor(out, name: str) -> Tensor:
     """
     if isinstance(out, Tensor):
         return out
-    raise ValueError(f"`{name}` must return a tensor, got {type(out).__name__}. {_advice(out, name)}")
+    raise ValueError(
+        f"`{name}` must return a tensor, got {type(out).__name__}. {_advice(out, name)}"
+    )
 
 
 def _advice(out, name):
     """How to take a tensor from what was returned: a step further each time it is followed."""
-    if any(hasattr(out, part) for part in ("latent_dist", "latents", "sample")) and not callable(getattr(out, "mode", None)):
-        return "An autoencoder of diffusers? from_diffusers(model) adapts it, in place of adapt(encode, decode)."
+    if any(hasattr(out, part) for part in ("latent_dist", "latents", "sample")) and not callable(
+        getattr(out, "mode", None)
+    ):
+        return (
+            "An autoencoder of diffusers? from_diffusers(model) adapts it, "
+            "in place of adapt(encode, decode)."
+        )
     if callable(getattr(out, "mode", None)):
         return f"A posterior: take its mode, lambda x: {name}(x).mode(), never a sample."
     if hasattr(out, "mean"):
@@ -94,12 +121,20 @@ def _advice(out, name):
     if isinstance(out, dict):
         keys = " or ".join(f"[{key!r}]" for key in list(out)[:4])
         return f"Take the part that is meant: lambda x: {name}(x){keys}, never a sample."
-    parts = ", ".join(sorted(v for v in vars(out) if not v.startswith("_"))[:6]) if hasattr(out, "__dict__") else ""
-    return f"Take the part that is meant ({parts}): lambda x: {name}(x)…" if parts else "Return the tensor itself."
+    parts = (
+        ", ".join(sorted(v for v in vars(out) if not v.startswith("_"))[:6])
+        if hasattr(out, "__dict__")
+        else ""
+    )
+    return (
+        f"Take the part that is meant ({parts}): lambda x: {name}(x)…"
+        if parts
+        else "Return the tensor itself."
+    )
 
 
 class Untouched:
-    """A function that gets copies, so that it may write into what it is given; its owner stays known."""
+    """A function that gets copies, so that it may write into them; its owner stays known."""
 
     def __init__(self, fn: Callable[[Tensor], Tensor]):
         self.fn, self.__self__ = fn, getattr(fn, "__self__", fn)
@@ -143,32 +178,44 @@ def one_code_each(z, x: Tensor) -> Tensor:
     """What an encoder returned for x, if it is a tensor with one code per image."""
     z = only_tensor(z, "encode")
     if z.shape[:1] != x.shape[:1]:
-        raise ValueError(f"`encode` must return one code per image, got {tuple(z.shape)} for images {tuple(x.shape)}.")
+        raise ValueError(
+            f"`encode` must return one code per image, got {tuple(z.shape)} "
+            f"for images {tuple(x.shape)}."
+        )
     return z
 
 # %% ../nbs/library/autoencoder.ipynb #877efb8d
 KINKED = (
-    "relu relu_ leaky_relu leaky_relu_ prelu _prelu_kernel rrelu rrelu_with_noise threshold hardtanh hardtanh_ hardsigmoid hardswish hardshrink "
-    "clamp clamp_ clamp_min clamp_max abs sign round floor ceil maximum minimum amax max_pool2d_with_indices max_pool2d argmax argmin"
+    "relu relu_ leaky_relu leaky_relu_ prelu _prelu_kernel rrelu rrelu_with_noise threshold "
+    "hardtanh hardtanh_ hardsigmoid hardswish hardshrink clamp clamp_ clamp_min clamp_max abs "
+    "sign round floor ceil maximum minimum amax max_pool2d_with_indices max_pool2d argmax argmin"
 ).split()
 
 
 @torch.no_grad()
 def kinks(decode: Callable[[Tensor], Tensor], z: Tensor) -> list[str]:
-    """Operations met while decoding `z` at which a decoder is not differentiable, with the module they sit in, in order; [] if none.
+    """Operations at which a decoder is not differentiable, with the module they sit in, in order.
 
-    It watches one call, so it sees functions as well as modules. ELU is not named: its slope is continuous, its curvature is not.
+    It watches one call, so it sees functions as well as modules. ELU is not named: its slope is
+    continuous, its curvature is not.
+
+    Parameters:
+        decode: codes to images
+        z: codes that are decoded meanwhile, (b, ...)
+    Returns: their names, [] if none was met
     """
     with Watch(KINKED, reachable(decode)) as watch:
         decode(z)
-    return list(dict.fromkeys(f"{where} ({name})" if where else name for name, where, _ in watch.met))
+    return list(
+        dict.fromkeys(f"{where} ({name})" if where else name for name, where, _ in watch.met)
+    )
 
 
 _named = WeakSet()
 
 
 def _remembered(owner):
-    "Whether `owner` was met before, and from now on it was; what cannot be remembered (a tuple) is new each time."
+    """Whether `owner` was met before, and from now on it was; a tuple is new each time."""
     try:
         known = owner in _named
         _named.add(owner)
@@ -178,43 +225,57 @@ def _remembered(owner):
 
 
 def check_decoder(decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor) -> Tensor:
-    """decode(z), if it can stand for x: the same shape, finite, and for images a range within 0.5 of [0, 1].
+    """decode(z), if it can stand for x: its shape, finite, and images within 0.5 of [0, 1].
 
-    Parameters: decode, codes to images; z, (b, ...); x, the images meant, (b, ...).
-    Raises: ValueError with what was received and the likely fix. Warns, once for each decoder, if it has kinks, naming them.
+    Parameters:
+        decode: codes to images
+        z: codes, (b, ...)
+        x: the images meant, (b, ...)
+    Raises: ValueError with what was received and the likely fix; warns, once for each decoder, if
+        it has kinks, naming them
     """
     xhat = only_tensor(decode(z.clone()), "decode")
     if xhat.shape != x.shape:
         raise ValueError(
-            f"`decode` must return images like x, {tuple(x.shape)}, got {tuple(xhat.shape)} for codes {tuple(z.shape)}. "
-            "Resize or pad x to what the autoencoder was made for, or reshape inside adapt(encode, decode)."
+            f"`decode` must return images like x, {tuple(x.shape)}, got {tuple(xhat.shape)} "
+            f"for codes {tuple(z.shape)}. Resize or pad x to what the autoencoder was made for, "
+            "or reshape inside adapt(encode, decode)."
         )
     if not xhat.isfinite().all():
-        raise ValueError(f"`decode` returned NaN or Inf in {int((~xhat.isfinite()).sum())} of {xhat.numel()} values: look at the codes and the weights.")
+        bad = int((~xhat.isfinite()).sum())
+        raise ValueError(
+            f"`decode` returned NaN or Inf in {bad} of {xhat.numel()} values: "
+            "look at the codes and the weights."
+        )
     low, high = (float(v) for v in xhat.detach().aminmax())
     if is_image(x) and (low < -0.5 or high > 1.5):
         raise ValueError(
-            f"`decode` must return images in [0, 1], off by at most 0.5, but they span [{low:.3g}, {high:.3g}]. "
-            "If it speaks [-1, 1] or 0…255, say so: adapt(encode, decode, low=-1, high=1). If it returns logits, add the sigmoid."
+            "`decode` must return images in [0, 1], off by at most 0.5, "
+            f"but they span [{low:.3g}, {high:.3g}]. If it speaks [-1, 1] or 0…255, say so: "
+            "adapt(encode, decode, low=-1, high=1). If it returns logits, add the sigmoid."
         )
     owner = getattr(decode, "__self__", decode)
     if not _remembered(owner):
         if found := kinks(decode, z[:1].clone()):
+            named = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
             warnings.warn(
-                f"this decoder is not smooth: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}. Its metric jumps from facet to facet; "
-                "paths and attributions work, curvature does not. SiLU or softplus in its place would be smooth.",
+                f"this decoder is not smooth: {named}. Its metric jumps from facet to facet; "
+                "paths and attributions work, curvature does not. "
+                "SiLU or softplus in its place would be smooth.",
                 stacklevel=2,
             )
     return xhat
 
 
 def out_of_range_share(x: Tensor) -> float:
-    """Share of values of `x` outside [0, 1]; decoders are not clamped, so this is reported instead."""
+    """Share of values of `x` outside [0, 1]; decoders are not clamped: this is reported instead."""
     return float(((x < 0) | (x > 1)).float().mean())
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, x: Tensor, batch: int = 100, *, span: bool = True) -> Tensor:
+def reconstruct(
+    autoencoder: Autoencoder, x: Tensor, batch: int = 100, *, span: bool = True
+) -> Tensor:
     """decode(encode(x)), checked by `check_decoder`, without gradients, `batch` images at a time.
 
     Parameters:
@@ -222,7 +283,8 @@ def reconstruct(autoencoder: Autoencoder, x: Tensor, batch: int = 100, *, span: 
         x: images, (b, ...)
         batch: images at once
         span: refuse images out of range
-    Raises: ValueError if x cannot be images in [0, 1], if layers are in train mode (naming them), or the decoder fails its checks
+    Raises: ValueError if x cannot be images in [0, 1], if layers are in train mode (naming them),
+        or the decoder fails its checks
     """
     check_input(x, span=span)
     check_eval(autoencoder)
@@ -234,5 +296,5 @@ def reconstruct(autoencoder: Autoencoder, x: Tensor, batch: int = 100, *, span: 
 
 
 def check_eval(model) -> None:
-    """Raise ValueError if `model`, or what its functions reach, has layers in train mode that care for it, naming them."""
+    """Raise ValueError, naming them, if layers that `model` reaches are in train mode and care."""
     refuse_train_mode(model, "the autoencoder")

@@ -19,7 +19,7 @@ from ..score import Score
 
 # %% ../../nbs/library/attribution/catalogue.ipynb #420030cc
 class Catalogue(dict):
-    """Methods by name, functions (x, target=None) -> map; what was left out, and why, is in `left_out`."""
+    """Methods by name, (x, target=None) -> map; what was left out, and why, is in `left_out`."""
 
     def __init__(self, methods: dict[str, Callable[..., Tensor]], left_out: dict[str, str]):
         super().__init__(methods)
@@ -27,11 +27,13 @@ class Catalogue(dict):
 
     def __repr__(self):
         lines = [f"{len(self)} methods: {', '.join(self)}"]
-        return "\n".join(lines + [f"left out: {name}, {why}" for name, why in self.left_out.items()])
+        return "\n".join(
+            lines + [f"left out: {name}, {why}" for name, why in self.left_out.items()]
+        )
 
 
 class Asked:
-    """A method with its settings bound, (x, target=None) -> map; an object, so that it can be pickled."""
+    """A method with its settings bound, (x, target=None) -> map; it can be pickled."""
 
     def __init__(self, method: Callable, **how):
         self.method, self.how = method, how
@@ -60,7 +62,7 @@ def catalogue(
         generator: for those that draw
         references: inputs (n, ...) of several classes, for Expected Gradients and IG2
         x: inputs like those to be explained, of which one is looked at; None looks at f alone
-    Returns: methods in reading order; what cannot apply is left out, and `left_out` says why, by name
+    Returns: methods in reading order; what cannot apply is left out; `left_out` says why, by name
 
     >>> import torch
     >>> from manifold_xai import catalogue
@@ -69,7 +71,9 @@ def catalogue(
     'it blurs images, (b, C, H, W), and x is (2, 4)'
     """
     found = dict(_from_captum(f, steps, generator, references))
-    found |= dict(IG=methods.IntegratedGradients(f), BlurIG=methods.BlurIG(f), GIG=methods.GuidedIG(f))
+    found |= dict(
+        IG=methods.IntegratedGradients(f), BlurIG=methods.BlurIG(f), GIG=methods.GuidedIG(f)
+    )
     found["Settled IG"] = methods.SettledIG(f)
     if autoencoder is not None:
         found |= _through_codes(f, autoencoder)
@@ -95,7 +99,7 @@ def _through_codes(f, autoencoder):
 
 
 def _from_captum(f, steps, generator, references):
-    """The neighbours that f allows, each with about `steps` gradients per image where it samples."""
+    """The neighbours that f allows, with about `steps` gradients per image where they sample."""
     found = {"Saliency": captum.Saliency(f), "Input × Gradient": captum.InputXGradient(f)}
     if _rectified(f):
         found["Guided Backprop"] = captum.GuidedBackprop(f)
@@ -132,18 +136,30 @@ def _unfit(f, autoencoder, x):
     parts = x if isinstance(x, tuple) else (x,)
     row, out = tuple(ordinary(v[:1]) for v in parts), {}
     if len(parts) > 1:
-        out |= dict.fromkeys(("BlurIG", *CODED), f"it leads through one input, and x holds {len(parts)}")
+        out |= dict.fromkeys(
+            ("BlurIG", *CODED), f"it leads through one input, and x holds {len(parts)}"
+        )
     else:
         if row[0].ndim != 4:
             out["BlurIG"] = f"it blurs images, (b, C, H, W), and x is {tuple(x.shape)}"
         why = "" if autoencoder is None else _cannot_code(autoencoder, row[0])
         out |= dict.fromkeys(CODED, why) if why else {}
     with torch.no_grad():
-        outputs = f(row if len(parts) > 1 else row[0].clone()) if isinstance(f, Score) else f(*(v.clone() for v in row))
+        outputs = (
+            f(row if len(parts) > 1 else row[0].clone())
+            if isinstance(f, Score)
+            else f(*(v.clone() for v in row))
+        )
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if len(shape) != 2 or isinstance(shape, str) or shape[1] < 2:
-        out |= dict.fromkeys(("IG2", "AGI"), f"it needs other classes, and the model's output is {shape}")
-    if _rectified(f) and len(parts) == 1 and (missed := captum.unguided(model_of(f), f, row[0].clone())[0]):
+        out |= dict.fromkeys(
+            ("IG2", "AGI"), f"it needs other classes, and the model's output is {shape}"
+        )
+    if (
+        _rectified(f)
+        and len(parts) == 1
+        and (missed := captum.unguided(model_of(f), f, row[0].clone())[0])
+    ):
         out["Guided Backprop"] = f"it would miss {', '.join(missed[:2])}"
     return out
 

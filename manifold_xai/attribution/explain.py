@@ -89,7 +89,7 @@ def explain(
         progress: show a bar
         how: further arguments of `attribute`, the same for all batches
     Returns: the maps; from a folder they are read when they are asked for
-    Raises: ValueError naming what differs, if the folder was made with other settings or other batches
+    Raises: ValueError naming what differs, if the folder was made with other settings or batches
 
     >>> import torch
     >>> from manifold_xai import IntegratedGradients, explain
@@ -149,7 +149,7 @@ def _there(v, device):
 
 
 def _explained(way, begun, given) -> Block:
-    """One block; what draws from the global generator draws as at the start, and leaves it alone."""
+    """One block; what draws from the global generator draws as at the start, and leaves it."""
     kept, delta = torch.get_rng_state(), None
     torch.set_rng_state(begun)
     try:

@@ -19,7 +19,7 @@ from ..together import Layout
 
 # %% ../../nbs/library/paths/path.ipynb #f34d3f99
 class Step(NamedTuple):
-    """A point of a path, with the gradient and the score there if the path had to compute them anyway."""
+    """A point of a path, with gradient and score there if the path had to compute them anyway."""
 
     x: Tensor  # (b, ...)
     grad: Tensor | None = None  # like x
@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 class Path:
-    """A path from x0 to x, drawn point by point each time it is walked, so that it need not sit in memory.
+    """A path from x0 to x, drawn point by point each time it is walked, so never all in memory.
 
     Parameters:
         draw: () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each

@@ -160,6 +160,31 @@ def test_every_method_finds_out_what_belongs_to_a_row(name):
         assert close(A[:1], one.attribute(X[:1], target=y[:1], **given)), type(model).__name__
 
 
+@pytest.mark.parametrize("cut", [None, 1, 3])
+def test_a_score_hands_arguments_on_to_its_model(cut):
+    """They were taken for the rows, and a model with a default for them answered without."""
+
+    class Optional(Conditioned):
+        def forward(self, x, c=0.0):
+            return super().forward(x, c)
+
+    for kind in (Conditioned, Optional):
+        model = made(kind)
+        f = score(model, preprocess=lambda x: 2 * x)
+        A = IntegratedGradients(f).attribute(
+            X, target=Y, additional_forward_args=ONE_EACH, n_steps=20, internal_batch_size=cut
+        )
+        assert close(A, maps(lambda x, i: model(2 * x, ONE_EACH[[i]]).softmax(1)))
+        told = IntegratedGradients(score(model, Y, "logit"))
+        A = told.attribute(X, additional_forward_args=(ONE_EACH,), n_steps=20, per_row=True)
+        assert close(A, maps(lambda x, i: model(x, ONE_EACH[[i]])))
+    clip = made(Clip)
+    A = IntegratedGradients(score(clip)).attribute(
+        X, target=Y % 4, additional_forward_args=PROMPTS, n_steps=20
+    )
+    assert close(A, maps(lambda x, i: clip(x, PROMPTS).softmax(1), y=Y % 4))
+
+
 def test_a_person_who_knows_says_it():
     model, y = made(Clip), Y % 4
     ask_it = partial(

@@ -196,6 +196,17 @@ def test_a_score_of_two_inputs():
     assert f.at(BOTH).target.tolist() == plain(*BOTH).argmax(1).tolist()
 
 
+def test_a_score_of_two_inputs_with_an_argument():
+    model, c = Two().eval(), torch.randn(4, 1, generator=seeded(3), dtype=torch.float64)
+    how = dict(target=Y, n_steps=9, additional_forward_args=c)
+    A = IntegratedGradients(score(model)).attribute(BOTH, **how)
+    plain = lambda a, b, c: model(a, b, c).softmax(1)
+    assert all(map(close, A, IntegratedGradients(plain).attribute(BOTH, **how)))
+    with pytest.raises(ValueError, match="bind them in the model"):
+        f = score(model, preprocess=lambda a, b: (a, b))
+        IntegratedGradients(f).attribute(BOTH, **how)
+
+
 @pytest.mark.parametrize("draw", [straight_path, guided_path, settled_path])
 def test_in_the_core(draw):
     model, starts = Two().eval(), tuple(0 * v for v in BOTH)

@@ -350,8 +350,30 @@ def _scored(forward_func, target, args, x, per_row) -> Score:
     if args is None:
         return score(forward_func, target, "logit")
     refuse_train_mode(forward_func)
+    if isinstance(getattr(forward_func, "model", None), Score) and isinstance(forward_func, Together):
+        forward_func = _beside(forward_func.model, forward_func.layout)
+    if isinstance(forward_func, Score):
+        return score(_bound(forward_func, args, x, per_row), target, "logit")
     read = target if callable(target) else None
     return score(with_arguments(forward_func, args, x, per_row, read), target, "logit")
+
+
+def _beside(f, layout):
+    """A score of several inputs as a score of one tensor in which they lie side by side."""
+    if f.preprocess is not None:
+        raise ValueError(
+            "a score of several inputs with a preprocess cannot take further arguments: "
+            "bind them in the model, score(lambda a, b: model(a, b, argument), …)."
+        )
+    return Score(Together(f.model, layout), f.target, f.output)
+
+
+def _bound(f, args, x, per_row):
+    """A score whose model takes further arguments, with these bound."""
+    with torch.no_grad():
+        seen = x if f.preprocess is None else f.preprocess(x.clone())
+    model = with_arguments(f.model, args, seen, per_row, f.target if callable(f.target) else None)
+    return Score(model, f.target, f.output, f.preprocess)
 
 
 def baseline_of(x: Tensor, baselines) -> Tensor:

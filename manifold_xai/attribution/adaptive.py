@@ -22,7 +22,7 @@ from ..door import graphless, ordinary
 from ..paths.path import Path, Step
 from ..score import check_input, settled
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #6031a707
 class Reached(NamedTuple):
     """How far each row got."""
 
@@ -40,7 +40,7 @@ class Within(Attribution):
         found.reached = reached
         return found
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #06efcc89
 FIRST = 6  # segments of the coarsest sum: 6, 12, 24, 48, …
 CEILING = 1536  # segments at most, 256 · 6
 SETTLED_ON = 48  # segments for which a method solves a geodesic beforehand
@@ -89,7 +89,7 @@ def _runs(points, size):
     while run := list(islice(points, size)):
         yield run
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #ff8a7935
 class _Line(_Sums):
     """Sums along a straight line: of the points behind only the sum is kept."""
 
@@ -124,7 +124,7 @@ def _with_ends(start, inner, end):
 def _rows_of(step, rows):
     return Step(*(part[rows] for part in step))
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #13d8c76f
 def bends(points: list[Step]) -> Tensor:
     """What trapezoids between evenly spaced points of a smooth path leave out, to fourth order.
 
@@ -166,7 +166,7 @@ class _Curve(_Sums):
         self.points = [_rows_of(step, still) for step in self.points]
         self.left_out = self.left_out[still]
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #107886bd
 class _Walks(_Sums):
     """Whole walks, each with twice the steps of the last."""
 
@@ -187,7 +187,7 @@ def _way(gamma: Path) -> type[_Sums]:
         f"this {type(gamma).__name__} is a fixed list of them: path_attribution(f, gamma) adds it up."
     )
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #4c0270ba
 SAFETY = 1.5  # so that the estimate is at least the error for 95 of 100 rows: benchmarks/tolerance.py
 BELIEVED = (2.0, 4.0)  # ratios of successive changes
 SMOOTH = (3.0, 6.0)  # ratios at which the error is taken to fall as 1/T²
@@ -225,7 +225,7 @@ def simpson(A: Tensor, step: Tensor, shrinks: Tensor) -> Tensor:
     smooth = (SMOOTH[0] < shrinks) & (shrinks < SMOOTH[1])
     return torch.where(smooth.view(-1, *[1] * (A.ndim - 1)), A + step / 3, A)
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #e1d2d670
 class _Progress:
     """The maps so far: the last sum of each row at work, and how much it changed."""
 
@@ -250,7 +250,7 @@ class _Progress:
             part = getattr(self, name)
             setattr(self, name, None if part is None else part[still])
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #34524269
 KEPT = 2**26  # numbers that curves keep at once, if they need 256 points: 256 MiB in float32
 
 
@@ -334,7 +334,7 @@ def _reached(sums: _Sums, tol: float, max_steps: int) -> tuple[Tensor, ...]:
     back = torch.empty_like(rows).scatter_(0, rows - order[0], torch.arange(len(rows), device=rows.device))
     return tuple(part[back] for part in found)
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #42f950db
 class _Whole(_Walks):
     """Whole walks of a method that cannot leave rows out: all of them each time."""
 
@@ -363,7 +363,7 @@ def walked(
     A, gap, ends, *reached = _reached(sums, tol, max_steps)
     return warned(Within(A, gap, ends, Reached(*reached, False)), tol, max_steps)
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #709b57bd
 def warned(found: Within, tol: float, max_steps: int) -> Within:
     """`found`, with a warning that names the rows that did not reach `tol`, and how far they got."""
     error, _, nested = found.reached

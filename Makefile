@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters lint tests torture offline audit outputs evidence weights lock hooks bench clean
+.PHONY: course claims test chapters lint tests torture offline device audit outputs evidence weights lock hooks bench clean
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -31,6 +31,9 @@ torture: .venv/ready          ## a hundred toy courses killed, starved of disk, 
 
 offline: .venv/ready          ## every chapter at reading size where no network can be reached
 	unshare --user --map-root-user --net $(BIN)/python tests/offline.py run --profile cpu --out _out/offline
+
+device: .venv/ready           ## every chapter, small, on a device that is the CPU under another name
+	PYTHONPATH=$(CURDIR)/tests/device $(RUN) --profile smoke --device pretend --out _out/device
 
 audit:                        ## known vulnerabilities in the pinned packages
 	$(PYTHON) -m pip install --quiet pip-audit

@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from torch.func import jacfwd, jvp
 
 import manifold_xai.subjects.autoencoders as A
+import manifold_xai.subjects.losses as L
 from manifold_xai import autoencoder
 from manifold_xai.subjects import store
 from manifold_xai.subjects.data import digits, plain_images, to_tensor
@@ -20,7 +21,7 @@ from manifold_xai.subjects.sources import photographs
 
 
 def posterior(b=6, d=4, seed=0, dtype=torch.float64):
-    return A.Posterior(*torch.randn(2, b, d, generator=seeded(seed), dtype=dtype))
+    return L.Posterior(*torch.randn(2, b, d, generator=seeded(seed), dtype=dtype))
 
 
 def as_torch(q):
@@ -43,9 +44,9 @@ def shipped(request):
 @settings(deadline=None, max_examples=30)
 @given(b=st.integers(1, 5), d=st.integers(1, 6), scale=st.floats(0.1, 3), seed=st.integers(0, 99))
 def test_kl_is_torchs(b, d, scale, seed):
-    q = A.Posterior(*(scale * part for part in posterior(b, d, seed)))
+    q = L.Posterior(*(scale * part for part in posterior(b, d, seed)))
     prior = Independent(Normal(torch.zeros(d).double(), torch.ones(d).double()), 1)
-    torch.testing.assert_close(A.kl(q), kl_divergence(as_torch(q), prior), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(L.kl(q), kl_divergence(as_torch(q), prior), rtol=1e-10, atol=1e-10)
 
 
 def test_errors_are_likelihoods_summed_over_the_image():
@@ -53,9 +54,9 @@ def test_errors_are_likelihoods_summed_over_the_image():
     sigma = 0.3
     gauss = Normal(xhat, sigma)
     expected = -(gauss.log_prob(x) - gauss.log_prob(xhat)).flatten(1).sum(1)
-    torch.testing.assert_close(A.squared_error(xhat, x, sigma), expected)
+    torch.testing.assert_close(L.squared_error(xhat, x, sigma), expected)
     expected = -(x * xhat.log() + (1 - x) * (1 - xhat).log()).flatten(1).sum(1)
-    torch.testing.assert_close(A.cross_entropy(xhat, x), expected)
+    torch.testing.assert_close(L.cross_entropy(xhat, x), expected)
 
 
 @settings(deadline=None, max_examples=30)
@@ -64,7 +65,7 @@ def test_parts_sum_to_the_log_ratio(b, more, d, seed):
     q = posterior(b, d, seed)
     z = as_torch(q).sample()
     ratio = as_torch(q).log_prob(z) - Normal(0.0, 1.0).log_prob(z).sum(1)
-    torch.testing.assert_close(sum(A.kl_parts(z, q, b + more)), ratio, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sum(L.kl_parts(z, q, b + more)), ratio, rtol=1e-9, atol=1e-9)
 
 
 def test_parts_of_a_whole_data_set_are_those_of_its_mixture():
@@ -78,7 +79,7 @@ def test_parts_of_a_whole_data_set_are_those_of_its_mixture():
     each = sum(
         mix(Normal(q.mean[:, j], (q.logvar[:, j] / 2).exp())).log_prob(z[:, j]) for j in range(4)
     )
-    parts = A.kl_parts(z, q, n=6)
+    parts = L.kl_parts(z, q, n=6)
     torch.testing.assert_close(parts.mutual, as_torch(q).log_prob(z) - joint)
     torch.testing.assert_close(parts.correlation, joint - each)
 
@@ -92,7 +93,7 @@ def test_density_from_a_batch_is_unbiased():
     for i in range(1, n):
         for j in range(i + 1, n):
             rows = [0, i, j]
-            mutual = A.kl_parts(z[rows], A.Posterior(q.mean[rows], q.logvar[rows]), n).mutual[0]
+            mutual = L.kl_parts(z[rows], L.Posterior(q.mean[rows], q.logvar[rows]), n).mutual[0]
             found.append((as_torch(q).log_prob(z)[0] - mutual).exp())
     exact = MixtureSameFamily(Categorical(torch.ones(n).double()), as_torch(q)).log_prob(z)[0].exp()
     torch.testing.assert_close(torch.stack(found).mean(), exact)
@@ -102,15 +103,15 @@ def test_family_of_losses():
     vae = A.initialise(A.VAE(4, channels=4, hidden=8, size=8), seeded())
     x = torch.rand(5, 1, 8, 8, generator=seeded(1))
     paid = {
-        w: A.vae_loss(vae, x, 20, seeded(2), w)
+        w: L.vae_loss(vae, x, 20, seeded(2), w)
         for w in ((1.0, 1.0, 1.0), (4.0, 4.0, 4.0), (1.0, 6.0, 1.0))
     }
     q = vae.posterior(x)
     z = q.mean + torch.randn(q.mean.shape, generator=seeded(2)) * (q.logvar / 2).exp()
-    error, parts = A.cross_entropy(vae.decode(z), x), A.kl_parts(z, q, 20)
+    error, parts = L.cross_entropy(vae.decode(z), x), L.kl_parts(z, q, 20)
     for (a, b, c), expected in {
-        (1.0, 1.0, 1.0): error + A.kl(q),
-        (4.0, 4.0, 4.0): error + 4 * A.kl(q),
+        (1.0, 1.0, 1.0): error + L.kl(q),
+        (4.0, 4.0, 4.0): error + 4 * L.kl(q),
     }.items():
         torch.testing.assert_close(paid[a, b, c].loss, expected)
     torch.testing.assert_close(
@@ -120,19 +121,19 @@ def test_family_of_losses():
 
 def test_posterior_with_channels_counts_every_latent():
     q = posterior(3, 12)
-    folded = A.Posterior(q.mean.view(3, 3, 2, 2), q.logvar.view(3, 3, 2, 2))
-    torch.testing.assert_close(A.kl(folded), A.kl(q))
+    folded = L.Posterior(q.mean.view(3, 3, 2, 2), q.logvar.view(3, 3, 2, 2))
+    torch.testing.assert_close(L.kl(folded), L.kl(q))
     z = as_torch(q).sample()
     torch.testing.assert_close(
-        A.kl_parts(z.view(3, 3, 2, 2), folded, 9).correlation, A.kl_parts(z, q, 9).correlation
+        L.kl_parts(z.view(3, 3, 2, 2), folded, 9).correlation, L.kl_parts(z, q, 9).correlation
     )
 
 
 def test_kl_parts_need_company():
     with pytest.raises(ValueError, match="batch at least 2"):
-        A.kl_parts(torch.zeros(1, 2), posterior(1, 2), 10)
+        L.kl_parts(torch.zeros(1, 2), posterior(1, 2), 10)
     with pytest.raises(ValueError, match="n = 3"):
-        A.kl_parts(torch.zeros(6, 4).double(), posterior(), 3)
+        L.kl_parts(torch.zeros(6, 4).double(), posterior(), 3)
 
 
 def test_perceptual_sums_over_features_and_leaves_the_target_alone():
@@ -142,7 +143,7 @@ def test_perceptual_sums_over_features_and_leaves_the_target_alone():
     xhat, x = torch.rand(2, 3, 2, 4, 4, generator=seeded())
     x.requires_grad_()
     xhat.requires_grad_()
-    cost = A.perceptual(features, 0.5, A.squared_error)(xhat, x)
+    cost = A.perceptual(features, 0.5, L.squared_error)(xhat, x)
     d2 = (xhat - x).square()
     torch.testing.assert_close(
         cost, 0.5 * d2.sum((1, 2, 3)) + 0.25 * (d2[:, 0] + 4 * d2[:, 1]).sum((1, 2))
@@ -229,7 +230,7 @@ def short(vae, x, **how):
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"weights": (1.0, 6.0, 1.0), "augment": A.nudge}, {"error": A.squared_error}],
+    [{}, {"weights": (1.0, 6.0, 1.0), "augment": A.nudge}, {"error": L.squared_error}],
     ids=["elbo", "tc", "gauss"],
 )
 def test_training_falls_and_repeats(x, how):
@@ -294,7 +295,7 @@ def test_training_refuses(x):
     with pytest.raises(ValueError, match="at least 1"):
         A.train_vae(vae, x, epochs=0, generator=seeded())
     with pytest.raises(FloatingPointError, match="lower `lr`"):
-        short(vae, x, error=lambda xhat, x: A.squared_error(xhat, x) * math.inf)
+        short(vae, x, error=lambda xhat, x: L.squared_error(xhat, x) * math.inf)
 
 
 def test_shipped_weights(shipped, x):
@@ -321,7 +322,7 @@ def test_generator_has_less_correlation():
     for name in ("silu", "tc"):
         q = A.digit_vae(name).posterior(x)
         z = q.mean + torch.randn(q.mean.shape, generator=seeded()) * (q.logvar / 2).exp()
-        cost[name] = float(A.kl_parts(z, q, len(x)).correlation.mean())
+        cost[name] = float(L.kl_parts(z, q, len(x)).correlation.mean())
     assert cost["tc"] < cost["silu"] / 3
 
 
@@ -363,7 +364,7 @@ def test_residual_vae_learns():
     x = A.add_plain(torch.rand(16, 3, 16, 16, generator=seeded()), 8)
     vae = A.initialise(A.ResidualVAE(4, latents=4), seeded())
     figures = A.train_vae(
-        vae, x, epochs=4, batch=8, generator=seeded(1), error=partial(A.squared_error, sigma=0.1)
+        vae, x, epochs=4, batch=8, generator=seeded(1), error=partial(L.squared_error, sigma=0.1)
     )
     assert figures["loss"][-1] < figures["loss"][0]
 

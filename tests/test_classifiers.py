@@ -147,6 +147,24 @@ def test_learns_and_repeats():
     assert fit(again, validation=blobs(seed=5), epochs=8) == figures and equal_states(model, again)
 
 
+def test_the_loop_written_out_ends_with_the_same_weights():
+    images, g, plain, model = blobs(), seeded(1), net().requires_grad_(True), net()
+    torch.manual_seed(7)
+    optimiser = torch.optim.AdamW(plain.parameters(), 0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, total_steps=3 * 4)
+    for _ in range(3):
+        plain.train()
+        for rows in torch.randperm(60, generator=g).tensor_split(4):
+            loss = F.cross_entropy(plain(images.x[rows]), images.y[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    torch.manual_seed(7)  # dropout draws the same
+    fit(model)
+    assert equal_states(plain, model)
+
+
 @pytest.mark.parametrize("n", [2, 16, 17, 33])
 def test_no_batch_is_left_with_one_image(n):
     torch.manual_seed(0)
@@ -263,6 +281,23 @@ def test_each_image_stays_in_its_own_ball_and_in_range(eps, iterations, start, d
     # (x + δ) − x differs from δ by a rounding of x + δ ≤ 1 in each of 64 pixels
     assert (moved.flatten(1).norm(dim=1) <= eps * (1 + 1e-5) + 8 * torch.finfo(dtype).eps).all()
     assert (x + moved).min() >= -1e-6 and (x + moved).max() <= 1 + 1e-6 and moved.isfinite().all()
+
+
+def test_the_step_written_out_is_the_attack():
+    images = blobs(5, seed=3)
+    model, eps, K = copy.deepcopy(ATTACKED).double(), 0.7, 6
+    alone = []
+    for x, y in zip(images.x.double().split(1), images.y.split(1)):
+        delta = torch.zeros_like(x)
+        for _ in range(K):
+            moved = (x + delta).requires_grad_()
+            (g,) = torch.autograd.grad(F.cross_entropy(model(moved), y), moved)
+            delta = delta + 2.5 * eps / K * g / g.norm()
+            delta = delta * (eps / delta.norm()).clamp(max=1)
+            delta = (x + delta).clamp(0, 1) - x
+        alone.append(x + delta)
+    together = pgd_l2(model, images.x.double(), images.y, eps, K)
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-10, rtol=0)
 
 
 def check_rows_do_not_see_each_other(radius):

@@ -13,13 +13,6 @@ from manifold_xai.course.notebooks import reading_minutes
 NBS = Path(__file__).parents[1] / "nbs"
 ASIDE = {"exercise", "stub", "check", "hint", "half", "solution"}
 EARLIER = {  # lessons that still have their first form: library, claims and lesson on one page
-    "11_classifiers",
-    "12_autoencoders",
-    "32_manifold",
-    "34_neighbours",
-    "42_plausibility",
-    "43_attacks",
-    "44_sanity",
     "52_ledger",
 }
 LESSONS = [p for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb")) if p.stem not in EARLIER]

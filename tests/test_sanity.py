@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.chunks import value_and_grad
-from manifold_xai.evaluation.sanity import (
+from manifold_xai.evaluation.hypercube import (
     TwoLayer,
     along,
+    hypercube_corners,
+    max_margin_network,
+)
+from manifold_xai.evaluation.sanity import (
     complexity,
     edges,
     efficient_mprt,
-    hypercube_corners,
-    max_margin_network,
     mprt,
     planted,
     randomised,

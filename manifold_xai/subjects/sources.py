@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import re
 import shutil
+import string
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from filelock import FileLock
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -30,33 +31,51 @@ from . import store
 from .data import Images, split, to_tensor
 
 # %% ../../nbs/library/subjects/sources.ipynb #f2c98063
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "stereo_motorcycle", "china", "flower")
+PHOTOGRAPHS = (
+    "astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "stereo_motorcycle", "china",
+    "flower",
+)  # fmt: skip
 
 
-def photographs(size: int = 224, n: int | None = None, root: str | Path | None = None) -> Images:
-    """Photographs, central squares: the ImageNet sample where the data root holds it, else the eight that ship with two packages.
+def photographs(
+    size: int = 224, n: int | None = None, root: str | Path | None = None
+) -> Images:
+    """Photographs: the ImageNet sample where the data root holds it, else eight that ship.
 
-    Parameters: size, pixels; n, at most that many, drawn class by class, the same ones each time; root, a data root.
-    Returns: x (n, 3, size, size) in [0, 1]; y the ImageNet class, or −1 for the eight, which have none; rows in the source.
-    Raises: ImportError without scikit-image and scikit-learn.
-    Source: skimage.data and sklearn.datasets.load_sample_images, in the order of PHOTOGRAPHS.
+    Parameters:
+        size: pixels of a side; central squares
+        n: at most that many, drawn class by class, the same ones each time
+        root: a data root; None for the user's
+    Returns: x (n, 3, size, size) in [0, 1]; y the ImageNet class, or −1 for the eight, which have
+        none; rows in the source
+    Raises: ImportError without scikit-image and scikit-learn
+    Source: skimage.data and sklearn.datasets.load_sample_images, in the order of PHOTOGRAPHS
     """
     if (store.data_root(root) / "imagenet-sample").is_dir():
         sample = image_set("imagenet-sample", "all", size, root)
         return sample.load(None if n is None else min(n, len(sample)))
+    pictures = [Image.fromarray(a) for a in _shipped_photographs()[:n]]
+    x = torch.stack([to_tensor(picture, size) for picture in pictures])
+    return Images(x, torch.full((len(x),), -1), torch.arange(len(x)))
+
+
+def _shipped_photographs() -> list[np.ndarray]:
+    """The eight that come inside two packages, (H, W, 3) bytes each."""
     try:
         from skimage import data
         from sklearn.datasets import load_sample_images
     except ImportError:
-        raise ImportError("The photographs come inside scikit-image and scikit-learn: pip install 'manifold_xai[course]'.") from None
+        raise ImportError(
+            "The photographs come inside scikit-image and scikit-learn: "
+            "pip install 'manifold_xai[course]'."
+        ) from None
     arrays = [getattr(data, name)() for name in PHOTOGRAPHS[:6]] + load_sample_images().images
-    x = torch.stack([to_tensor(Image.fromarray(a[0] if isinstance(a, tuple) else a), size) for a in arrays[:n]])
-    return Images(x, torch.full((len(x),), -1), torch.arange(len(x)))
+    return [a[0] if isinstance(a, tuple) else a for a in arrays]
 
 # %% ../../nbs/library/subjects/sources.ipynb #4cda2c18
 @dataclass(frozen=True, eq=False)
 class ImageSet(Dataset):
-    """Labelled images that stay on disk until they are asked for: `images[i]` is (x, y), as a DataLoader wants it."""
+    """Labelled images that stay on disk until asked for: `images[i]` is (x, y)."""
 
     pictures: Sequence  # row -> PIL image
     y: Tensor  # (rows,), the class of each row
@@ -73,18 +92,22 @@ class ImageSet(Dataset):
         return self.transform(self.pictures[row]), int(self.y[row])
 
     def load(self, n: int | None = None) -> Images:
-        """All these images in memory, or `n` of them drawn class by class, the same ones each time."""
+        """All these images in memory, or `n` of them drawn class by class, always the same."""
         rows = self.rows
         if n is not None:
-            rows = rows[split(self.y[rows], [n], torch.Generator().manual_seed(0))[0]]
-        return Images(torch.stack([self.transform(self.pictures[int(row)]) for row in rows]), self.y[rows], rows)
+            generator = torch.Generator().manual_seed(0)
+            rows = rows[split(self.y[rows], [n], generator)[0]]
+        x = torch.stack([self.transform(self.pictures[int(row)]) for row in rows])
+        return Images(x, self.y[rows], rows)
 
 # %% ../../nbs/library/subjects/sources.ipynb #1ae86333
 @dataclass(frozen=True)
 class _Files:
+    """Pictures in files."""
+
     paths: Sequence[Path]
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> Image.Image:
         try:
             with Image.open(self.paths[row]) as image:
                 image.load()
@@ -95,156 +118,200 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Arrays:
+    """Pictures in one array."""
+
     pixels: np.ndarray  # (n, H, W) or (n, H, W, 3), bytes
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> Image.Image:
         return Image.fromarray(self.pixels[row])
 
 # %% ../../nbs/library/subjects/sources.ipynb #9614cc12
 class _Found(NamedTuple):
-    "What lies on disk."
+    """What lies on disk."""
 
     pictures: Sequence
     y: Tensor
-    ids: list
-    classes: dict
-    official: list  # "train", "validation" or "test" for each row, as the data set's makers split it; all "train" if they did not
+    ids: list[str]
+    classes: dict[int, str]
+    official: list[str]  # the part of each row, as its makers split it; else all "train"
 
 # %% ../../nbs/library/subjects/sources.ipynb #8811cd0e
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
-def image_folder(folder: str | Path, size: int = 224, channels: int = 3, labels: str | Path | None = None) -> ImageSet:
-    """Images of a folder: classes are its sub-folders in the order of their names, or what a table says.
+def image_folder(
+    folder: str | Path, size: int = 224, channels: int = 3, labels: str | Path | None = None
+) -> ImageSet:
+    """Images of a folder: classes are its sub-folders in the order of their names, or a table.
 
-    Parameters: folder, with a sub-folder for each class (the folder an image lies in is its class), or with a labels.csv; size, channels, as in `to_tensor`;
-    labels, a table (CSV with a header): first the file, then the class number (a column `class_index` wins), perhaps a column `name`.
-    Returns: all images, in the order of their paths; `classes` maps number to name.
-    Raises: FileNotFoundError if there is nothing to read; ValueError naming the file where images and table disagree.
+    Parameters:
+        folder: with a sub-folder for each class (the folder an image lies in is its class), or with
+            a labels.csv
+        size: as in `to_tensor`
+        channels: as in `to_tensor`
+        labels: a table (CSV with a header): first the file, then the class number (a column
+            `class_index` wins), perhaps a column `name`
+    Returns: all images, in the order of their paths; `classes` maps number to name
+    Raises: FileNotFoundError if there is nothing to read; ValueError naming the file where images
+        and table disagree
     """
     found = _read_folder(Path(folder), labels)
-    return ImageSet(found.pictures, found.y, found.ids, found.classes, torch.arange(len(found.y)), partial(to_tensor, size=size, channels=channels))
+    transform = partial(to_tensor, size=size, channels=channels)
+    return ImageSet(*found[:4], torch.arange(len(found.y)), transform)
 
 # %% ../../nbs/library/subjects/sources.ipynb #359e286a
-def _read_folder(folder, labels=None, official=None):
+def _read_folder(
+    folder: Path, labels: str | Path | None = None, official: Callable[[str], str] | None = None
+) -> _Found:
     paths = _images_below(folder)
     ids = [path.relative_to(folder).as_posix() for path in paths]
     labels = labels or (folder / "labels.csv" if (folder / "labels.csv").exists() else None)
     if labels:
         y, classes = _labels_from_table(Path(labels), ids)
     else:
-        names = [path.parent.name for path in paths]
-        if stray := [path.name for path in paths if path.parent == folder]:
-            raise ValueError(f"{folder} holds images outside class folders, such as {stray[0]}, and no labels.csv.")
-        classes = dict(enumerate(sorted(set(names))))
-        number = {name: c for c, name in classes.items()}
-        y = [number[name] for name in names]
-    official = [official(i) if official else "train" for i in ids]
-    return _Found(_Files(paths), torch.tensor(y), ids, classes, official)
+        y, classes = _labels_from_folders(folder, paths)
+    parts = [official(i) if official else "train" for i in ids]
+    return _Found(_Files(paths), torch.tensor(y), ids, classes, parts)
+
+
+def _labels_from_folders(folder: Path, paths: list[Path]) -> tuple[list[int], dict[int, str]]:
+    if stray := [path.name for path in paths if path.parent == folder]:
+        raise ValueError(
+            f"{folder} holds images outside class folders, such as {stray[0]}, and no labels.csv."
+        )
+    names = [path.parent.name for path in paths]
+    classes = dict(enumerate(sorted(set(names))))
+    number = {name: c for c, name in classes.items()}
+    return [number[name] for name in names], classes
 
 # %% ../../nbs/library/subjects/sources.ipynb #aecf7d8c
-def _images_below(folder):
+def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    hidden = lambda path: any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not hidden(path))
+
+    def hidden(path):
+        return any(p.startswith((".", "__MACOSX")) for p in path.relative_to(folder).parts)
+
+    images = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in images if not hidden(path))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
     return paths
 
 # %% ../../nbs/library/subjects/sources.ipynb #836c7652
-def _labels_from_table(labels, ids):
+def _labels_from_table(labels: Path, ids: list[str]) -> tuple[list[int], dict[int, str]]:
     with open(labels, newline="", encoding="utf8") as table:
         lines = list(csv.DictReader(table))
     file, *others = lines[0]
     column = "class_index" if "class_index" in others else others[0]
     of = {line[file]: line for line in lines}
-    by_id = [of.pop(i, None) or of.pop(Path(i).stem, None) for i in ids]  # Kaggle's tables leave the suffix away
+    # Kaggle's tables leave the suffix away
+    by_id = [of.pop(i, None) or of.pop(Path(i).stem, None) for i in ids]
     if None in by_id or of:
         culprit = next(iter(of)) if of else ids[by_id.index(None)]
-        raise ValueError(f"{labels} and the images beside it disagree: {culprit} is {'in the table only' if of else 'not in the table'}.")
+        where = "in the table only" if of else "not in the table"
+        raise ValueError(f"{labels} and the images beside it disagree: {culprit} is {where}.")
     y = [int(line[column]) for line in by_id]
-    return y, {c: name for c, name in sorted((c, line.get("name", str(c))) for c, line in zip(y, by_id))}
+    names = sorted((c, line.get("name", str(c))) for c, line in zip(y, by_id))
+    return y, dict(names)
 
 # %% ../../nbs/library/subjects/sources.ipynb #95a98427
-def _read_mnist(root):
+def _read_mnist(root: Path) -> _Found:
     return _read_idx(root / "MNIST" / "raw", [("train", "train"), ("t10k", "test")])
 
 
-def _read_emnist(root):
-    import string
-
+def _read_emnist(root: Path) -> _Found:
     names = string.digits + string.ascii_uppercase + string.ascii_lowercase
-    found = _read_idx(root / "EMNIST" / "raw", [("emnist-byclass-train", "train"), ("emnist-byclass-test", "test")], names)
-    return found._replace(pictures=_Arrays(found.pictures.pixels.swapaxes(1, 2)))  # EMNIST stores its letters column by column
+    parts = [(f"emnist-byclass-{part}", part) for part in ("train", "test")]
+    found = _read_idx(root / "EMNIST" / "raw", parts, names)
+    upright = found.pictures.pixels.swapaxes(1, 2)  # EMNIST stores its letters column by column
+    return found._replace(pictures=_Arrays(upright))
 
 
-def _read_idx(folder, parts, names="0123456789"):
+def _read_idx(folder: Path, parts: list[tuple[str, str]], names: str = "0123456789") -> _Found:
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    x = [read_image_file(str(folder / f"{prefix}-images-idx3-ubyte")).numpy() for prefix, _ in parts]
-    y = [read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte")) for prefix, _ in parts]
+    x, y = [], []
+    for prefix, _ in parts:
+        x.append(read_image_file(str(folder / f"{prefix}-images-idx3-ubyte")).numpy())
+        y.append(read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte")))
     return _found_arrays(x, y, [part for _, part in parts], names)
 
 # %% ../../nbs/library/subjects/sources.ipynb #88edcc29
-def _read_cifar10(root):
+def _read_cifar10(root: Path) -> _Found:
     from torchvision.datasets import CIFAR10
 
     sets = [CIFAR10(root, train=train) for train in (True, False)]
-    return _found_arrays([s.data for s in sets], [torch.tensor(s.targets) for s in sets], ["train", "test"], sets[0].classes)
+    x, y = [s.data for s in sets], [torch.tensor(s.targets) for s in sets]
+    return _found_arrays(x, y, ["train", "test"], sets[0].classes)
 
 
-def _found_arrays(x, y, parts, names):
+def _found_arrays(
+    x: list[np.ndarray], y: list[Tensor], parts: list[str], names: Sequence[str]
+) -> _Found:
     official = [part for part, rows in zip(parts, y) for _ in rows]
     ids = [f"{part}/{i}" for part, rows in zip(parts, y) for i in range(len(rows))]
     y = torch.cat(y).long()
-    return _Found(_Arrays(np.concatenate(x)), y, ids, {c: names[c] for c in y.unique().tolist()}, official)
+    classes = {c: names[c] for c in y.unique().tolist()}
+    return _Found(_Arrays(np.concatenate(x)), y, ids, classes, official)
 
 # %% ../../nbs/library/subjects/sources.ipynb #a917e4f2
-def _read_pets(root):
+def _read_pets(root: Path) -> _Found:
+    folder = root / "oxford-iiit-pet"
     ids, y, classes, official = [], [], {}, []
     for listing, part in ("trainval", "train"), ("test", "test"):
-        for line in (root / "oxford-iiit-pet" / "annotations" / f"{listing}.txt").read_text().split("\n"):
-            if line.strip():
-                name, number = line.split()[:2]  # the makers number breeds from 1, in the order of their names
-                classes[int(number) - 1] = name.rsplit("_", 1)[0]
-                ids.append(f"{name}.jpg"), y.append(int(number) - 1), official.append(part)
-    return _Found(_Files([root / "oxford-iiit-pet" / "images" / i for i in ids]), torch.tensor(y), ids, dict(sorted(classes.items())), official)
+        lines = (folder / "annotations" / f"{listing}.txt").read_text().split("\n")
+        for name, number, *_ in (line.split() for line in lines if line.strip()):
+            c = int(number) - 1  # the makers number breeds from 1, in the order of their names
+            classes[c] = name.rsplit("_", 1)[0]
+            ids.append(f"{name}.jpg")
+            y.append(c)
+            official.append(part)
+    files = _Files([folder / "images" / i for i in ids])
+    return _Found(files, torch.tensor(y), ids, dict(sorted(classes.items())), official)
 
 # %% ../../nbs/library/subjects/sources.ipynb #6e40b252
-def _read_flowers(root):
+def _read_flowers(root: Path) -> _Found:
     from scipy.io import loadmat
     from torchvision.datasets import Flowers102
 
     folder = root / "flowers-102"
-    labels = loadmat(folder / "imagelabels.mat", squeeze_me=True)["labels"]  # of image 1, 2, …; the makers number flowers from 1
+    labels = loadmat(folder / "imagelabels.mat", squeeze_me=True)["labels"]  # of image 1, 2, …
     sets = loadmat(folder / "setid.mat", squeeze_me=True)
-    numbers = [(i, part) for key, part in (("trnid", "train"), ("valid", "validation"), ("tstid", "test")) for i in sets[key].tolist()]
-    y = torch.tensor([int(labels[i - 1]) - 1 for i, _ in numbers])
+    parts = ("trnid", "train"), ("valid", "validation"), ("tstid", "test")
+    numbers = [(i, part) for key, part in parts for i in sets[key].tolist()]
+    y = torch.tensor([int(labels[i - 1]) - 1 for i, _ in numbers])  # flowers count from 1, too
     ids = [f"image_{i:05d}.jpg" for i, _ in numbers]
-    names = getattr(Flowers102, "classes", [f"flower {c + 1}" for c in range(102)])  # the makers publish numbers, torchvision names since 0.22
-    return _Found(_Files([folder / "jpg" / i for i in ids]), y, ids, {c: names[c] for c in y.unique().tolist()}, [part for _, part in numbers])
+    # the makers publish numbers, torchvision names since 0.22
+    names = getattr(Flowers102, "classes", [f"flower {c + 1}" for c in range(102)])
+    classes = {c: names[c] for c in y.unique().tolist()}
+    files = _Files([folder / "jpg" / i for i in ids])
+    return _Found(files, y, ids, classes, [part for _, part in numbers])
 
 # %% ../../nbs/library/subjects/sources.ipynb #48ade183
-def _read_xray(root):
-    return _read_folder(root / "chest_xray", official=lambda i: "test" if i.split("/")[0] == "test" else "train")
+def _read_xray(root: Path) -> _Found:
+    def official(i):
+        return "test" if i.split("/")[0] == "test" else "train"
+
+    return _read_folder(root / "chest_xray", official=official)
 
 
-def _read_retinopathy(root):
-    table = root / "retinopathy" / "trainLabels.csv"
-    return _read_folder(root / "retinopathy" / "train", table) if table.exists() else _read_folder(root / "retinopathy")
+def _read_retinopathy(root: Path) -> _Found:
+    folder = root / "retinopathy"
+    table = folder / "trainLabels.csv"
+    return _read_folder(folder / "train", table) if table.exists() else _read_folder(folder)
 
 
-def _read_imagenet(root):
+def _read_imagenet(root: Path) -> _Found:
     return _read_folder(root / "imagenet" / "val")
 
 
-def _read_sample(root):
+def _read_sample(root: Path) -> _Found:
     return _read_folder(root / "imagenet-sample")
 
 # %% ../../nbs/library/subjects/sources.ipynb #ef81009e
 class Download(NamedTuple):
-    """An archive, its published hash, and what unpacking it puts into `folder` below the data root."""
+    """An archive, its published hash, and what it puts into `folder` below the data root."""
 
     url: str
     hash: str
@@ -253,7 +320,7 @@ class Download(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set of real size: what it holds, where it lies below the data root, and how it may be used."""
+    """A data set of real size: what it holds, where it lies, and how it may be used."""
 
     read: Callable  # data root -> what lies on disk
     classes: int
@@ -265,14 +332,22 @@ class Source(NamedTuple):
     files: dict[str, str] = {}  # file -> MD5, checked before anything is read
     downloads: tuple[Download, ...] = ()
     pad: int = 0
-    group: str = ""  # regular expression: what it finds in two ids must not be torn apart (a patient)
+    group: str = ""  # regular expression: ids in which it finds the same stay together (a patient)
 
 # %% ../../nbs/library/subjects/sources.ipynb #bd6adca2
 _MNIST = {
-    "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
-    "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
-    "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
-    "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+    "train-images-idx3-ubyte": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"
+    ),
+    "train-labels-idx1-ubyte": (
+        "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"
+    ),
+    "t10k-images-idx3-ubyte": (
+        "9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"
+    ),
+    "t10k-labels-idx1-ubyte": (
+        "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"
+    ),
 }
 _MNIST_AT = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _CIFAR10 = {
@@ -284,65 +359,154 @@ _CIFAR10 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
 }
-_EMNIST = tuple(f"emnist-byclass-{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1"))
+_EMNIST = tuple(
+    f"emnist-byclass-{part}-{kind}-ubyte"
+    for part in ("train", "test")
+    for kind in ("images-idx3", "labels-idx1")
+)
+_EMNIST_AT = "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip"
+_CIFAR10_AT = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 
 # %% ../../nbs/library/subjects/sources.ipynb #d5f92bc7
 SOURCES = {
     "mnist": Source(
-        _read_mnist, 10, 32, 1, "MNIST/raw/*-ubyte", "http://yann.lecun.com/exdb/mnist", "CC BY-SA 3.0 (LeCun, Cortes)",
-        {f"MNIST/raw/{name}": md5 for name, (_, md5) in _MNIST.items()},
-        tuple(Download(f"{_MNIST_AT}{name}.gz", f"md5:{md5}", "MNIST/raw", (name,)) for name, (md5, _) in _MNIST.items()),
+        read=_read_mnist,
+        classes=10,
+        size=32,
+        channels=1,
+        layout="MNIST/raw/*-ubyte",
+        home="http://yann.lecun.com/exdb/mnist",
+        licence="CC BY-SA 3.0 (LeCun, Cortes)",
+        files={f"MNIST/raw/{name}": md5 for name, (_, md5) in _MNIST.items()},
+        downloads=tuple(
+            Download(f"{_MNIST_AT}{name}.gz", f"md5:{md5}", "MNIST/raw", (name,))
+            for name, (md5, _) in _MNIST.items()
+        ),
         pad=2,
     ),
     "emnist": Source(
-        _read_emnist, 62, 32, 1, "EMNIST/raw/emnist-byclass-*-ubyte", "https://www.nist.gov/itl/products-and-services/emnist-dataset",
-        "made from NIST Special Database 19, no licence stated: cite Cohen et al. 2017",
-        downloads=(Download("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip", "md5:58c8d27c78d21e728a6bc7b3cc06412e", "EMNIST/raw", _EMNIST),),
+        read=_read_emnist,
+        classes=62,
+        size=32,
+        channels=1,
+        layout="EMNIST/raw/emnist-byclass-*-ubyte",
+        home="https://www.nist.gov/itl/products-and-services/emnist-dataset",
+        licence="made from NIST Special Database 19, no licence stated: cite Cohen et al. 2017",
+        downloads=(
+            Download(_EMNIST_AT, "md5:58c8d27c78d21e728a6bc7b3cc06412e", "EMNIST/raw", _EMNIST),
+        ),
         pad=2,
     ),
     "cifar10": Source(
-        _read_cifar10, 10, 32, 3, "cifar-10-batches-py/*_batch*", "https://www.cs.toronto.edu/~kriz/cifar.html",
-        "no licence stated: cite Krizhevsky 2009",
-        {f"cifar-10-batches-py/{name}": md5 for name, md5 in _CIFAR10.items()},
-        (Download("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a", "", ("cifar-10-batches-py",)),),
+        read=_read_cifar10,
+        classes=10,
+        size=32,
+        channels=3,
+        layout="cifar-10-batches-py/*_batch*",
+        home="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="no licence stated: cite Krizhevsky 2009",
+        files={f"cifar-10-batches-py/{name}": md5 for name, md5 in _CIFAR10.items()},
+        downloads=(
+            Download(
+                _CIFAR10_AT, "md5:c58f30108f718f92721af3b95e74349a", "", ("cifar-10-batches-py",)
+            ),
+        ),
     ),
     "pets": Source(
-        _read_pets, 37, 224, 3, "oxford-iiit-pet/images, oxford-iiit-pet/annotations", "https://www.robots.ox.ac.uk/~vgg/data/pets",
-        "CC BY-SA 4.0",
+        read=_read_pets,
+        classes=37,
+        size=224,
+        channels=3,
+        layout="oxford-iiit-pet/images, oxford-iiit-pet/annotations",
+        home="https://www.robots.ox.ac.uk/~vgg/data/pets",
+        licence="CC BY-SA 4.0",
         downloads=(
-            Download(_PETS + "images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c", "oxford-iiit-pet", ("images",)),
-            Download(_PETS + "annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f", "oxford-iiit-pet", ("annotations",)),
+            Download(
+                _PETS + "images.tar.gz",
+                "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                "oxford-iiit-pet",
+                ("images",),
+            ),
+            Download(
+                _PETS + "annotations.tar.gz",
+                "md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+                "oxford-iiit-pet",
+                ("annotations",),
+            ),
         ),
     ),
     "flowers": Source(
-        _read_flowers, 102, 224, 3, "flowers-102/jpg, flowers-102/imagelabels.mat, flowers-102/setid.mat", _FLOWERS,
-        "no licence stated: cite Nilsback and Zisserman 2008",
-        {"flowers-102/imagelabels.mat": "e0620be6f572b9609742df49c70aed4d", "flowers-102/setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"},
-        (
-            Download(_FLOWERS + "102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa", "flowers-102", ("jpg",)),
-            Download(_FLOWERS + "imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d", "flowers-102", ("imagelabels.mat",)),
-            Download(_FLOWERS + "setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c", "flowers-102", ("setid.mat",)),
+        read=_read_flowers,
+        classes=102,
+        size=224,
+        channels=3,
+        layout="flowers-102/jpg, flowers-102/imagelabels.mat, flowers-102/setid.mat",
+        home=_FLOWERS,
+        licence="no licence stated: cite Nilsback and Zisserman 2008",
+        files={
+            "flowers-102/imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
+            "flowers-102/setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
+        },
+        downloads=(
+            Download(
+                _FLOWERS + "102flowers.tgz",
+                "md5:52808999861908f626f3c1f4e79d11fa",
+                "flowers-102",
+                ("jpg",),
+            ),
+            Download(
+                _FLOWERS + "imagelabels.mat",
+                "md5:e0620be6f572b9609742df49c70aed4d",
+                "flowers-102",
+                ("imagelabels.mat",),
+            ),
+            Download(
+                _FLOWERS + "setid.mat",
+                "md5:a5357ecc9cb78c4bef273ce3793fc85c",
+                "flowers-102",
+                ("setid.mat",),
+            ),
         ),
     ),
     "imagenet": Source(
-        _read_imagenet, 1000, 224, 3, "imagenet/val/<synset>/*.JPEG", "https://image-net.org",
-        "for non-commercial research, after registration",
+        read=_read_imagenet,
+        classes=1000,
+        size=224,
+        channels=3,
+        layout="imagenet/val/<synset>/*.JPEG",
+        home="https://image-net.org",
+        licence="for non-commercial research, after registration",
     ),
     "imagenet-sample": Source(
-        _read_sample, 500, 224, 3, "imagenet-sample/<synset>/*.jpg, imagenet-sample/labels.csv",
-        "https://github.com/EliSchwartz/imagenet-sample-images",
-        "as ImageNet: for research",
+        read=_read_sample,
+        classes=500,
+        size=224,
+        channels=3,
+        layout="imagenet-sample/<synset>/*.jpg, imagenet-sample/labels.csv",
+        home="https://github.com/EliSchwartz/imagenet-sample-images",
+        licence="as ImageNet: for research",
     ),
     "xray": Source(
-        _read_xray, 2, 224, 1, "chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg", "https://data.mendeley.com/datasets/rscbjbr9sj",
-        "CC BY 4.0 (Kermany et al. 2018)",
+        read=_read_xray,
+        classes=2,
+        size=224,
+        channels=1,
+        layout="chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg",
+        home="https://data.mendeley.com/datasets/rscbjbr9sj",
+        licence="CC BY 4.0 (Kermany et al. 2018)",
         group=r"person\d+|(NORMAL2-)?IM-\d+",
     ),
     "retinopathy": Source(
-        _read_retinopathy, 5, 224, 3, "retinopathy/train/*.jpeg with retinopathy/trainLabels.csv, or retinopathy/{0,1,2,3,4}/*.jpeg",
-        "https://www.kaggle.com/c/diabetic-retinopathy-detection", "rules of the Kaggle competition (EyePACS)",
+        read=_read_retinopathy,
+        classes=5,
+        size=224,
+        channels=3,
+        layout="retinopathy/train/*.jpeg with retinopathy/trainLabels.csv, "
+        "or retinopathy/{0,1,2,3,4}/*.jpeg",
+        home="https://www.kaggle.com/c/diabetic-retinopathy-detection",
+        licence="rules of the Kaggle competition (EyePACS)",
         group=r"\d+(?=_(left|right))",
     ),
 }
@@ -351,12 +515,20 @@ SOURCES = {
 PARTS = ("train", "validation", "test", "all")
 
 
-def image_set(name: str, part: str = "train", size: int | None = None, root: str | Path | None = None) -> ImageSet:
-    """A part of a real-size data set, verified, in the one split that is stored when it is first opened.
+def image_set(
+    name: str, part: str = "train", size: int | None = None, root: str | Path | None = None
+) -> ImageSet:
+    """A part of a real-size data set, verified, in the one split stored when it was first opened.
 
-    Parameters: name, a key of SOURCES; part, "train", "validation", "test" or "all"; size, pixels (default: the set's own); root, a data root.
-    Raises: FileNotFoundError saying what is missing, where it belongs and how to get it; ValueError naming the file if a published hash does not match,
-    if the number of classes is not the set's, or if the stored split was made for other files.
+    Parameters:
+        name: a key of SOURCES
+        part: "train", "validation", "test" or "all"
+        size: pixels of a side (default: the set's own)
+        root: a data root; None for the user's
+    Returns: the images, still on disk
+    Raises: FileNotFoundError saying what is missing, where it belongs and how to get it; ValueError
+        naming the file if a published hash does not match, if the number of classes is not the
+        set's, or if the stored split was made for other files
     """
     source, root = _source(name), store.data_root(root)
     if part not in PARTS:
@@ -368,91 +540,139 @@ def image_set(name: str, part: str = "train", size: int | None = None, root: str
         raise FileNotFoundError(f"{name} is not in {root} ({error}). {_how_to_get(name)}") from None
     if len(found.classes) != source.classes:
         lie = f"{len(found.classes)} lie in {root} ({source.layout})"
-        raise ValueError(f"{name} must have {source.classes} classes, but {lie}. {_how_to_get(name)}")
+        raise ValueError(
+            f"{name} must have {source.classes} classes, but {lie}. {_how_to_get(name)}"
+        )
     rows = torch.arange(len(found.y)) if part == "all" else _stored_split(name, found, root)[part]
-    return ImageSet(*found[:4], rows, partial(to_tensor, size=size or source.size, channels=source.channels, pad=source.pad))
+    how = dict(size=size or source.size, channels=source.channels, pad=source.pad)
+    return ImageSet(*found[:4], rows, partial(to_tensor, **how))
 
 
-def load_images(name: str, root: str | Path | None = None, part: str = "test", size: int | None = None, n: int | None = None) -> Images:
-    """Images of a real-size data set, in memory: a whole part, or `n` of it drawn class by class, the same ones each time.
+def load_images(
+    name: str,
+    root: str | Path | None = None,
+    part: str = "test",
+    size: int | None = None,
+    n: int | None = None,
+) -> Images:
+    """Images of a real-size data set, in memory: a whole part, or `n` of it.
 
-    Parameters and errors as in `image_set`. A thousand colour images of 224 pixels take 0.6 GB; for more, iterate over `image_set`.
+    A thousand colour images of 224 pixels take 0.6 GB; for more, iterate over `image_set`.
+
+    Parameters:
+        name: as in `image_set`
+        root: as in `image_set`
+        part: as in `image_set`
+        size: as in `image_set`
+        n: drawn class by class, the same ones each time
+    Returns: images with their labels
+    Raises: as `image_set`
     """
     return image_set(name, part, size, root).load(n)
 
 # %% ../../nbs/library/subjects/sources.ipynb #dcb98131
-def _source(name):
+def _source(name: str) -> Source:
     if name not in SOURCES:
-        raise ValueError(f"`name` must be one of {', '.join(SOURCES)}, got {name!r}. For your own folder use image_folder.")
+        raise ValueError(
+            f"`name` must be one of {', '.join(SOURCES)}, got {name!r}. "
+            "For your own folder use image_folder."
+        )
     return SOURCES[name]
 
 
-def _how_to_get(name):
+def _how_to_get(name: str) -> str:
     source = SOURCES[name]
-    return f"fetch({name!r}) downloads it." if source.downloads else f"Get it from {source.home} and put it there as {source.layout}."
+    if source.downloads:
+        return f"fetch({name!r}) downloads it."
+    return f"Get it from {source.home} and put it there as {source.layout}."
 
 
-def _verify(name, source, root):
+def _verify(name: str, source: Source, root: Path) -> None:
+    """Refuse a data set whose files are missing or not the published ones."""
     for file, md5 in source.files.items():
         if not (root / file).exists():
-            raise FileNotFoundError(f"{name} is not in {root}: {file} is missing. {_how_to_get(name)}")
+            raise FileNotFoundError(
+                f"{name} is not in {root}: {file} is missing. {_how_to_get(name)}"
+            )
         if not _matches(root / file, md5):
-            raise ValueError(f"{root / file} is not the published file (MD5 differs from {md5}). fetch({name!r}, again=True) replaces it.")
+            raise ValueError(
+                f"{root / file} is not the published file (MD5 differs from {md5}). "
+                f"fetch({name!r}, again=True) replaces it."
+            )
 
 
-def _matches(path, md5):
+def _matches(path: Path, md5: str) -> bool:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest() == md5
 
 # %% ../../nbs/library/subjects/sources.ipynb #c466ffad
-def _stored_split(name, found, root):
+def _stored_split(name: str, found: _Found, root: Path) -> dict[str, Tensor]:
+    """Rows of each part, from the data root; drawn now if they are not there."""
     path = root / "splits" / f"{name}.safetensors"
-    listing = hashlib.sha256("\n".join(f"{i} {c}" for i, c in zip(found.ids, found.y.tolist())).encode()).hexdigest()
+    lines = "\n".join(f"{i} {c}" for i, c in zip(found.ids, found.y.tolist()))
+    listing = hashlib.sha256(lines.encode()).hexdigest()
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
             classes = {str(c): name for c, name in found.classes.items()}
-            store.save_tensors(path, _draw_parts(found, SOURCES[name].group), {"data": listing, "classes": classes, "seed": 0})
+            card = {"data": listing, "classes": classes, "seed": 0}
+            store.save_tensors(path, _draw_parts(found, SOURCES[name].group), card)
         rows, card = store.load_tensors(path)
     if card["data"] != listing:
         raise ValueError(
-            f"{path} splits other files or labels than those in {root} now. Put the files back; or, if they changed on purpose, "
+            f"{path} splits other files or labels than those in {root} now. "
+            "Put the files back; or, if they changed on purpose, "
             "delete the split, and train everything again that was trained on it."
         )
     return rows
 
 # %% ../../nbs/library/subjects/sources.ipynb #92e4d3d0
-def _draw_parts(found, group):
-    "Rows of each part: the makers' parts kept, what they left out drawn by class, groups of ids never torn apart."
-    official = np.array(found.official)
-    pool, validation, test = (torch.from_numpy(np.flatnonzero(official == part)) for part in ("train", "validation", "test"))
+def _draw_parts(found: _Found, group: str) -> dict[str, Tensor]:
+    """Rows of each part: the makers' parts kept, the rest drawn by class, groups kept whole."""
+    parts = np.array(found.official)
+    pool, validation, test = (_rows_of(parts, part) for part in ("train", "validation", "test"))
     names = [_group_of(found.ids[row], group) for row in pool]
     member = torch.from_numpy(np.unique(names, return_inverse=True)[1])
-    label = torch.zeros(int(member.max()) + 1, dtype=torch.long).scatter_reduce(0, member, found.y[pool], "amax", include_self=False)
+    label = torch.zeros(int(member.max()) + 1, dtype=torch.long)
+    label = label.scatter_reduce(0, member, found.y[pool], "amax", include_self=False)
     tenth = len(label) // 10
-    drawn = split(label, [0 if len(validation) else tenth, 0 if len(test) else 2 * tenth], torch.Generator().manual_seed(0))
+    sizes = [0 if len(validation) else tenth, 0 if len(test) else 2 * tenth]
+    drawn = split(label, sizes, torch.Generator().manual_seed(0))
     to_validation, to_test = (torch.isin(member, groups) for groups in drawn)
     return dict(
-        train=pool[~(to_validation | to_test)], validation=torch.cat([validation, pool[to_validation]]), test=torch.cat([test, pool[to_test]])
+        train=pool[~(to_validation | to_test)],
+        validation=torch.cat([validation, pool[to_validation]]),
+        test=torch.cat([test, pool[to_test]]),
     )
 
 
-def _group_of(name, group):
+def _rows_of(parts: np.ndarray, part: str) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(parts == part))
+
+
+def _group_of(name: str, group: str) -> str:
+    """What must stay together: what the expression finds in a file's name, or the file itself."""
     match = re.search(group, name.rsplit("/", 1)[-1]) if group else None
     return match.group(0) if match else name
 
 # %% ../../nbs/library/subjects/sources.ipynb #8eff0082
 def fetch(name: str, root: str | Path | None = None, again: bool = False) -> Path:
-    """Download a real-size data set into the data root, with its published hashes, and unpack it.
+    """Download a real-size data set into the data root, check its hashes, and unpack it.
 
-    Parameters: name, a key of SOURCES; root, a data root; again, replace what is there.
-    Returns: the data root. What is there already, and has the right hash, is not downloaded again.
-    Raises: ValueError naming the file if it does not match its hash, or if the set cannot be had without an account (it says where and under which name);
-    ConnectionError saying where to put the file by hand; ImportError without pooch.
+    Parameters:
+        name: a key of SOURCES
+        root: a data root; None for the user's
+        again: replace what is there
+    Returns: the data root; what is there already, with the right hash, is not downloaded again
+    Raises: ValueError naming the file if it does not match its hash, or if the set cannot be had
+        without an account (it says where and under which name); ConnectionError saying where to put
+        the file by hand; ImportError without pooch
     """
     source, root = _source(name), store.data_root(root)
     if not source.downloads:
-        raise ValueError(f"{name} cannot be fetched. {_how_to_get(name)} Here 'there' is {root}.")
+        raise ValueError(
+            f"{name} cannot be fetched. {_how_to_get(name)} Here 'there' is {root}."
+        )
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".fetch-{name}.lock"):
         for download in source.downloads:
@@ -462,7 +682,7 @@ def fetch(name: str, root: str | Path | None = None, again: bool = False) -> Pat
     return root
 
 # %% ../../nbs/library/subjects/sources.ipynb #24fc2068
-def _fetch_archive(download, folder, name, again):
+def _fetch_archive(download: Download, folder: Path, name: str, again: bool) -> Path:
     try:
         import pooch
     except ImportError:
@@ -471,34 +691,45 @@ def _fetch_archive(download, folder, name, again):
     if again:
         archive.unlink(missing_ok=True)
     if archive.exists() and not _matches(archive, download.hash.removeprefix("md5:")):
-        raise ValueError(f"{archive} is not the published file ({download.hash} expected). fetch({name!r}, again=True) replaces it.")
+        raise ValueError(
+            f"{archive} is not the published file ({download.hash} expected). "
+            f"fetch({name!r}, again=True) replaces it."
+        )
+    where = (download.url, download.hash, archive.name, folder)
     try:
-        return Path(pooch.retrieve(download.url, download.hash, archive.name, folder, progressbar=True))
+        return Path(pooch.retrieve(*where, progressbar=True))
     except OSError as error:
-        raise ConnectionError(f"Could not download {download.url} ({error}). Without a network, put that file at {archive} and call fetch again.") from None
+        raise ConnectionError(
+            f"Could not download {download.url} ({error}). "
+            f"Without a network, put that file at {archive} and call fetch again."
+        ) from None
 
 # %% ../../nbs/library/subjects/sources.ipynb #847ef48f
-def _unpack(archive, gives):
+def _unpack(archive: Path, gives: tuple[str, ...]) -> None:
+    """Put what an archive holds beside it, when it is whole."""
     if archive.name in gives:
         return
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpack-") as aside:
-        aside = Path(aside)
-        if archive.name.endswith((".tgz", ".tar.gz")):
-            shutil.unpack_archive(archive, aside, filter="data")
-        elif archive.suffix == ".zip":
-            shutil.unpack_archive(archive, aside)
-        else:
-            shutil.copy(archive, aside)
+        _extract(archive, Path(aside))
         for name in gives:
-            whole = _find(aside, name)
+            whole = _find(Path(aside), name)
             target = archive.parent / name
             if target.is_dir():
                 shutil.rmtree(target)
             whole.replace(target)
 
 
-def _find(folder, name):
-    "The file or folder `name` somewhere below `folder`, decompressed if it is there as name.gz."
+def _extract(archive: Path, folder: Path) -> None:
+    if archive.name.endswith((".tgz", ".tar.gz")):
+        shutil.unpack_archive(archive, folder, filter="data")
+    elif archive.suffix == ".zip":
+        shutil.unpack_archive(archive, folder)
+    else:
+        shutil.copy(archive, folder)
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The file or folder `name` somewhere below `folder`, decompressed if it is name.gz there."""
     if packed := next(folder.rglob(f"{name}.gz"), None):
         with gzip.open(packed) as source, open(folder / name, "wb") as target:
             shutil.copyfileobj(source, target)

@@ -22,7 +22,7 @@ from ..door import graphless, ordinary
 from ..paths.path import Path, Step
 from ..score import check_input, settled
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #c9c37f95
 class Reached(NamedTuple):
     """How far each row got."""
 
@@ -40,7 +40,7 @@ class Within(Attribution):
         found.reached = reached
         return found
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #7c6a0fbf
 FIRST = 6  # segments of the coarsest sum: 6, 12, 24, 48, …
 CEILING = 1536  # segments at most, 256 · 6
 SETTLED_ON = 48  # segments for which a method solves a geodesic beforehand
@@ -89,7 +89,7 @@ def _runs(points, size):
     while run := list(islice(points, size)):
         yield run
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #71e3437f
 class _Line(_Sums):
     """Sums along a straight line: of the points behind only the sum is kept."""
 
@@ -124,7 +124,7 @@ def _with_ends(start, inner, end):
 def _rows_of(step, rows):
     return Step(*(part[rows] for part in step))
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #592d88d4
 def bends(points: list[Step]) -> Tensor:
     """What trapezoids between evenly spaced points of a smooth path leave out, to fourth order.
 
@@ -167,7 +167,7 @@ class _Curve(_Sums):
         self.points = [_rows_of(step, still) for step in self.points]
         self.left_out = self.left_out[still]
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #aa4af309
 class _Walks(_Sums):
     """Whole walks, each with twice the steps of the last."""
 
@@ -188,7 +188,7 @@ def _way(gamma: Path) -> type[_Sums]:
         f"but this {type(gamma).__name__} is a fixed list: path_attribution(f, gamma) adds it up."
     )
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #4725c98d
 SAFETY = 1.5  # measured in benchmarks/tolerance.py: at least the error for 95 of 100 rows
 BELIEVED = (2.0, 4.0)  # ratios of successive changes
 SMOOTH = (3.0, 6.0)  # ratios at which the error is taken to fall as 1/T²
@@ -226,7 +226,7 @@ def simpson(A: Tensor, step: Tensor, shrinks: Tensor) -> Tensor:
     smooth = (SMOOTH[0] < shrinks) & (shrinks < SMOOTH[1])
     return torch.where(smooth.view(-1, *[1] * (A.ndim - 1)), A + step / 3, A)
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #34b06e8b
 class _Progress:
     """The maps so far: the last sum of each row at work, and how much it changed."""
 
@@ -251,7 +251,7 @@ class _Progress:
             part = getattr(self, name)
             setattr(self, name, None if part is None else part[still])
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #f82d1969
 KEPT = 2**26  # numbers that curves keep at once, if they need 256 points: 256 MiB in float32
 
 
@@ -338,7 +338,7 @@ def _reached(sums: _Sums, tol: float, max_steps: int) -> tuple[Tensor, ...]:
     rows, *found = map(torch.cat, zip(*parts))
     return tuple(part[rows.argsort()] for part in found)
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #4e8871ba
 class _Whole(_Walks):
     """Whole walks of a method that cannot leave rows out: all of them each time."""
 
@@ -367,7 +367,7 @@ def walked(
     A, gap, ends, *reached = _reached(sums, tol, max_steps)
     return warned(Within(A, gap, ends, Reached(*reached, False)), tol, max_steps)
 
-# %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
+# %% ../../nbs/library/attribution/adaptive.ipynb #33041c93
 def warned(found: Within, tol: float, max_steps: int) -> Within:
     """`found`, with a warning that names the rows that did not reach `tol`, and their errors."""
     error, _, nested = found.reached

@@ -198,18 +198,16 @@ def _norm(A: Tensor) -> Tensor:
     return A.flatten(1).norm(dim=1)
 
 
-def ratio(before: Tensor | None, change: Tensor) -> Tensor:
+def ratio(before: Tensor, change: Tensor) -> Tensor:
     """How fast changes shrink: the norm of the one before the last over that of the last, (b,)."""
-    if before is None:
-        return torch.full_like(change, BELIEVED[0])  # nothing is known yet
     return (before / change).nan_to_num(torch.inf)  # 0/0: it stands still
 
 
-def remaining(before: Tensor | None, change: Tensor) -> Tensor:
+def remaining(before: Tensor, change: Tensor) -> Tensor:
     """The error of a sum by its last two changes.
 
     Parameters:
-        before: norm of the change before the last, (b,), None if there was none
+        before: norm of the change before the last, (b,)
         change: norm of the last change, (b,)
     Returns: estimated norm of the error, (b,)
 
@@ -236,11 +234,10 @@ class _Progress:
 
     def add(self, A: Tensor) -> tuple[Tensor, Tensor]:
         """A finer sum; the best map there is, and its estimated error, relative to it."""
-        if self.A is None:
-            self.A = A
-            return A, torch.full_like(_norm(A), torch.inf)
-        step = A - self.A
+        step = torch.full_like(A, torch.inf) if self.A is None else A - self.A
         self.A, self.before, self.change = A, self.change, _norm(step)
+        if self.before is None or bool(self.before.isinf().any()):  # two levels may agree by chance
+            return A, torch.full_like(self.change, torch.inf)
         error = remaining(self.before, self.change)
         best = simpson(A, step, ratio(self.before, self.change)) if self.line else A
         return best, (error / _norm(best)).nan_to_num(0.0)  # 0/0: a map of zeros
@@ -317,9 +314,9 @@ def _check(tol, max_steps):
         raise ValueError(
             f"tol must be above 0, the error to reach as a share of the map's norm, got {tol}."
         )
-    if max_steps < 2 * FIRST:
+    if max_steps < 4 * FIRST:
         raise ValueError(
-            f"max_steps must be at least {2 * FIRST}, two levels to compare, got {max_steps}."
+            f"max_steps must be at least {4 * FIRST}, three sums to compare, got {max_steps}."
         )
 
 

@@ -96,7 +96,7 @@ def with_tol(network, method, x, y, tol, batch, **more):
 
 
 def published(network, method, x, y, batch):
-    """Map, passes and seconds a row of the number of steps that is taken unless somebody says so."""
+    """Map, passes and seconds a row of the number of steps that is taken unless one says so."""
     start, found = time.process_time(), []
     how = dict(target=y, n_steps=PUBLISHED, internal_batch_size=batch)
     passes = count_passes(network, lambda: found.append(method.attribute(x, **how)))[1]
@@ -161,7 +161,9 @@ def told(variants, tol):
     for name, row in variants.items():
         if "error" not in row:
             reached = sum(e <= 0.05 for e in row["estimate"])
-            print(f"{name:16s} comes within an estimated 5 % in {reached} of {len(row['estimate'])}")
+            print(
+                f"{name:16s} comes within an estimated 5 % in {reached} of {len(row['estimate'])}"
+            )
             continue
         n, worst = len(row["error"]), max(row["error"])
         safe = sum(a <= b for a, b in zip(row["error"], row["estimate"])) / n

@@ -142,7 +142,10 @@ def test_equals_fixed_steps_when_levels_coincide(name, ends, levels):
     gamma, T, rows = CURVES[name](wavy, *ends, 12), FIRST * 2 ** (levels - 1), torch.arange(5)
 
     def fixed(T):
-        points = [Step(p, *value_and_grad(wavy, p)[::-1]) for p in gamma.curve([i / T for i in range(T + 1)], rows)]
+        points = [
+            Step(p, *value_and_grad(wavy, p)[::-1])
+            for p in gamma.curve([i / T for i in range(T + 1)], rows)
+        ]
         A = path_attribution(wavy, iter(points)).A
         return A if name == "straight" else A + bends(points)
 
@@ -251,7 +254,9 @@ def test_nothing_is_asked_twice(name, ends):
     x0, x = ends
     gamma, f = CURVES[name](wavy, x0, x, 12), Asked(wavy)
     found = quietly(f, gamma, 1e-4, max_steps=192, check=False)
-    at_ends = 0 if name in ("straight", "blur", "settled") else 2  # the raw ends, for what is left out
+    at_ends = (
+        0 if name in ("straight", "blur", "settled") else 2
+    )  # the raw ends, for what is left out
     assert len(f.points) == (found.reached.steps + 1 + at_ends).sum()
     if name not in ("blur", "settled"):  # these rest at x for their last points
         assert len(set(f.points)) == len(f.points)
@@ -263,7 +268,9 @@ def test_rows_that_are_done_leave_the_batch():
     x = torch.cat([easy, easy + 2])
     free = dict(check=False, span=False)
     f = Asked(lambda x: torch.where(x < 0, x, (8 * x).sin()).flatten(1).sum(1))
-    found = adaptive_attribution(f, straight_path(torch.where(x < 0, -2.0, 0.0).to(x), x), 1e-3, **free)
+    found = adaptive_attribution(
+        f, straight_path(torch.where(x < 0, -2.0, 0.0).to(x), x), 1e-3, **free
+    )
     steps = found.reached.steps
     assert (steps[:3] == 4 * FIRST).all() and (steps[3:] >= 8 * FIRST).all()
     assert len(f.points) == (steps + 1).sum()
@@ -275,7 +282,9 @@ def test_batch_cut_and_company_change_nothing(name, ends):
     x0, x = ends
     draw = (CURVES | WALKS)[name]
     how = dict(tol=0.02, max_steps=96)
-    f = score(lambda x: torch.stack([wavy(x), -wavy(1 - x)], 1), torch.tensor([0, 1, 0, 1, 1]), "logit")
+    f = score(
+        lambda x: torch.stack([wavy(x), -wavy(1 - x)], 1), torch.tensor([0, 1, 0, 1, 1]), "logit"
+    )
     whole = quietly(f, draw(f, x0, x, 12), **how)
     cut = quietly(f, draw(f, x0, x, 12), **how, batch=2)
     assert whole.reached.steps.tolist() == cut.reached.steps.tolist()
@@ -301,9 +310,13 @@ def test_groups_that_fit_change_nothing(ends, monkeypatch):
 
 def test_the_ceiling_warns_and_names_rows_and_errors(ends):
     x0, x = ends
-    f = lambda x: torch.where(x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1))
+    f = lambda x: torch.where(
+        x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1)
+    )
     x = torch.cat([0.1 * x[:2], 0.5 + x[:1], 0.1 * x[2:3], 0.5 + x[3:]])
-    with pytest.warns(UserWarning, match=r"tol=1e-06 .* max_steps=24 by rows 2 \(.*\), 4 \(.*\)") as said:
+    with pytest.warns(
+        UserWarning, match=r"tol=1e-06 .* max_steps=24 by rows 2 \(.*\), 4 \(.*\)"
+    ) as said:
         found = adaptive_attribution(f, straight_path(0 * x, x), 1e-6, max_steps=24)
     error = found.reached.error
     assert (error > 1e-6).nonzero()[:, 0].tolist() == [2, 4, 5]
@@ -316,7 +329,9 @@ def test_a_greedy_path_says_that_more_steps_need_not_help(ends):
         adaptive_attribution(wavy, guided_path(wavy, *ends), 1e-9, max_steps=24)
 
 
-@pytest.mark.parametrize("how, words", [(dict(tol=0), "tol must be above 0"), (dict(max_steps=7), "at least 24")])
+@pytest.mark.parametrize(
+    "how, words", [(dict(tol=0), "tol must be above 0"), (dict(max_steps=7), "at least 24")]
+)
 def test_what_cannot_be_reached_is_refused(ends, how, words):
     with pytest.raises(ValueError, match=words):
         adaptive_attribution(wavy, straight_path(*ends), **how)
@@ -362,14 +377,18 @@ def net():
 def test_every_path_method_takes_tol_and_keeps_what_it_reached(name, net, ends):
     method, x = METHODS[name](net), ends[1]
     target = net.model(x).argmax(1)
-    A, delta = method.attribute(x, target=target, tol=0.05, max_steps=96, return_convergence_delta=True)
+    A, delta = method.attribute(
+        x, target=target, tol=0.05, max_steps=96, return_convergence_delta=True
+    )
     error, steps, nested = method.reached
     assert A.shape == x.shape and delta.shape == error.shape == steps.shape == (5,)
     assert nested == (name not in ("GIG", "MA-GIG", "IG2", "AGI", "EIG, published ends"))
     assert ((error <= 0.05) | (steps == 96)).all()
     if nested:  # against as many as they allow, on the same path
         fine = method.attribute(x, target=target, tol=1e-12, max_steps=768)
-        tiny = 1e-6  # where both are nearly exact, the cubic between a geodesic's points has corners
+        tiny = (
+            1e-6  # where both are nearly exact, the cubic between a geodesic's points has corners
+        )
         assert (norm(A - fine) / norm(fine) <= error + tiny).all()
 
 

@@ -130,13 +130,14 @@ def bends(points: list[Step]) -> Tensor:
 
     Parameters:
         points: with gradients, at least three
-    Returns: to be added to the trapezoids' sum, (b, ...)
+    Returns: to be added to the trapezoids' sum, (b, ...), in float32 or better
     """
-    grad = [point.grad for point in points]
+    kind = torch.promote_types(points[0].x.dtype, torch.float32)
+    grad, x = ([point[k].to(kind) for point in points] for k in (1, 0))
     grad = [3 * grad[0] - 3 * grad[1] + grad[2], *grad, 3 * grad[-1] - 3 * grad[-2] + grad[-3]]
-    step = [there.x - here.x for here, there in pairwise(points)]
+    step = [there - here for here, there in pairwise(x)]
     step = [2 * step[0] - step[1], *step, 2 * step[-1] - step[-2]]
-    total = torch.zeros_like(points[0].x)
+    total = torch.zeros_like(x[0])
     for i in range(1, len(step) - 1):
         total += (grad[i + 1] - grad[i]) * (step[i + 1] - step[i - 1])
         total -= (grad[i + 2] - grad[i + 1] - grad[i] + grad[i - 1]) * step[i]

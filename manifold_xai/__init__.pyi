@@ -10,6 +10,7 @@ from .attribution.captum import (
     SmoothIG as SmoothIG,
 )
 from .attribution.catalogue import catalogue as catalogue
+from .attribution.explain import explain as explain
 from .attribution.integral import (
     Attribution as Attribution,
     path_attribution as path_attribution,

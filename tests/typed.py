@@ -40,7 +40,7 @@ def explain(model: torch.nn.Module, x: Tensor) -> Attribution:
 
 def mistakes(x: Tensor) -> None:
     """Each of these is refused before it runs."""
-    straight_path(x, x, steps="many")  # type: ignore[arg-type]
+    pullback_metric("decode", x)  # type: ignore[arg-type]
     path_attribution(x, x)  # type: ignore[arg-type]
     score(3)  # type: ignore[arg-type]
     digits(part=7)  # type: ignore[arg-type]

@@ -39,6 +39,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'manifold_xai/attribution/adaptive.py'),
                                                    'manifold_xai.attribution.adaptive._Sums.finer': ( 'library/attribution/adaptive.html#_sums.finer',
                                                                                                       'manifold_xai/attribution/adaptive.py'),
+                                                   'manifold_xai.attribution.adaptive._Sums.gain': ( 'library/attribution/adaptive.html#_sums.gain',
+                                                                                                     'manifold_xai/attribution/adaptive.py'),
                                                    'manifold_xai.attribution.adaptive._Sums.integral': ( 'library/attribution/adaptive.html#_sums.integral',
                                                                                                          'manifold_xai/attribution/adaptive.py'),
                                                    'manifold_xai.attribution.adaptive._Sums.keep': ( 'library/attribution/adaptive.html#_sums.keep',

@@ -116,7 +116,7 @@ class PathMethod(Portable, GradientAttribution):
         return integrate(f, gamma, **how)
 
     def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path:
-        """The path that `tol` refines; what it needs beforehand is settled here, once."""
+        """The path that `tol` refines; what it needs beforehand is settled here, once. None: whole walks."""
         return self.path(f, x0, x, SETTLED_ON, batch)
 
     def finer(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:

@@ -239,10 +239,22 @@ class Outward(PathMethod):
     How far they go is steps times `settings["step"]`; for `tol` more steps are shorter ones.
     """
 
+    drawn = None  # where the generator stood when the first of several walks began
+
+    def settled(self, f, x0, x, batch):
+        """Nothing: the walk finds its own way each time."""
+
+    def within(self, f, x0, x, tol, max_steps, **how):
+        """Whole walks, which all draw alike."""
+        method = copy(self)
+        method.drawn = None if self.generator is None else self.generator.get_state()
+        return PathMethod.within(method, f, x0, x, tol, max_steps, **how)
+
     def finer(self, f, x0, x, steps, batch):
         """The walk again with other steps: none of them goes further for it."""
-        method = copy(self)
-        step = self.settings["step"] * self.n_steps / steps
+        if self.drawn is not None:
+            self.generator.set_state(self.drawn)
+        method, step = copy(self), self.settings["step"] * self.n_steps / steps
         method.settings = self.settings | dict(step=step)
         return method.path(f, x0, x, steps, batch)
 

@@ -24,6 +24,7 @@ _FACE = {
     "paths.manifold": ("decoded_path", "enhanced_path", "manifold_path"),
     "paths.manifold_guided": ("manifold_guided_path", "manifold_settled_path"),
     "paths.ig2": ("iterative_path",),
+    "paths.resistance": ("least_resistance_path",),
     "paths.agi": ("adversarial_path",),
     "attribution.integral": ("Attribution", "path_attribution"),
     "attribution.adaptive": ("adaptive_attribution",),

@@ -306,6 +306,11 @@ def adaptive_attribution(
     (tensor([[ 1.0000, 16.0000]]), tensor([24]))
     """
     _check(tol, max_steps)
+    if integrand in ("important", "decision"):
+        raise ValueError(
+            f"integrand={integrand!r} is no plain sum over points, so tol cannot judge it: "
+            "choose n_steps."
+        )
     way = _way(gamma)
     for name, end in dict(x0=gamma.x0, x=gamma.x).items():
         check_input(end, name, span)

@@ -31,7 +31,7 @@ class Attribution(NamedTuple):
 
 
 RULES = ("left", "trapezoid", "midpoint", "gauss-legendre")
-INTEGRANDS = ("path", "displacement", "gradient")
+INTEGRANDS = ("path", "displacement", "gradient", "important", "decision")
 
 # %% ../../nbs/library/attribution/integral.ipynb #48ad21ea
 @graphless
@@ -64,9 +64,11 @@ def path_attribution(
         progress: show a bar
         refine: halve every segment whose own gap exceeds this, up to five times (trapezoid); the gaps of the segments
             it leaves alone still add up
-        integrand: "path", or "displacement", mean gradient times (last point − first), as in MIG's published code:
-            not complete unless the path is straight; or "gradient", the mean gradient itself, which the gap counts
-            times that displacement
+        integrand: "path"; "displacement", mean gradient times (last point − first), as in MIG's published
+            code: not complete unless the path is straight; "gradient", the mean gradient itself, which the gap
+            counts times that displacement; "important", each segment's gain shared out as the squares of its
+            gradient (IDGI; complete whatever the number of segments; rule="left" as published); "decision", the
+            path's integrand times the score's own slope, scaled to the gain (IDG; points evenly timed)
         check: refuse a score that answers at random or depends on the batch
         span: refuse images out of range
         rows: whether f takes `rows`, the indices of its rows; None finds out
@@ -75,7 +77,8 @@ def path_attribution(
     Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless gamma is a tensor
     Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range;
         for a score that is none
-    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too
+    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too; Yang, Wang and Bilgic
+        2023, Algorithm 1 ("important"); Walker et al. 2024, eq. 6 ("decision")
 
     >>> import torch
     >>> from manifold_xai import path_attribution
@@ -140,6 +143,8 @@ def integrate(
         raise ValueError(f"refine halves segments of the trapezoid rule, got rule={rule!r}.")
     if integrand not in INTEGRANDS or (refine is not None and integrand != "path"):
         raise ValueError(f"integrand must be one of {', '.join(INTEGRANDS)}, and refine is for the first, got {integrand!r}.")
+    if rule == "gauss-legendre" and integrand in ("important", "decision"):
+        raise ValueError(f"integrand={integrand!r} looks at segments, and rule='gauss-legendre' has none: choose another rule.")
     if isinstance(gamma, Path):
         x0, x = gamma.x0, gamma.x
     if rule == "gauss-legendre":
@@ -165,10 +170,23 @@ def integrate(
     elif integrand == "gradient":
         walk.A /= walk.segments
     start, end = walk.value(walk.first), walk.value(walk.run[-1])
+    if integrand == "decision":
+        walk.A = _scaled(walk.A, end - start)
     own = isinstance(gamma, Path)  # such a path says where it was meant to go, and what it misses is reported
     left_out = [_left_out(walk, walk.first.x, start, x0, "start", "x0", own), _left_out(walk, walk.run[-1].x, end, x, "end", "x", own)]
     apart = away if integrand == "gradient" else None
     return _finished(walk.A, end - start, torch.stack(left_out, 1), apart, finite)
+
+
+def _by_row(factor, A):
+    """A, each row times its factor, (b,)."""
+    return A * factor.reshape(-1, *[1] * (A.ndim - 1))
+
+
+def _scaled(A, gain):
+    """A, each row scaled so that it adds up to its gain, (b,); 0 where A is."""
+    total = A.flatten(1).sum(1)
+    return _by_row(gain / total.where(total != 0, 1), A)
 
 
 def _refuse_classless(f, x):
@@ -265,16 +283,26 @@ class _Walk:
         self.run = self.run[-1:]
 
     def pieces(self) -> Iterator[Tensor]:
-        """Gradient times displacement, like A, of one segment of the run after the other: a segment fits the cache where a run may not."""
+        """What each segment of the run adds, like A, one after the other: a segment fits the cache where a run may not."""
         if self.rule == "midpoint":
             grads = self.measure(torch.stack([(here.x + there.x) / 2 for here, there in pairwise(self.run)]))[1]
         else:
             self.fill()
             grads = [point.grad for point in self.run]
             grads = grads if self.rule == "left" else ((here.to(self.A.dtype) + there) / 2 for here, there in pairwise(grads))
+        if self.integrand == "important":
+            self.run = [Step(point.x, point.grad, self.value(point)) for point in self.run]
         for grad, (here, there) in zip(grads, pairwise(self.run)):
-            grad = grad.to(self.A.dtype)
-            yield grad * (there.x.to(grad.dtype) - here.x) if self.integrand == "path" else grad
+            yield self.share(grad.to(self.A.dtype), here, there)
+
+    def share(self, grad: Tensor, here: Step, there: Step) -> Tensor:
+        """What a segment adds, given the gradient that stands for it, like A."""
+        if self.integrand in ("displacement", "gradient"):
+            return grad
+        if self.integrand == "important":
+            return _scaled(grad.square(), there.value - here.value)
+        piece = grad * (there.x.to(grad.dtype) - here.x)
+        return piece if self.integrand == "path" else _by_row(piece.flatten(1).sum(1), piece)
 
     def fill(self):
         """Fill in the gradients that the run's points did not bring, and the scores that come with them."""

@@ -35,6 +35,7 @@ _FACE = {
         "ExpectedGradients", "GuidedBackprop", "InputXGradient", "Saliency", "SmoothGrad", "SmoothIG",
     ),
     "attribution.catalogue": ("catalogue",),
+    "attribution.explain": ("explain",),
     "attribution.maps": ("heat_map", "load_map", "save_map"),
     "evaluation.alignment": ("tangent_fraction", "tangent_importance"),
     "evaluation.roar": ("roar",),

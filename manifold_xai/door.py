@@ -25,9 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .together import Together
+
 # %% ../nbs/library/door.ipynb #756077ce
 def graphless(fn: Callable) -> Callable:
-    """`fn` without graphs and outside of inference mode; it asks for gradients itself where it needs them."""
+    """`fn` without graphs and outside of inference mode; it asks for gradients itself."""
 
     @wraps(fn)
     def within(*args, **kwargs):
@@ -41,7 +43,10 @@ _FORWARD = threading.RLock()
 
 
 def one_at_a_time(fn: Callable) -> Callable:
-    """`fn`, which differentiates forwards, in one thread at a time: autograd keeps its forward levels for all threads together."""
+    """`fn`, which differentiates forwards, in one thread at a time.
+
+    Autograd keeps its forward levels for all threads together.
+    """
 
     @wraps(fn)
     def within(*args, **kwargs):
@@ -61,8 +66,13 @@ def ordinary(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x.detach()
 
 # %% ../nbs/library/door.ipynb #bf526e74
+_PLAIN = (str, bytes, int, float, complex, bool, Tensor, torch.dtype, torch.device)
+
+
 def reachable(f: Callable, depth: int = 5) -> list[nn.Module]:
-    """The modules that `f` can run, as far as they can be found: `f` itself, what it is bound to, encloses or holds.
+    """The modules that `f` can run, as far as they can be found.
+
+    They are looked for in `f` itself, and in what it is bound to, encloses or holds.
 
     Parameters:
         f: any callable or object
@@ -72,7 +82,7 @@ def reachable(f: Callable, depth: int = 5) -> list[nn.Module]:
     seen, found = {}, []
 
     def look(v, depth):
-        if id(v) in seen or depth < 0:
+        if id(v) in seen or depth < 0 or v is None or isinstance(v, _PLAIN):
             return
         seen[id(v)] = v  # kept, so that its id stays its own
         if isinstance(v, nn.Module):
@@ -89,8 +99,7 @@ def _held(v) -> Iterable:
     """What `v` may call."""
     if isinstance(v, FunctionType):
         cells = [c.cell_contents for c in v.__closure__ or () if not _empty(c)]
-        names = {i.argval for i in dis.get_instructions(v) if i.opname == "LOAD_GLOBAL"}
-        named = [v.__globals__[name] for name in names if name in v.__globals__]
+        named = [v.__globals__[name] for name in _globals_of(v.__code__) if name in v.__globals__]
         return [*cells, *named, *(v.__defaults__ or ()), *(v.__kwdefaults__ or {}).values()]
     if isinstance(v, MethodType):
         return [v.__self__, v.__func__]
@@ -105,6 +114,12 @@ def _held(v) -> Iterable:
 
 
 _REGISTERED = ("_parameters", "_buffers")
+
+
+@lru_cache(4096)
+def _globals_of(code) -> frozenset[str]:
+    """The global names that a function reads."""
+    return frozenset(i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL")
 
 
 def _empty(cell):
@@ -124,7 +139,7 @@ def noisy_layers(model: Callable) -> list[tuple[str, nn.Module]]:
 
 
 def doubtful_layers(model: Callable) -> list[tuple[str, nn.Module]]:
-    """Names and layers of `model` in train mode whose code asks for the mode, nobody knows what for."""
+    """Names and layers of `model` in train mode whose code asks for it, nobody knows what for."""
     return [(name, m) for name, m in _layers(model) if m.training and _doubtful(m)]
 
 
@@ -136,7 +151,9 @@ def _layers(model):
 def _noisy(m: nn.Module) -> bool:
     if isinstance(m, torch.jit.ScriptModule):
         kind = getattr(m, "original_name", "")
-        return any(word in kind for word in ("Dropout", "Norm1d", "Norm2d", "Norm3d", "LSTM", "GRU"))
+        return any(
+            word in kind for word in ("Dropout", "Norm1d", "Norm2d", "Norm3d", "LSTM", "GRU")
+        )
     asks = _asks_for_mode(type(m))
     if isinstance(m, _CALM) or not asks:
         return False
@@ -176,17 +193,18 @@ def _in(code) -> bool:
 
 
 def refuse_train_mode(model: Callable, what: str = "model") -> None:
-    """Raise ValueError if a layer of `model` that cares for its mode is in train mode, naming those layers."""
+    """Raise ValueError, naming them, if layers that care for their mode are in train mode."""
     refuse_training(noisy_layers(model), what)
 
 
 def refuse_inference_weights(model: Callable, what: str = "model") -> None:
-    """Raise ValueError if `model` was made in inference mode: no gradient can be taken through its weights."""
+    """Raise ValueError if `model` was made in inference mode: no gradient goes through it."""
     for root in reachable(model):
         name = next((name for name, p in root.named_parameters() if p.is_inference()), None)
         if name is not None:
             raise ValueError(
-                f"{what}'s weights ({name}, …) were made in torch.inference_mode, so no gradient goes through them: "
+                f"{what}'s weights ({name}, …) were made in torch.inference_mode, "
+                "so no gradient goes through them: "
                 "make or load the model outside of it."
             )
 
@@ -208,7 +226,7 @@ AT_MOST = 16  # rows that are asked twice
 
 
 def tolerance(*dtypes: torch.dtype, device: str = "cpu") -> float:
-    """How far two answers to one question may be apart, as a part of the largest, in the shortest of `dtypes`."""
+    """How far two answers may be apart, as a part of the largest, in the shortest of `dtypes`."""
     if torch.is_autocast_enabled(device):
         dtypes += (torch.get_autocast_dtype(device),)
     rounding = 3e-4 if device == "cpu" else 3e-3  # float32; other devices may shorten it to 10 bits
@@ -216,11 +234,16 @@ def tolerance(*dtypes: torch.dtype, device: str = "cpu") -> float:
 
 
 def apart(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """The largest difference between two answers, and its part of the largest answer; infinite where shapes differ."""
+    """The largest difference between two answers, and its part of the largest answer.
+
+    Both are infinite where shapes differ.
+    """
     if a.shape != b.shape:
         return float("inf"), float("inf")
     a, b = a.detach().double(), b.detach().double()
-    most = (a - b).abs().nan_to_num(0.0, float("inf"), float("inf")).max().item() if a.numel() else 0.0
+    most = (
+        (a - b).abs().nan_to_num(0.0, float("inf"), float("inf")).max().item() if a.numel() else 0.0
+    )
     return most, most / max(a.abs().nan_to_num(0.0, 0.0, 0.0).max().item(), 1e-300) if most else 0.0
 
 
@@ -255,7 +278,7 @@ class Draws:
 # %% ../nbs/library/door.ipynb #e0b40f00
 @contextmanager
 def undrawn(device: torch.device, model: Callable = None) -> Iterator[None]:
-    """What is refused within leaves the global generators, and the buffers of doubtful layers, as they were."""
+    """What is refused within leaves generators, and buffers of doubtful layers, as they were."""
     draws, kept = Draws(device), _buffers(model)
     try:
         yield
@@ -270,7 +293,9 @@ def undrawn(device: torch.device, model: Callable = None) -> Iterator[None]:
 
 def _buffers(model):
     """Buffers of layers in train mode that ask for it, each with a copy, by name."""
-    found = [(f"{name}.{part}", v) for name, m in doubtful_layers(model) for part, v in m.named_buffers()]
+    found = [
+        (f"{name}.{part}", v) for name, m in doubtful_layers(model) for part, v in m.named_buffers()
+    ]
     return {name: (v, v.clone()) for name, v in found}
 
 
@@ -314,8 +339,8 @@ def _refuse_doubtful(model, moved, changed, what):
     if doubtful and (moved or changed):
         does = f"changes {', '.join(changed[:3])} of its own" if changed else "draws at random"
         raise ValueError(
-            f"{what} must be in eval mode: it {does} while it answers, and these layers, which ask for "
-            f"their mode, are in train mode: {', '.join(doubtful[:6])}. Call .eval()."
+            f"{what} must be in eval mode: it {does} while it answers, and these layers, "
+            f"which ask for their mode, are in train mode: {', '.join(doubtful[:6])}. Call .eval()."
         )
 
 
@@ -346,19 +371,21 @@ def _check_company(ask, x, rows, whole, limit, what):
             if alone.shape[1:] != whole.shape[1:] or len(alone) != 1:
                 by = f"are of shape {tuple(alone.shape)} and {tuple(whole.shape)}"
             raise ValueError(
-                f"{what} depends on the batch: row {i} alone and among {len(x)} {by}. Look for statistics over the batch, such as batch "
-                "norm without running statistics; internal_batch_size=1 asks for each row alone."
+                f"{what} depends on the batch: row {i} alone and among {len(x)} {by}. "
+                "Look for statistics over the batch, such as batch norm without running "
+                "statistics; internal_batch_size=1 asks for each row alone."
             )
 
 # %% ../nbs/library/door.ipynb #310a72d8
 class RowWise:
-    """A callable of which it is settled whether it is told its rows: f(x, rows) hands them on, or does not."""
+    """A callable of which it is settled whether it is told its rows, or not."""
 
     def __init__(self, model: Callable, told: bool):
         self.model, self.told = model, told
 
     def __call__(self, x: Tensor, rows: Tensor | None = None):
-        return self.model(x, rows=rows) if self.told else self.model(x)
+        parts = x if isinstance(x, tuple) else (x,)
+        return self.model(*parts, rows=rows) if self.told else self.model(*parts)
 
 
 def takes_rows(f: Callable) -> bool:
@@ -367,10 +394,12 @@ def takes_rows(f: Callable) -> bool:
 
 
 def row_parameter(f: Callable) -> bool | None:
-    """What the signature of `f` says: it takes its rows (True), it does not (False), or perhaps (None).
+    """What the signature of `f` says: it takes its rows (True), it does not (False), or None.
 
     It does where `rows` must be given, and does not where the default is something else than None.
     """
+    if isinstance(f, Together):
+        return row_parameter(f.model)
     if isinstance(f, RowWise) or getattr(type(f), "row_wise", False):
         return True
     try:
@@ -389,7 +418,8 @@ def row_wise(f: Callable, x: Tensor | None = None, told: bool | None = None) -> 
 
     Parameters:
         f: (b, ...) -> (b, ...), row by row
-        x: the caller's rows, at which it is asked if its signature leaves it open; None: then it is told
+        x: the caller's rows, at which it is asked if its signature leaves it open; None: then it
+            is told
         told: whether it takes `rows`, if that is known
     Raises: ValueError if neither way agrees with its answer to the whole batch
     """
@@ -408,14 +438,18 @@ def _wants_rows(f, x):
             whole = f(x.clone())
         except torch.OutOfMemoryError:  # it cannot be asked: such a parameter is usually ours
             return True
-        same = lambda i, **how: agrees(lambda: f(x[i].clone(), **how), whole, i, limit)
+
+        def same(i, **how):
+            return agrees(lambda: f(x[i].clone(), **how), whole, i, limit)
+
         if same(rows, rows=rows) and all(same(i, rows=i) for i in _singles(rows)):
             return True
         if all(same(i) for i in _singles(rows)):
             return False
     raise ValueError(
-        "f has a parameter `rows`, but handing the rows on and not doing so both give other values for "
-        "a row alone than for the batch: say rows=True or rows=False, or hand over lambda x: f(x)."
+        "f has a parameter `rows`, but handing the rows on and not doing so both give other values "
+        "for a row alone than for the batch: say rows=True or rows=False, "
+        "or hand over lambda x: f(x)."
     )
 
 
@@ -437,16 +471,17 @@ def agrees(answer: Callable, whole, rows: Tensor, limit: float) -> bool:
 
 # %% ../nbs/library/door.ipynb #830890e2
 class WithArguments:
-    """A model with its further arguments bound; those that hold something for each row follow the rows."""
+    """A model with its further arguments bound; some hold something for each row, and follow it."""
 
     row_wise = True
 
     def __init__(self, model: Callable, args: tuple, per_row: Iterable[bool]):
         self.model, self.args, self.per_row = model, args, tuple(per_row)
 
-    def __call__(self, x: Tensor, rows: Tensor | None = None):
-        pairs = zip(self.args, self.per_row)
-        return self.model(x, *(cut(a, rows) if own and rows is not None else a for a, own in pairs))
+    def __call__(self, x: Tensor | tuple[Tensor, ...], rows: Tensor | None = None):
+        parts, pairs = x if isinstance(x, tuple) else (x,), zip(self.args, self.per_row)
+        args = (cut(a, rows) if own and rows is not None else a for a, own in pairs)
+        return self.model(*parts, *args)
 
 
 def cut(a, rows: Tensor):
@@ -484,7 +519,8 @@ def with_arguments(
         x: inputs, (b, ...)
         per_row: for each argument whether it follows the rows, if that is known
         read: outputs -> tensor (b, ...), what of the outputs is compared; None: they are a tensor
-    Raises: ValueError if no way agrees with the answer to the whole batch, naming the arguments; if per_row does not fit
+    Raises: ValueError if no way agrees with the answer to the whole batch, naming the arguments;
+        if per_row does not fit
     """
     args = args if isinstance(args, tuple) else (args,)
     perhaps = [i for i, a in enumerate(args) if _may_follow(a, len(x))]
@@ -495,9 +531,16 @@ def with_arguments(
     ways = [WithArguments(model, args, way) for way in _ways(len(args), perhaps)]
     plain, read = ways[-1], read or (lambda outputs: outputs)
     with torch.no_grad():
-        ask = lambda f, x, rows=None: read(f(x.clone(), rows))
-        company = torch.cat([x, x / 2]) if len(x) == 1 else x  # company, to see whom an argument follows
-        whole = ask(plain, x) if len(x) > 1 else torch.cat([ask(plain, part[None]) for part in company])
+
+        def ask(f, x, rows=None):
+            return read(f(x.clone(), rows))
+
+        company = (
+            torch.cat([x, x / 2]) if len(x) == 1 else x
+        )  # company, to see whom an argument follows
+        whole = (
+            ask(plain, x) if len(x) > 1 else torch.cat([ask(plain, part[None]) for part in company])
+        )
         if not isinstance(whole, Tensor):
             raise ValueError(
                 f"model returned {type(whole).__name__}, not a tensor: "
@@ -509,9 +552,10 @@ def with_arguments(
         for f in ways:
             if all(_fits(ask, f, company, i, whole, limit, len(x)) for i in _places(len(company))):
                 return f
+    guess = tuple(i in perhaps for i in range(len(args)))
     raise ValueError(
-        f"model answers a row alone otherwise than the batch, whether argument {_listed(perhaps)} of "
-        f"additional_forward_args is cut by rows or not: say per_row={tuple(i in perhaps for i in range(len(args)))} "
+        f"model answers a row alone otherwise than the batch, whether argument {_listed(perhaps)} "
+        f"of additional_forward_args is cut by rows or not: say per_row={guess} "
         "or the like, one bool an argument, or bind it yourself: lambda x: model(x, argument)."
     )
 
@@ -519,7 +563,9 @@ def with_arguments(
 def _ways(n, perhaps):
     """Every choice of arguments that follow the rows, all of them first, none last."""
     if len(perhaps) > 6:
-        raise ValueError(f"{len(perhaps)} arguments may follow the rows: say which do, per_row=(True, False, …).")
+        raise ValueError(
+            f"{len(perhaps)} arguments may follow the rows: say which do, per_row=(True, False, …)."
+        )
     for chosen in product((True, False), repeat=len(perhaps)):
         own = dict(zip(perhaps, chosen))
         yield [own.get(i, False) for i in range(n)]
@@ -539,9 +585,14 @@ def _fits(ask, f, x, places, whole, limit, b):
 def _said(per_row, args, perhaps):
     per_row = [per_row] * len(args) if isinstance(per_row, bool) else list(per_row)
     if len(per_row) != len(args) or not all(isinstance(own, (bool, np.bool_)) for own in per_row):
-        raise ValueError(f"per_row must hold one bool for each of the {len(args)} arguments, got {per_row}.")
+        raise ValueError(
+            f"per_row must hold one bool for each of the {len(args)} arguments, got {per_row}."
+        )
     if wrong := [i for i, own in enumerate(per_row) if own and i not in perhaps]:
-        raise ValueError(f"per_row says that argument {_listed(wrong)} follows the rows, but it has not one row for each.")
+        raise ValueError(
+            f"per_row says that argument {_listed(wrong)} follows the rows, "
+            "but it has not one row for each."
+        )
     return per_row
 
 
@@ -550,7 +601,7 @@ def _listed(places):
 
 # %% ../nbs/library/door.ipynb #1da66bef
 class Watch(TorchFunctionMode):
-    """Notes which of some torch functions run, and in which module, while it is open and in this thread.
+    """Notes which of some torch functions run, and in which module, while open and in this thread.
 
     Parameters:
         names: of functions, without a trailing underscore

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..chunks import Chunks, value_and_grad, values
 from ..door import graphless, ordinary
 from ..paths.path import Path, Step
-from ..score import Score, check_input, settled
+from ..score import Score, beside, check_input, settled
+from ..together import Layout
 
 # %% ../../nbs/library/attribution/integral.ipynb #ad74d80d
 class Attribution(NamedTuple):
@@ -30,7 +31,7 @@ class Attribution(NamedTuple):
 
 
 RULES = ("left", "trapezoid", "midpoint", "gauss-legendre")
-INTEGRANDS = ("path", "displacement")
+INTEGRANDS = ("path", "displacement", "gradient")
 
 # %% ../../nbs/library/attribution/integral.ipynb #48ad21ea
 @graphless
@@ -54,7 +55,8 @@ def path_attribution(
     Parameters:
         f: a `score` or any callable (b, ...) -> (b,), row by row
         gamma: a path: a tensor (T+1, b, ...), a `Path`, or an iterator of points (b, ...) or `Step`s, whose gradients
-            are used where given and filled in where missing
+            are used where given and filled in where missing; through several inputs at once, a Path made of tuples,
+            or a tuple of tensors (T+1, b, ...) with x a tuple as well; then A is a tuple too
         x0, x: where the path must start and end (a `Path` knows its own)
         rule: one of "left", "trapezoid", "midpoint", "gauss-legendre" (straight paths)
         batch: rows evaluated at once, None for a size that suits x
@@ -62,7 +64,8 @@ def path_attribution(
         refine: halve every segment whose own gap exceeds this, up to five times (trapezoid); the gaps of the segments
             it leaves alone still add up
         integrand: "path", or "displacement", mean gradient times (last point − first), as in MIG's published code:
-            not complete unless the path is straight
+            not complete unless the path is straight; or "gradient", the mean gradient itself, which the gap counts
+            times that displacement
         check: refuse a score that answers at random or depends on the batch
         span: refuse images out of range
         rows: whether f takes `rows`, the indices of its rows; None finds out
@@ -75,6 +78,9 @@ def path_attribution(
     >>> path_attribution(lambda x: x.square().sum(1), torch.stack([0 * x, x])).A
     tensor([[1., 4.]])
     """
+    if layout := _layout(gamma, x):
+        how = dict(integrand=integrand, check=check, span=span, rows=rows)
+        return _through(layout, f, gamma, x0, x, rule, batch, progress, refine, **how)
     if isinstance(gamma, Path):
         x0, x = gamma.x0, gamma.x
     for name, end in dict(x0=x0, x=x).items():
@@ -82,6 +88,24 @@ def path_attribution(
             check_input(end, name, span)
     how = dict(integrand=integrand, check=check, told=rows)
     return integrate(f, gamma, x0, x, rule, batch, progress, refine, **how)
+
+# %% ../../nbs/library/attribution/integral.ipynb #9b644a60
+def _layout(gamma, x):
+    """How several inputs lie in the points of a path, or None where it leads through one."""
+    if isinstance(x, tuple) and isinstance(gamma, tuple):
+        return Layout.of(x)
+    return gamma.layout if isinstance(gamma, Path) else None
+
+
+def _through(layout, f, gamma, x0, x, *given, **how):
+    """`path_attribution` through several inputs at once: side by side there, apart again here."""
+    if isinstance(gamma, Path):
+        one = gamma.through(None)
+    else:
+        one = layout.join(gamma, 2)
+        x0, x = (end if end is None else layout.join(end) for end in (x0, x))
+    found = path_attribution(beside(f, layout), one, x0, x, *given, **how)
+    return found._replace(A=layout.split(found.A))
 
 # %% ../../nbs/library/attribution/integral.ipynb #d274a557
 @graphless
@@ -115,7 +139,7 @@ def integrate(
     if rule == "gauss-legendre":
         _refuse_bent(gamma)
         f = settled(f, ordinary(x), batch, told, check)
-        return _gauss_legendre(f, gamma, batch, progress, gap)
+        return _gauss_legendre(f, gamma, batch, progress, gap, integrand)
     end = gamma[-1] if x is None and isinstance(gamma, Tensor) and len(gamma) else x
     _refuse_classless(f, end)
     points = _points(gamma, progress)
@@ -129,12 +153,15 @@ def integrate(
     for point in points:
         walk.to(point)
     walk.add()
+    away = (walk.run[-1].x - walk.first.x).to(walk.A.dtype)
     if integrand == "displacement":
-        walk.A *= (walk.run[-1].x - walk.first.x).to(walk.A.dtype) / walk.segments
+        walk.A *= away / walk.segments
+    elif integrand == "gradient":
+        walk.A /= walk.segments
     start, end = walk.value(walk.first), walk.value(walk.run[-1])
     own = isinstance(gamma, Path)  # such a path says where it was meant to go, and what it misses is reported
     left_out = [_left_out(walk, walk.first.x, start, x0, "start", "x0", own), _left_out(walk, walk.run[-1].x, end, x, "end", "x", own)]
-    return _finished(walk.A, end - start, torch.stack(left_out, 1))
+    return _finished(walk.A, end - start, torch.stack(left_out, 1), away if integrand == "gradient" else None)
 
 
 def _refuse_classless(f, x):
@@ -159,9 +186,10 @@ def _finite(*tensors):
     return tensors[0]
 
 
-def _finished(A, gain, ends):
+def _finished(A, gain, ends, away=None):
     _finite(A, gain)
-    return Attribution(A, A.flatten(1).sum(1) - gain, ends)
+    shares = A if away is None else A * away
+    return Attribution(A, shares.flatten(1).sum(1) - gain, ends)
 
 # %% ../../nbs/library/attribution/integral.ipynb #12f29b5b
 def _points(gamma, progress) -> Iterator[Step]:
@@ -290,7 +318,7 @@ def _nodes(n):
     return torch.tensor(np.stack([(nodes + 1) / 2, weights / 2], 1))
 
 
-def _gauss_legendre(f, gamma, batch, progress, gap):
+def _gauss_legendre(f, gamma, batch, progress, gap, integrand):
     """Gauss–Legendre quadrature with as many nodes as the straight path has steps: exact for scores of degree 2T on the line."""
     x0, x = ordinary(gamma.x0), ordinary(gamma.x)
     walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
@@ -299,11 +327,12 @@ def _gauss_legendre(f, gamma, batch, progress, gap):
         t = run[:, 0].to(x.dtype).reshape(-1, *[1] * x.ndim)
         grad = walk.measure(torch.lerp(x0, x, t))[1]
         walk.A += torch.tensordot(run[:, 1], grad.to(walk.A.dtype), 1)
-    A = walk.A * (x - x0)
+    away = x - x0 if integrand == "gradient" else None
+    A = walk.A if integrand == "gradient" else walk.A * (x - x0)
     if not gap:
         return Attribution(_finite(A), None, None)
     start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(A.dtype).chunk(2)
-    return _finished(A, end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))
+    return _finished(A, end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device), away)
 
 # %% ../../nbs/library/attribution/integral.ipynb #83fc69f2
 def _halved(measure, left, right, rows, refine, times: int = 5):

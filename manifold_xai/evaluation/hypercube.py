@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hypercube_corners', 'Walk', 'along', 'TwoLayer', 'max_margin_network']
 
-# %% ../../nbs/library/evaluation/hypercube.ipynb #e17e7d44
+# %% ../../nbs/library/evaluation/hypercube.ipynb #7611aa81
 import math
 from typing import NamedTuple
 

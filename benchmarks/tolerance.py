@@ -45,7 +45,8 @@ from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classif
 from manifold_xai.subjects.data import digits
 from manifold_xai.subjects.sources import image_folder
 
-RESULTS = Path(__file__).parent / "results" / "tolerance_{}.json"
+NAMES = dict(digits="tolerance_digits.json", photographs="tolerance_photographs.json")
+RESULTS = Path(__file__).parent / "results"
 PUBLISHED = 200  # n_steps where nobody says otherwise
 
 
@@ -193,7 +194,7 @@ def main():
     parser.add_argument("--results", type=Path)
     parser.add_argument("--quick", action="store_true", help="two rows, nothing kept")
     args = parser.parse_args()
-    args.results = args.results or Path(str(RESULTS).format(args.what))
+    args.results = args.results or RESULTS / NAMES[args.what]
     args.rows, args.batch = (2, 2) if args.quick else (args.rows, args.batch)
     torch.set_num_threads(1)
     images, measured = subject(args)

@@ -445,6 +445,17 @@ def test_what_was_found_can_be_unpacked_and_pickled(ends):
     assert gap.shape == (5,) and left_out.shape == (5, 2)
 
 
+@pytest.mark.parametrize("integrand", ["displacement", "gradient"])
+@pytest.mark.parametrize("name", ["straight", "blur"])
+def test_other_integrands_are_refined_too(name, integrand, ends):
+    """As many fixed steps agree, and the gap counts what it counts there."""
+    gamma = CURVES[name](wavy, *ends, 12)
+    found = quietly(wavy, gamma, 1e-4, integrand=integrand)
+    many = path_attribution(wavy, CURVES[name](wavy, *ends, 3000), integrand=integrand)
+    torch.testing.assert_close(found.A, many.A, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.gap, many.gap, rtol=1e-3, atol=1e-4)
+
+
 def test_a_saved_map_says_what_was_reached(ends, tmp_path):
     found = quietly(wavy, straight_path(*ends), 0.01)
     save_map(tmp_path / "map.safetensors", found, tol=0.01)

@@ -79,6 +79,13 @@ class _Sums:
             steps += map(Step, run, grad.split(len(rows)), value.split(len(rows)))
         return steps
 
+    def gain(self, A: Tensor) -> Tensor:
+        """What the shares of a map, or of a change of it, add up to, (b,)."""
+        if self.how["integrand"] == "gradient":
+            start, end = self.ends()
+            A = A * (end - start)
+        return A.flatten(1).sum(1)
+
     def keep(self, still: Tensor) -> None:
         """Go on with these of the rows at work."""
         self.rows = self.rows[still]
@@ -160,8 +167,10 @@ class _Curve(_Sums):
             pairs = zip(self.points, between)
             self.points = [point for pair in pairs for point in pair] + self.points[-1:]
             found = self.integral(iter(self.points))
+        if self.how["integrand"] != "path":  # a mean of gradients: no displacement that could bend
+            return found._replace(ends=self.left_out)
         more = bends(self.points).to(found.A.dtype)
-        return Attribution(found.A + more, found.gap + more.flatten(1).sum(1), self.left_out)
+        return Attribution(found.A + more, found.gap + self.gain(more), self.left_out)
 
     def keep(self, still):
         super().keep(still)
@@ -297,6 +306,11 @@ def adaptive_attribution(
     (tensor([[ 1.0000, 16.0000]]), tensor([24]))
     """
     _check(tol, max_steps)
+    if integrand in ("important", "decision"):
+        raise ValueError(
+            f"integrand={integrand!r} is no plain sum over points, so tol cannot judge it: "
+            "choose n_steps."
+        )
     way = _way(gamma)
     for name, end in dict(x0=gamma.x0, x=gamma.x).items():
         check_input(end, name, span)
@@ -327,7 +341,7 @@ def _reached(sums: _Sums, tol: float, max_steps: int) -> tuple[Tensor, ...]:
     while len(sums.rows):
         found = sums.finer()
         A, error = progress.add(found.A)
-        gap = found.gap + (A - found.A).flatten(1).sum(1)
+        gap = found.gap + (sums.gain(A - found.A) if progress.line else 0)
         steps = torch.full_like(sums.rows, sums.steps)
         done = (error <= tol) | (2 * sums.steps > max_steps)
         parts.append([v[done] for v in (sums.rows, A, gap, found.ends, error, steps)])

@@ -81,7 +81,7 @@ class PathMethod(Portable, GradientAttribution):
 
     Parameters:
         forward_func: explained as it is given: a model, or `score(model, output=…, preprocess=…)`
-        refine, progress, integrand: as in `path_attribution`
+        refine, progress, integrand, finite: as in `path_attribution`; with tol, NaN is refused
         check: refuse a model that answers at random or depends on the batch; costs two passes of at most 16 rows
         span: warn where inputs look like images but not in [0, 1]
     """
@@ -95,10 +95,11 @@ class PathMethod(Portable, GradientAttribution):
         integrand: str = "path",
         check: bool = True,
         span: bool = True,
+        finite: bool = True,
     ):
         super().__init__(forward_func)
         self.refine, self.progress, self.integrand = refine, progress, integrand
-        self.check, self.span = check, span
+        self.check, self.span, self.finite = check, span, finite
 
     n_steps = 200  # where `attribute` is not told otherwise
     one_path = False  # whether the path is the same for every class: then several are walked at once
@@ -207,7 +208,7 @@ class PathMethod(Portable, GradientAttribution):
             raise ValueError(f"{type(self).__name__} leads through one input; with several, IG and the guided paths do.")
         x0 = self.start(x, baselines if layout is None else starts(layout, x, baselines))
         how = dict(rule=rule if method is None else rule_of(method), batch=internal_batch_size)
-        how |= dict(progress=self.progress, refine=self.refine, integrand=self.integrand)
+        how |= dict(progress=self.progress, refine=self.refine, integrand=self.integrand, finite=self.finite)
         steps = self.n_steps if n_steps is None else n_steps
         far = dict(gap=return_convergence_delta) if tol is None else dict(tol=tol, max_steps=max_steps)
         with undrawn(x.device, f):

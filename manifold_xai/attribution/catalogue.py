@@ -35,7 +35,7 @@ class Catalogue(dict):
 class Asked:
     """A method with its settings bound, (x, target=None) -> map; it can be pickled."""
 
-    def __init__(self, method: Callable, **how):
+    def __init__(self, method, **how):
         self.method, self.how = method, how
 
     def __call__(self, x: Tensor, target=None, **more) -> Tensor:

@@ -57,7 +57,7 @@ class Path:
     ):
         self.draw, self.x0, self.x, self.steps, self.straight = draw, x0, x, steps, straight
         self.curve, self.again, self.notes = curve, again, notes
-        self.layout = None  # of several inputs, if the points hold them side by side
+        self.layout: Layout | None = None  # of several inputs, side by side in the points
 
     def __iter__(self) -> Iterator[Tensor]:
         points = (point.x if isinstance(point, Step) else point for point in self.draw())

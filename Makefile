@@ -19,6 +19,7 @@ test: lint tests chapters     ## what CI runs
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --select F821 manifold_xai
+	$(BIN)/mypy
 
 tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
 	$(BIN)/python -m pytest
@@ -35,9 +36,9 @@ offline: .venv/ready          ## every chapter at reading size where no network 
 device: .venv/ready           ## every chapter, small, on a device that is the CPU under another name
 	PYTHONPATH=$(CURDIR)/tests/device $(RUN) --profile smoke --device pretend --out _out/device
 
-audit:                        ## known vulnerabilities in the pinned packages
+audit:                        ## known vulnerabilities in the pinned packages; what cannot be looked up counts as a failure
 	$(PYTHON) -m pip install --quiet pip-audit
-	$(PYTHON) -m pip_audit --disable-pip --require-hashes -r requirements/lock.txt
+	$(PYTHON) -m pip_audit --strict --disable-pip --require-hashes -r requirements/lock.txt
 
 .venv/ready: settings.ini setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv

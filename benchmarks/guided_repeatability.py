@@ -153,7 +153,7 @@ def collect(
     """measured(slice) of one batch of photographs after the other, added to the result file,
     which is gone on with if it is there.
 
-    options, those that name the command; notes, kept in the file.
+    options, those that name the command; notes, kept in the file. Returns what the file holds.
     """
     command = " ".join(
         [f"python benchmarks/{script}.py"] + [f"--{k} {getattr(args, k)}" for k in options]
@@ -174,11 +174,12 @@ def collect(
                 result["variants"].setdefault(name, {}).setdefault(key, []).extend(q)
         result["rows"] += images.rows[at].tolist()
         result["seconds"] = round(result["seconds"] + time.process_time() - start)
-        print(f"{len(result['rows'])} photographs, {result['seconds']} s of one core", flush=True)
+        print(f"{len(result['rows'])} images, {result['seconds']} s of one core", flush=True)
         if not args.quick:
             write_result(args.results, result, command, ROOT)
     for name, row in result["variants"].items():
         print(f"{name:68s}", "  ".join(f"{k} {sum(q) / len(q):.3f}" for k, q in row.items()))
+    return result
 
 
 def main():

@@ -1,11 +1,12 @@
-"""Feature attribution that respects the data manifold: the library that the chapters of `nbs/` export."""
+"""Feature attribution that respects the data manifold: what the chapters of `nbs/` export."""
 from importlib import import_module
 
-from manifold_xai.score import score  # first and eagerly: loading its module binds the name to the module, this line to the function
+# First and eagerly: loading its module binds the name to the module, this line to the function.
+from manifold_xai.score import score
 
 __version__ = "0.1.0"
 
-# The public face by module, loaded when first asked for: captum alone pulls in matplotlib and IPython.
+# The public face by module, loaded when first asked for: captum alone pulls in matplotlib.
 _FACE = {
     "score": ("Score",),
     "chunks": ("value_and_grad",),
@@ -23,6 +24,7 @@ _FACE = {
     "paths.manifold": ("decoded_path", "enhanced_path", "manifold_path"),
     "paths.manifold_guided": ("manifold_guided_path", "manifold_settled_path"),
     "paths.ig2": ("iterative_path",),
+    "paths.resistance": ("least_resistance_path",),
     "paths.agi": ("adversarial_path",),
     "attribution.integral": ("Attribution", "path_attribution"),
     "attribution.adaptive": ("adaptive_attribution",),
@@ -32,9 +34,11 @@ _FACE = {
         "ManifoldAlignedGuidedIG", "ManifoldIG", "ManifoldSettledIG", "SettledIG",
     ),
     "attribution.captum": (
-        "ExpectedGradients", "GuidedBackprop", "InputXGradient", "Saliency", "SmoothGrad", "SmoothIG",
+        "ExpectedGradients", "GuidedBackprop", "InputXGradient",
+        "Saliency", "SmoothGrad", "SmoothIG",
     ),
     "attribution.catalogue": ("catalogue",),
+    "attribution.explain": ("explain",),
     "attribution.maps": ("heat_map", "load_map", "save_map"),
     "evaluation.alignment": ("tangent_fraction", "tangent_importance"),
     "evaluation.roar": ("roar",),

@@ -20,6 +20,8 @@ from manifold_xai.subjects import classifiers, store, training
 from manifold_xai.subjects.autoencoders import digit_vae
 from manifold_xai.subjects.classifiers import (
     DIGIT_CLASSIFIERS,
+    IMAGENET_CLASSIFIERS,
+    TORCHVISION,
     DigitCNN,
     Normalise,
     Pretrained,
@@ -634,8 +636,19 @@ def test_download_happens_only_on_request_and_whole_or_not_at_all(tmp_path, monk
     assert asked == []
     with pytest.raises(ConnectionError):
         imagenet_classifier("resnet18", root=tmp_path, download=True)
-    assert asked == [("resnet18-f37072fd.pth", "f37072fd")]
+    ((file, sha),) = asked
+    assert file == "resnet18-f37072fd.pth" and sha.startswith("f37072fd") and len(sha) == 64
     assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_every_download_has_a_hash_of_full_length_that_its_name_agrees_with():
+    from torchvision.models import get_model_weights
+
+    names = [name for name in IMAGENET_CLASSIFIERS if name != "efficientnet_lite0"]
+    files = [get_model_weights(name).IMAGENET1K_V1.url.rsplit("/", 1)[1] for name in names]
+    assert {*files} == {*TORCHVISION}
+    for file, sha in TORCHVISION.items():
+        assert len(sha) == 64 and sha.startswith(Path(file).stem.rpartition("-")[2])
 
 
 def test_googlenet_takes_the_published_layout_and_undoes_the_normalisation(tmp_path):

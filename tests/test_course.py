@@ -170,6 +170,8 @@ def test_another_result_another_verdict_in_the_ledger(run, monkeypatch):
         ("MIG-21", {}, "none given"),
         ("MIG-21", {"digits": Estimate(float("nan"), 0, 1, 100)}, "wrong: digits"),
         ("MIG-21", {"digits": estimate(1, 0)}, "wrong: digits"),
+        ("MIG-21", {"digits": Estimate(2.0, 0.0, 1.0, 100)}, "wrong: digits"),
+        ("MIG-21", {"digits": Estimate(0.5, 0.0, 1.0, -5)}, "wrong: digits"),
     ],
 )
 def test_what_is_no_result_is_refused_and_leaves_nothing(run, claim, conditions, message):
@@ -262,6 +264,26 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
         a._replace(profile=p).pick(1, 2, 3, 4) for p in ("smoke", "cpu", "gpu", "evidence")
     ] == [1, 2, 3, 4]
     course._run = None
+
+
+def test_without_a_folder_results_go_where_the_runner_puts_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("manifold_xai.files.writable", lambda folder: False)
+    assert begin("smoke").out == tmp_path / "manifold_xai" / "_out" / "smoke"
+
+
+def test_images_of_a_chapter_are_told_under_either_name(run):
+    for tell in (run.record_images, run.rest_on):
+        tell(torch.tensor([3, 1]))
+        record("MIG-06", {"a": exact(0.0)})
+        assert json.loads((run.out / "claims" / "MIG-06.json").read_text())["rows"] == [3, 1]
+
+
+def test_an_interval_holds_its_own_value():
+    """A maximum of resamples leans to the low side: that of all may lie above every one of them."""
+    values = torch.arange(1000.0)
+    e = bootstrap(values, torch.Generator().manual_seed(0), 5, lambda x: x.max())
+    assert e.low <= e.value == e.high == 999
 
 
 def test_unknown_profile_and_no_clone(tmp_path, monkeypatch):

@@ -467,6 +467,40 @@ def test_a_broken_image_is_named(tmp_path, suffix):
         image_folder(tmp_path).load()
 
 
+def test_an_oversized_picture_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "a" / "poster.png", size=(64, 64))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="poster.png is too large a picture .*4096 pixels"):
+        image_folder(tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ("", "must have a header and at least one row"),
+        ("file,number", "must have a header and at least one row"),
+        ("file\na.jpg", "must have two columns"),
+        ("file,number\na.jpg,0\na.jpg,1\nb.jpg,1", "line 3: file 'a.jpg' is in line 2 already"),
+        ("file,number\na.jpg,zero\nb.jpg,1", "line 2: number must be a whole number.*got 'zero'"),
+        ("file,number\na.jpg,0\nb.jpg,-1", "line 3: number must be a whole number.*got '-1'"),
+        ("file,number\na.jpg,0\nb.jpg,nan", "got 'nan'"),
+        ("file,number\na.jpg,0\nb.jpg,1.5", "got '1.5'"),
+        ("file,number\na.jpg,0\nb.jpg", "line 3 has 1 cells, but the header has 2"),
+        ("file,number\na.jpg,0\nb.jpg,1,2", "line 3 has 3 cells, but the header has 2"),
+        ("file,number,number\na.jpg,0,1", "'number' occurs twice in its header"),
+        ("file,number\n,0\nb.jpg,1", "line 2: file must be filled in"),
+        ("file,number,name\na.jpg,0,hen\nb.jpg,0,cock", "calls class 0 'hen' and 'cock'"),
+        ('file,number\n"a.jpg,0', "not a table with commas"),
+    ],
+)
+def test_damaged_tables_of_labels_are_refused_by_file_line_and_column(tmp_path, table, message):
+    write(tmp_path / "a.jpg")
+    write(tmp_path / "b.jpg")
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(ValueError, match=f"labels.csv.*{message}"):
+        image_folder(tmp_path)
+
+
 # --- data sets of real size, in the layouts that lie on users' disks ------------------------------
 
 
@@ -813,27 +847,39 @@ def test_unknown_names_and_parts_are_refused(tmp_path):
         image_set("mnist", "val", root=tmp_path)
 
 
-def test_published_hashes_are_torchvisions():
+SHA_256 = {  # of the files whose MD5 torchvision publishes, by that
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "d53e105ee54ea40749a09fcbcd1e9432": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "9fb629c4189551a2d022fa330f9573f3": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "ec29112dd5afa0611ce80d1b7f02629c": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "58c8d27c78d21e728a6bc7b3cc06412e": "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
+    "c58f30108f718f92721af3b95e74349a": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "5c4f3ee8e5d25df40f4fd59a7f44e54c": "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d",
+    "95a8c909bbe2e81eed6a22bccdf3f68f": "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91",
+    "52808999861908f626f3c1f4e79d11fa": "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+    "e0620be6f572b9609742df49c70aed4d": "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+    "a5357ecc9cb78c4bef273ce3793fc85c": "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
+}
+
+
+def test_hashes_of_downloads_are_whole_and_of_the_files_that_torchvision_publishes():
     from torchvision import datasets as tv
 
-    assert {(d.url.rsplit("/", 1)[1], d.hash) for d in sources.SOURCES["mnist"].downloads} == {
-        (name, f"md5:{h}") for name, h in tv.MNIST.resources
+    published = {
+        "mnist": tv.MNIST.resources,
+        "emnist": [("gzip.zip", tv.EMNIST.md5)],
+        "cifar10": [("cifar-10-python.tar.gz", tv.CIFAR10.tgz_md5)],
+        "pets": [(url.rsplit("/", 1)[1], md5) for url, md5 in tv.OxfordIIITPet._RESOURCES],
+        "flowers": tv.Flowers102._file_dict.values(),
     }
-    assert sources.SOURCES["emnist"].downloads[0].hash == f"md5:{tv.EMNIST.md5}"
-    cifar = sources.SOURCES["cifar10"]
-    assert cifar.downloads[0].hash == f"md5:{tv.CIFAR10.tgz_md5}"
-    listed = (
-        tv.CIFAR10.train_list
-        + tv.CIFAR10.test_list
-        + [[tv.CIFAR10.meta["filename"], tv.CIFAR10.meta["md5"]]]
-    )
-    assert {Path(f).name: h for f, h in cifar.files.items()} == dict(listed)
-    assert [d.hash for d in sources.SOURCES["pets"].downloads] == [
-        f"md5:{h}" for _, h in tv.OxfordIIITPet._RESOURCES
-    ]
-    assert {d.hash for d in sources.SOURCES["flowers"].downloads} == {
-        f"md5:{h}" for _, h in tv.Flowers102._file_dict.values()
-    }
+    fetched = {name: s.downloads for name, s in sources.SOURCES.items() if s.downloads}
+    assert {*published} == {*fetched}
+    for name, downloads in fetched.items():
+        expected = {(file, f"sha256:{SHA_256[md5]}") for file, md5 in published[name]}
+        assert {(d.url.rsplit("/", 1)[1], d.hash) for d in downloads} == expected
+    batches = [*tv.CIFAR10.train_list, *tv.CIFAR10.test_list]
+    batches.append([tv.CIFAR10.meta["filename"], tv.CIFAR10.meta["md5"]])
+    assert {Path(f).name: h for f, h in sources.SOURCES["cifar10"].files.items()} == dict(batches)
 
 
 # --- downloads, from a server on this machine -----------------------------------------------------
@@ -875,7 +921,7 @@ def serve(monkeypatch, server, name, archives):
     for download, content in zip(sources.SOURCES[name].downloads, archives, strict=True):
         file = download.url.rsplit("/", 1)[1]
         (folder / file).write_bytes(content)
-        downloads.append(download._replace(url=url + file, hash=f"md5:{md5(content)}"))
+        downloads.append(download._replace(url=url + file, hash=f"sha256:{hashlib.sha256(content).hexdigest()}"))
     patch(monkeypatch, name, downloads=tuple(downloads))
 
 

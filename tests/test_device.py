@@ -279,6 +279,9 @@ FACE = {
     "manifold_settled_path": lambda d: m.manifold_settled_path(
         f(d), autoencoder(d), *ends(d), 6
     ).stack(),
+    "least_resistance_path": lambda d: m.least_resistance_path(
+        lambda x: classifier(d)(x).softmax(1), *ends(d), 4, iterations=2
+    ).stack(),
     "iterative_path": toward,
     "adversarial_path": against,
     "Attribution": lambda d: m.path_attribution(f(d), m.straight_path(*ends(d), 4)),
@@ -286,6 +289,12 @@ FACE = {
         m.path_attribution(f(d), m.straight_path(*ends(d), 8), rule=rule)
         for rule in ("trapezoid", "gauss-legendre")
     ],
+    "adaptive_attribution": lambda d: m.adaptive_attribution(
+        f(d), m.straight_path(*ends(d), 4), tol=0.05
+    ).A,
+    "explain": lambda d: m.explain(
+        m.score(classifier(d)), [images(d)], m.IntegratedGradients, progress=False
+    ),
     "catalogue": everything,
     "heat_map": lambda d: m.heat_map(a_map(d)),
     "save_map": saved,

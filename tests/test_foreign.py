@@ -27,6 +27,7 @@ from foreign import (
     oracle,
     same,
     state_of,
+    weightless,
 )
 from torch import nn
 
@@ -157,6 +158,31 @@ def test_every_method_finds_out_what_belongs_to_a_row(name):
             {} if name in NEIGHBOURS else dict(n_steps=6)
         )
         assert close(A[:1], one.attribute(X[:1], target=y[:1], **given)), type(model).__name__
+
+
+@pytest.mark.parametrize("cut", [None, 1, 3])
+def test_a_score_hands_arguments_on_to_its_model(cut):
+    """They were taken for the rows, and a model with a default for them answered without."""
+
+    class Optional(Conditioned):
+        def forward(self, x, c=0.0):
+            return super().forward(x, c)
+
+    for kind in (Conditioned, Optional):
+        model = made(kind)
+        f = score(model, preprocess=lambda x: 2 * x)
+        A = IntegratedGradients(f).attribute(
+            X, target=Y, additional_forward_args=ONE_EACH, n_steps=20, internal_batch_size=cut
+        )
+        assert close(A, maps(lambda x, i: model(2 * x, ONE_EACH[[i]]).softmax(1)))
+        told = IntegratedGradients(score(model, Y, "logit"))
+        A = told.attribute(X, additional_forward_args=(ONE_EACH,), n_steps=20, per_row=True)
+        assert close(A, maps(lambda x, i: model(x, ONE_EACH[[i]])))
+    clip = made(Clip)
+    A = IntegratedGradients(score(clip)).attribute(
+        X, target=Y % 4, additional_forward_args=PROMPTS, n_steps=20
+    )
+    assert close(A, maps(lambda x, i: clip(x, PROMPTS).softmax(1), y=Y % 4))
 
 
 def test_a_person_who_knows_says_it():
@@ -313,10 +339,6 @@ def test_train_mode_is_refused_and_eval_mode_right(kind, way):
     model.eval()
     A = IntegratedGradients(reached(model, way)).attribute(X, target=Y, n_steps=20)
     assert close(A, maps(lambda x, i: model(x)))
-
-
-def weightless(state):
-    return [v for v in state if not isinstance(v, int) or isinstance(v, bool)]
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -486,14 +508,19 @@ def test_an_autoencoder_that_works_in_place_is_as_good_as_another(name):
     )
 
 
-@pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode"])
-def test_manifold_ig_with_weights_that_ask_for_gradients(around):
-    """Refused steps wrote blocks in place into graph tensors; the maps are those of frozen weights, to the bit."""
+@pytest.fixture(scope="module")
+def of_frozen_weights():
+    """Six digits, a network, and their maps while nobody asks the autoencoder's weights for gradients."""
     x, model = digits("test").x[:6], made(partial(Net, 1024)).float()
-    y = torch.arange(6) % 5
-    vae = digit_vae()
-    expected = ManifoldIG(model, vae).attribute(x, target=y, n_steps=20)
-    vae.requires_grad_(True)
+    how = dict(target=torch.arange(6) % 5, n_steps=12)
+    return x, model, how, ManifoldIG(model, digit_vae()).attribute(x, **how)
+
+
+@pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode"])
+def test_manifold_ig_with_weights_that_ask_for_gradients(around, of_frozen_weights):
+    """Refused steps wrote blocks in place into graph tensors; the maps are those of frozen weights, to the bit."""
+    x, model, how, expected = of_frozen_weights
+    vae = digit_vae().requires_grad_(True)
     before, mode = (
         state_of(vae, model),
         dict(nothing=torch.enable_grad, no_grad=torch.no_grad, inference_mode=torch.inference_mode)[
@@ -501,7 +528,7 @@ def test_manifold_ig_with_weights_that_ask_for_gradients(around):
         ],
     )
     with mode():
-        A = ManifoldIG(model, vae).attribute(x, target=y, n_steps=20)
+        A = ManifoldIG(model, vae).attribute(x, **how)
     assert torch.equal(A, expected) and same(before, state_of(vae, model))
     assert not A.requires_grad and not A.is_inference()
     gamma = manifold_path(vae, 0 * x, x, 12, solver="gauss-newton", iterations=4)
@@ -656,7 +683,7 @@ def test_guided_backprop_in_one_thread_is_not_felt_in_others():
     ways = [GuidedBackprop(model), Saliency(model), SmoothGrad(model, 8, generator=None)] * 2
     torch.manual_seed(1)
     alone = [m.attribute(X, target=Y) for m in ways]
-    for _ in range(20):
+    for _ in range(8):
         assert all(map(torch.equal, alone, in_threads(6, lambda i: ways[i].attribute(X, target=Y))))
     filters = list(warnings.filters)
     in_threads(6, lambda i: ways[0].attribute(X, target=Y))
@@ -715,12 +742,10 @@ def tensors_alive():
 
 @pytest.mark.parametrize("name", EVERY)
 def test_memory_is_flat_over_fifty_calls(name):
-    model, x = made(Net), X[:2]
+    model, x = made(Net), X[:1]
     m = method(name, model)
-    given = (dict(baselines=1 - x) if name == "IG2" else {}) | (
-        {} if name in NEIGHBOURS else dict(n_steps=2)
-    )
-    ask_it = lambda: m.attribute(x, target=Y[:2], **given)
+    given = given_to(name, x, 2)
+    ask_it = lambda: m.attribute(x, target=Y[:1], **given)
     for _ in range(3):
         ask_it()
     before = tensors_alive()

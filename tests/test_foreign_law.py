@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from every import EVERY, NEIGHBOURS, OUTWARD, seeded
+from every import EVERY, LATENT, NEIGHBOURS, OUTWARD, seeded
 from foreign import (
     EVAL,
     GOOD,
@@ -16,6 +16,7 @@ from foreign import (
     Clip,
     Conditioned,
     Named,
+    Pair,
     gradient,
     inputs,
     made,
@@ -23,14 +24,16 @@ from foreign import (
     riemann,
     same,
     state_of,
+    weightless,
 )
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from manifold_xai import score
+from manifold_xai.together import Layout
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
-KINDS = GOOD | EVAL | NOISY | MIXING | dict(clip=Clip, conditioned=Conditioned, named=Named)
+KINDS = GOOD | EVAL | NOISY | MIXING | dict(clip=Clip, conditioned=Conditioned, named=Named, pair=Pair)
 PROMPTS = torch.randn(4, 5, generator=seeded(5), dtype=torch.float64)
 STEPS = 4
 
@@ -73,11 +76,17 @@ def alone(name, f, x, y, seed):
     return riemann(plain, points).mean(0, keepdim=True) * (-1 if name in OUTWARD else 1)
 
 
-def asked(m, name, x, y, args, cut):
+def asked(m, name, x, y, args, cut, several):
     how = {} if name in NEIGHBOURS else dict(n_steps=STEPS)
     if name == "IG2":
-        m.settings["represent"], how["baselines"] = (lambda x: x.flatten(1).cos()), 1 - x
-    return m.attribute(x, target=y, additional_forward_args=args, internal_batch_size=cut, **how)
+        m.settings["represent"] = lambda x: x.flatten(1).cos()
+        how["baselines"] = tuple(1 - v for v in x) if isinstance(x, tuple) else 1 - x
+    if isinstance(x, tuple) and getattr(m, "references", None) is not None:
+        layout = Layout.of(x)
+        flat = inputs((layout.join(x).shape[1],), 12, x[0].dtype, seed=9)
+        m.references = layout.split(flat)
+    how |= dict(targets=y) if several else dict(target=y)
+    return m.attribute(x, additional_forward_args=args, internal_batch_size=cut, **how)
 
 
 def elsewhere(fn, thread):
@@ -104,7 +113,7 @@ MODES = dict(plain=torch.enable_grad, no_grad=torch.no_grad, inference=torch.inf
 
 
 @settings(
-    max_examples=60,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
@@ -121,9 +130,10 @@ MODES = dict(plain=torch.enable_grad, no_grad=torch.no_grad, inference=torch.inf
     thread=st.booleans(),
     mode=st.sampled_from(sorted(MODES)),
     train=st.booleans(),
+    several=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode, train, seed):
+def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode, train, several, seed):
     model, shape = made(KINDS[kind], train=train), SHAPES[shape]
     if dtype == torch.float32:
         model = model.float()
@@ -131,13 +141,16 @@ def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode
         inputs(shape, b, dtype, seed).to(device),
         torch.tensor([3, 0, 1, 2])[:b] % (b if kind == "clip" else 5),
     )
+    y = torch.stack([y, (y + 1) % (b if kind == "clip" else 5)], 1) if several else y
+    x = (x, inputs((3,), b, dtype, seed + 7)) if kind == "pair" else x
     args = {"clip": (PROMPTS[:b].to(dtype),), "conditioned": (PROMPTS[:b].to(dtype),)}.get(kind)
     m = method(name, model, shape, dtype)
-    before, kept = state_of(model), x.clone()
+    parts = x if isinstance(x, tuple) else (x,)
+    before, kept = state_of(model), tuple(v.clone() for v in parts)
 
     def ask():
         with MODES[mode]():
-            return asked(m, name, x, y, args, cut)
+            return asked(m, name, x, y, args, cut, several)
 
     try:
         A = elsewhere(ask, thread)
@@ -151,29 +164,41 @@ def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode
             "not a tensor",
             "changes",
             "needs a class",
+            "one input",
         ]
         assert any(word in str(refused) for word in words), refused
-        good = kind in GOOD or (kind in EVAL and not train) or kind in ("clip", "conditioned")
+        good = kind in GOOD or (kind in EVAL and not train) or kind in ("clip", "conditioned", "pair")
         assert (
             not good
             or (name == "BlurIG" and len(shape) != 3)
+            or (kind == "pair" and name in ("BlurIG", *LATENT))
             or (kind == "clip" and name == "AGI" and b == 1)
         ), refused
         return
     finally:
-        assert torch.equal(x, kept) and (
-            same(before, state_of(model)) or kind in ("spectral", "own_generator", "numpy_noise")
-        )
+        after = state_of(model)
+        if kind == "counting":  # its buffer was put back
+            before, after = weightless(before), weightless(after)
+        assert all(map(torch.equal, parts, kept))
+        assert same(before, after) or kind in ("spectral", "own_generator", "numpy_noise")
     assert kind not in NOISY | MIXING or cut == 1 and kind in MIXING
     assert not (kind in EVAL and train)
     precise = copy.deepcopy(model).eval().double()
     seeds = torch.randint(2**32, (b,), generator=seeded()).tolist()
-    for i in range(b):
+    if kind == "pair":  # as one tensor in which both lie side by side
+        layout = Layout.of(x)
+        net = precise
+        precise = lambda v: net(*Layout(layout.shapes, (torch.float64,) * 2).split(v))
+        lead = 2 if several else 1
+        x, A = layout.join(x), layout.join(A, lead)
+    pairs = [(i, j) for i in range(b) for j in range(2 if several else 1)]
+    for i, j in pairs:
         own = (PROMPTS[:b],) if kind == "clip" else (PROMPTS[[i]],) if kind == "conditioned" else ()
         expected = alone(
-            name, lambda x: precise(x.clone(), *own), x[[i]].double(), int(y[i]), seeds[i]
+            name, lambda x: precise(x.clone(), *own), x[[i]].double(), int(y[i, j] if several else y[i]), seeds[i]
         )
-        difference = (A[[i]] - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+        found = A[[i], j] if several else A[[i]]
+        difference = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
         loose = dtype == torch.float32 and name in (
             "GIG",
             "Settled IG",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.attribution.integral import RULES, Attribution, path_attribution
+from manifold_xai.attribution.methods import GuidedIG, IntegratedGradients, SettledIG
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.paths.blur import blur_path
 from manifold_xai.paths.path import Path, Step
@@ -476,9 +477,46 @@ def test_gauss_legendre_needs_the_line(ends):
         path_attribution(cubic, bent_path(*ends, 4), rule="gauss-legendre")
 
 
-def test_a_score_that_breaks_on_the_way_is_reported(ends):
-    with pytest.raises(ValueError, match="NaN or infinite somewhere on the path"):
-        path_attribution(lambda x: (x.sum(1) * 0).log(), straight_path(*ends, 4))
+def broken_at(*bad):
+    """A score that is NaN wherever these rows are asked about."""
+
+    def f(x, rows):
+        nan = torch.isin(rows, torch.tensor(bad))
+        return torch.where(nan, torch.nan, cubic(x))
+
+    return f
+
+
+RULE = {"trapezoid": {}, "midpoint": {}, "gauss-legendre": {}, "refined": {"refine": 1e-6}}
+
+
+@pytest.mark.parametrize("rule", RULE)
+def test_a_score_that_breaks_on_the_way_is_reported_by_row_or_leaves_the_others(ends, rule):
+    how = RULE[rule] or dict(rule=rule)
+    gamma = straight_path(*ends, 8)
+    with pytest.raises(ValueError, match="NaN or infinite somewhere on the path of rows 0, 2"):
+        path_attribution(broken_at(0, 2), gamma, **how)
+    found = path_attribution(broken_at(0, 2), gamma, finite=False, **how)
+    whole = path_attribution(cubic, gamma, **how)
+    good = [i for i in range(len(whole.A)) if i not in (0, 2)]
+    assert found.A[[0, 2]].isnan().all() and found.gap[[0, 2]].isnan().all()
+    for ours, theirs in zip(found, whole):
+        assert torch.equal(ours[good], theirs[good])
+
+
+@pytest.mark.parametrize("method", [GuidedIG, IntegratedGradients, SettledIG])
+def test_methods_return_the_rows_that_are_whole_where_asked(ends, method):
+    def model(x):
+        return torch.where(x[:, :1] > 0.5, torch.nan, 1.0) * x.square().cumsum(1)
+
+    x = ends[1]
+    bad = x[:, 0] > 0.5
+    assert 0 < int(bad.sum()) < len(x)
+    with pytest.raises(ValueError, match="on the path of row"):
+        method(model, span=False).attribute(x, target=1, n_steps=8)
+    A = method(model, span=False, finite=False).attribute(x, target=1, n_steps=8)
+    alone = method(model, span=False).attribute(x[~bad], target=1, n_steps=8)
+    assert A[bad].isnan().all() and torch.equal(A[~bad], alone)
 
 
 # machinery

@@ -12,10 +12,7 @@ from manifold_xai.course.notebooks import reading_minutes
 
 NBS = Path(__file__).parents[1] / "nbs"
 ASIDE = {"exercise", "stub", "check", "hint", "half", "solution"}
-EARLIER = {  # lessons that still have their first form: library, claims and lesson on one page
-    "52_ledger",
-}
-LESSONS = [p for p in sorted(NBS.glob("[0-9][0-9]_*.ipynb")) if p.stem not in EARLIER]
+LESSONS = sorted(NBS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def cells(path: Path) -> list[dict]:

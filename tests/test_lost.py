@@ -359,6 +359,20 @@ def test_signals_that_were_ignored_stay_ignored(tmp_path):
     assert runner.wait(120) == 0 and status(out) == {"01_a": "done"}
 
 
+@pytest.mark.parametrize("where", ["only_run", "carry_out", "write_results"])
+def test_an_interrupt_at_any_moment_is_an_interrupt(tmp_path, monkeypatch, where):
+    """Also before the first chapter, while libraries load, and after the last."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"manifold_xai.course.cli.{where}", interrupted)
+    root = course(tmp_path, **{"01_a": ["1"]})
+    (root / "nbs" / "01_a.ipynb").write_text("{")  # so that no kernel starts
+    code, said = call("run", "--root", root, "--profile", "smoke")
+    assert code == 130 and "interrupted; what is finished is kept" in said
+
+
 # Disks
 
 

@@ -200,8 +200,8 @@ def test_bad_input_is_refused(x):
         method.attribute(x, x[..., :3], target=1)
     with pytest.raises(ValueError, match="`inputs` must be finite"):
         method.attribute(x / 0, target=1)
-    with pytest.raises(ValueError, match="one tensor, got a tuple of 2"):
-        method.attribute((x, x), target=1)
+    with pytest.raises(ValueError, match="one row for each, got"):
+        method.attribute((x, x[:2]), target=1)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         method.attribute(x, target=1, n_steps=0)
     with pytest.raises(ValueError, match="batch must be at least 1"):

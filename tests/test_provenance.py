@@ -63,9 +63,10 @@ def clone(tmp_path):
 
 def entry(clone, claim, page, settings, n):
     profile = "evidence" if settings == "evidence" else "cpu"
-    conditions = {"a": dict(value=0.1 + 0.2, low=0.1, high=0.5, n=n)}
+    conditions = {"a": dict(value=0.1 + 0.2, low=0.1, high=9.0, n=n)}
     return dict(
         claim=claim,
+        paper_value="",
         chapter=page.stem,
         profile=profile,
         conditions=conditions,

@@ -541,6 +541,22 @@ def test_only_what_is_between_the_marks_changes():
         publish.between("a", "x", "new")
 
 
+def test_solutions_are_folded_once_and_stay_so(tmp_path):
+    root = course(tmp_path, **{"01_a": ["1", "2"]})
+    path = root / "nbs" / "01_a.ipynb"
+    nb = json.loads(path.read_text())
+    nb["cells"][-1]["metadata"]["tags"] = ["solution"]
+    path.write_text(json.dumps(nb))
+    before = [cell["source"] for cell in nb["cells"]]
+    assert main(["fold", "--root", str(root)]) == 0
+    cells = json.loads(path.read_text())["cells"]
+    assert ["".join(cell["source"]) for cell in cells] == ["".join(s) for s in before]
+    assert cells[-1]["metadata"] == {"jupyter": {"source_hidden": True}, "tags": ["solution"]}
+    assert all("jupyter" not in cell["metadata"] for cell in cells[:-1])
+    written = path.stat().st_mtime_ns
+    assert main(["fold", "--root", str(root)]) == 0 and path.stat().st_mtime_ns == written
+
+
 def test_large_figures_are_kept_in_fewer_colours():
     from base64 import b64decode, b64encode
     from io import BytesIO

@@ -2,6 +2,7 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -173,6 +174,43 @@ def test_a_chunk_that_has_shrunk_stays_small(x):
     # a warning here would be an error
     value_and_grad(scarce(score(linear(), 0), 2, seen), x, batch=chunks)
     assert chunks.batch == 2 and max(seen[1:]) == 2
+
+
+def test_the_cpus_own_allocator_is_heard(x):
+    """It says in words that memory ran out, as a RuntimeError; so does NumPy, as a MemoryError."""
+    for ask_for_it in (lambda: torch.empty(2**50), lambda: np.empty(2**50)):
+        seen = []
+
+        def f(x):
+            seen.append(len(x))
+            if len(x) > 2:
+                ask_for_it()
+            return x.square().sum(1)
+
+        with pytest.warns(UserWarning, match="going on with 2 at once"):
+            assert torch.equal(values(f, x, batch=5), x.square().sum(1))
+        assert seen == [5, 2, 2, 1]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(x):
+    seen = []
+
+    def f(x):
+        seen.append(len(x))
+        raise RuntimeError("CPU: something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        values(f, x, batch=5)
+    assert seen == [5]
+
+
+def test_input_that_is_not_finite_is_named_by_row():
+    x = torch.rand(8, 3)
+    x[2, 1], x[5, 0], x[5, 2] = torch.nan, torch.inf, torch.nan
+    with pytest.raises(ValueError, match="3 of its 24 values are NaN or infinite, in rows 2, 5. Mend"):
+        check_input(x)
+    with pytest.raises(ValueError, match="in rows 0, 1, 2, 3, 4 and 3 more"):
+        check_input(torch.full((8, 3), torch.nan))
 
 
 def test_not_even_one_row_fits(x):

@@ -6,12 +6,13 @@ import warnings
 
 import pytest
 import torch
-from helpers import rand
+from helpers import rand, seeded
 from torch import nn
 
 from manifold_xai.attribution.adaptive import FIRST, adaptive_attribution, bends
 from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.attribution.maps import load_map, save_map
 from manifold_xai.attribution.methods import (
     AGI,
     IG2,
@@ -27,6 +28,7 @@ from manifold_xai.attribution.methods import (
 from manifold_xai.autoencoder import adapt
 from manifold_xai.chunks import among, value_and_grad
 from manifold_xai.paths.blur import blur_path
+from manifold_xai.paths.curve import JUMP
 from manifold_xai.paths.guided import guided_path, settled_path
 from manifold_xai.paths.manifold import enhanced_path, manifold_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
@@ -103,7 +105,7 @@ def test_a_curve_passes_through_the_paths_own_points_whichever_rows_are_asked(na
 
 def test_an_anchored_curve_is_continuous_at_its_corners(ends):
     gamma, rows = CURVES["enhanced, anchored"](wavy, *ends, 12), torch.arange(5)
-    for corner in (1 / 6, 5 / 6):
+    for corner in (JUMP, 1 - JUMP):
         before, there, after = gamma.curve([corner - 1e-9, corner, corner + 1e-9], rows)
         torch.testing.assert_close(before, there, rtol=0, atol=1e-7)
         torch.testing.assert_close(after, there, rtol=0, atol=1e-7)
@@ -133,14 +135,17 @@ def test_some_rows_of_a_score_keep_their_classes():
 
 
 @every_curve
-@pytest.mark.parametrize("levels", [2, 3, 4])
+@pytest.mark.parametrize("levels", [3, 4])
 def test_equals_fixed_steps_when_levels_coincide(name, ends, levels):
     """The last sum is the trapezoids of as many steps, its bends included; on the line it may be
     Simpson's of the two last levels."""
     gamma, T, rows = CURVES[name](wavy, *ends, 12), FIRST * 2 ** (levels - 1), torch.arange(5)
 
     def fixed(T):
-        points = [Step(p, *value_and_grad(wavy, p)[::-1]) for p in gamma.curve([i / T for i in range(T + 1)], rows)]
+        points = [
+            Step(p, *value_and_grad(wavy, p)[::-1])
+            for p in gamma.curve([i / T for i in range(T + 1)], rows)
+        ]
         A = path_attribution(wavy, iter(points)).A
         return A if name == "straight" else A + bends(points)
 
@@ -227,7 +232,7 @@ def test_a_map_of_zeros_is_reached_at_once():
     x = rand(2, 3)
     found = adaptive_attribution(lambda x: 0 * x.sum(1), straight_path(0 * x, x))
     assert (found.A == 0).all() and (found.reached.error == 0).all()
-    assert found.reached.steps.tolist() == [2 * FIRST] * 2
+    assert found.reached.steps.tolist() == [4 * FIRST] * 2
 
 
 # --- what is asked, and of whom
@@ -249,21 +254,25 @@ def test_nothing_is_asked_twice(name, ends):
     x0, x = ends
     gamma, f = CURVES[name](wavy, x0, x, 12), Asked(wavy)
     found = quietly(f, gamma, 1e-4, max_steps=192, check=False)
-    at_ends = 0 if name in ("straight", "blur", "settled") else 2  # the raw ends, for what is left out
+    at_ends = (
+        0 if name in ("straight", "blur", "settled") else 2
+    )  # the raw ends, for what is left out
     assert len(f.points) == (found.reached.steps + 1 + at_ends).sum()
     if name not in ("blur", "settled"):  # these rest at x for their last points
         assert len(set(f.points)) == len(f.points)
 
 
 def test_rows_that_are_done_leave_the_batch():
-    """A row on which the score is a plane is done at the second level; the others go on."""
+    """A row on which the score is a plane is done as soon as it can be; the others go on."""
     easy = rand(3, 1, 4, 4, seed=5) - 2
     x = torch.cat([easy, easy + 2])
     free = dict(check=False, span=False)
     f = Asked(lambda x: torch.where(x < 0, x, (8 * x).sin()).flatten(1).sum(1))
-    found = adaptive_attribution(f, straight_path(torch.where(x < 0, -2.0, 0.0).to(x), x), 1e-3, **free)
+    found = adaptive_attribution(
+        f, straight_path(torch.where(x < 0, -2.0, 0.0).to(x), x), 1e-3, **free
+    )
     steps = found.reached.steps
-    assert (steps[:3] == 2 * FIRST).all() and (steps[3:] >= 8 * FIRST).all()
+    assert (steps[:3] == 4 * FIRST).all() and (steps[3:] >= 8 * FIRST).all()
     assert len(f.points) == (steps + 1).sum()
 
 
@@ -273,7 +282,9 @@ def test_batch_cut_and_company_change_nothing(name, ends):
     x0, x = ends
     draw = (CURVES | WALKS)[name]
     how = dict(tol=0.02, max_steps=96)
-    f = score(lambda x: torch.stack([wavy(x), -wavy(1 - x)], 1), torch.tensor([0, 1, 0, 1, 1]), "logit")
+    f = score(
+        lambda x: torch.stack([wavy(x), -wavy(1 - x)], 1), torch.tensor([0, 1, 0, 1, 1]), "logit"
+    )
     whole = quietly(f, draw(f, x0, x, 12), **how)
     cut = quietly(f, draw(f, x0, x, 12), **how, batch=2)
     assert whole.reached.steps.tolist() == cut.reached.steps.tolist()
@@ -299,9 +310,13 @@ def test_groups_that_fit_change_nothing(ends, monkeypatch):
 
 def test_the_ceiling_warns_and_names_rows_and_errors(ends):
     x0, x = ends
-    f = lambda x: torch.where(x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1))
+    f = lambda x: torch.where(
+        x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1)
+    )
     x = torch.cat([0.1 * x[:2], 0.5 + x[:1], 0.1 * x[2:3], 0.5 + x[3:]])
-    with pytest.warns(UserWarning, match=r"tol=1e-06 .* max_steps=24 by rows 2 \(.*\), 4 \(.*\)") as said:
+    with pytest.warns(
+        UserWarning, match=r"tol=1e-06 .* max_steps=24 by rows 2 \(.*\), 4 \(.*\)"
+    ) as said:
         found = adaptive_attribution(f, straight_path(0 * x, x), 1e-6, max_steps=24)
     error = found.reached.error
     assert (error > 1e-6).nonzero()[:, 0].tolist() == [2, 4, 5]
@@ -311,10 +326,12 @@ def test_the_ceiling_warns_and_names_rows_and_errors(ends):
 
 def test_a_greedy_path_says_that_more_steps_need_not_help(ends):
     with pytest.warns(UserWarning, match="this path changes with the number of steps"):
-        adaptive_attribution(wavy, guided_path(wavy, *ends), 1e-9, max_steps=12)
+        adaptive_attribution(wavy, guided_path(wavy, *ends), 1e-9, max_steps=24)
 
 
-@pytest.mark.parametrize("how, words", [(dict(tol=0), "tol must be above 0"), (dict(max_steps=7), "at least 12")])
+@pytest.mark.parametrize(
+    "how, words", [(dict(tol=0), "tol must be above 0"), (dict(max_steps=7), "at least 24")]
+)
 def test_what_cannot_be_reached_is_refused(ends, how, words):
     with pytest.raises(ValueError, match=words):
         adaptive_attribution(wavy, straight_path(*ends), **how)
@@ -360,14 +377,19 @@ def net():
 def test_every_path_method_takes_tol_and_keeps_what_it_reached(name, net, ends):
     method, x = METHODS[name](net), ends[1]
     target = net.model(x).argmax(1)
-    A, delta = method.attribute(x, target=target, tol=0.05, max_steps=96, return_convergence_delta=True)
+    A, delta = method.attribute(
+        x, target=target, tol=0.05, max_steps=96, return_convergence_delta=True
+    )
     error, steps, nested = method.reached
     assert A.shape == x.shape and delta.shape == error.shape == steps.shape == (5,)
     assert nested == (name not in ("GIG", "MA-GIG", "IG2", "AGI", "EIG, published ends"))
     assert ((error <= 0.05) | (steps == 96)).all()
     if nested:  # against as many as they allow, on the same path
         fine = method.attribute(x, target=target, tol=1e-12, max_steps=768)
-        assert (norm(A - fine) / norm(fine) <= error).all()
+        tiny = (
+            1e-6  # where both are nearly exact, the cubic between a geodesic's points has corners
+        )
+        assert (norm(A - fine) / norm(fine) <= error + tiny).all()
 
 
 def test_tol_agrees_with_many_fixed_steps(net, ends):
@@ -376,6 +398,24 @@ def test_tol_agrees_with_many_fixed_steps(net, ends):
         A = method.attribute(ends[1], target=1, tol=0.001)
         many = method.attribute(ends[1], target=1, n_steps=800)
         assert (norm(A - many) / norm(many) <= 0.001).all()
+
+
+@pytest.mark.filterwarnings("ignore:tol=")
+@pytest.mark.parametrize("kind", ["IG2", "AGI"])
+def test_walks_that_draw_all_draw_alike(kind, net, ends):
+    """The first walk's draw is the last one's, and the generator has moved on by one."""
+    x, references, steps = ends[1], rand(9, *SHAPE, seed=8), 24
+
+    def method(generator):
+        if kind == "AGI":
+            return AGI(net, k=1, generator=generator)
+        return IG2(net, references, lambda x: x.flatten(1).sin(), generator=generator)
+
+    one, other = method(seeded(5)), method(seeded(5))
+    A = one.attribute(x, target=1, tol=1e-9, max_steps=steps)
+    other.settings |= dict(step=other.settings["step"] * other.n_steps / steps)
+    torch.testing.assert_close(A, other.attribute(x, target=1, n_steps=steps))
+    assert torch.equal(one.generator.get_state(), other.generator.get_state())
 
 
 def test_a_path_of_ones_own_is_walked_as_a_whole(ends):
@@ -403,3 +443,22 @@ def test_what_was_found_can_be_unpacked_and_pickled(ends):
     again = pickle.loads(pickle.dumps(found))
     assert torch.equal(again.A, A) and torch.equal(again.reached.error, found.reached.error)
     assert gap.shape == (5,) and left_out.shape == (5, 2)
+
+
+@pytest.mark.parametrize("integrand", ["displacement", "gradient"])
+@pytest.mark.parametrize("name", ["straight", "blur"])
+def test_other_integrands_are_refined_too(name, integrand, ends):
+    """As many fixed steps agree, and the gap counts what it counts there."""
+    gamma = CURVES[name](wavy, *ends, 12)
+    found = quietly(wavy, gamma, 1e-4, integrand=integrand)
+    many = path_attribution(wavy, CURVES[name](wavy, *ends, 3000), integrand=integrand)
+    torch.testing.assert_close(found.A, many.A, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.gap, many.gap, rtol=1e-3, atol=1e-4)
+
+
+def test_a_saved_map_says_what_was_reached(ends, tmp_path):
+    found = quietly(wavy, straight_path(*ends), 0.01)
+    save_map(tmp_path / "map.safetensors", found, tol=0.01)
+    again, settings = load_map(tmp_path / "map.safetensors")
+    assert torch.equal(again.A, found.A) and settings == {"tol": 0.01}
+    assert torch.equal(again.reached.steps, found.reached.steps) and again.reached.nested is True

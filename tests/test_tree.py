@@ -175,6 +175,8 @@ def test_a_wheel_installs_alone_and_imports_light(tmp_path):
     ]
     subprocess.run(install, check=True, capture_output=True)
     with zipfile.ZipFile(wheel) as archive:
+        typed = {"manifold_xai/py.typed", "manifold_xai/__init__.pyi"}
+        assert typed <= {*archive.namelist()}
         metadata = archive.read(
             next(name for name in archive.namelist() if name.endswith("METADATA"))
         ).decode()

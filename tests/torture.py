@@ -79,8 +79,8 @@ def forked(words: list, log: Path, bytes_a_file: int | None = None) -> int:
         os.dup2(write, 1)
         os.dup2(write, 2)
         sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):  # until the runner listens itself
+            signal.signal(number, signal.SIG_DFL)
         if bytes_a_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, resource.RLIM_INFINITY))
         code = main([str(word) for word in words])
@@ -155,7 +155,8 @@ def kill(draw: random.Random, root: Path, out: Path, words: list, log: Path, too
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, gentle.get(whom, signal.SIGKILL))
     code = finish(pid)
-    check(code in (0, 1, 130, -9), f"after {whom} was killed: exit code {code}", log)
+    unheard = (-signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM)
+    check(code in (0, 1, 130, *unheard), f"after {whom} was killed: exit code {code}", log)
     until = time.time() + 10
     while any(own_processes(out).values()) and time.time() < until:
         time.sleep(0.05)

@@ -19,16 +19,18 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from .base import explained
+from .base import Portable, explained, first_of
+from .classes import Classes, chunk_of, class_by_class, classes_of_all
 from .integral import integrate
 from ..chunks import value_and_grad
 from ..door import Watch, graphless, here, reachable
 from ..paths.ig2 import model_of
 from ..paths.straight import straight_path
 from ..score import Score
+from ..together import side_by_side
 
 # %% ../../nbs/library/attribution/captum.ipynb #07c0a043
-class Neighbour(GradientAttribution):
+class Neighbour(Portable, GradientAttribution):
     """Base of captum's methods behind our face; a subclass says in `ask` how captum is asked.
 
     Parameters:
@@ -40,9 +42,13 @@ class Neighbour(GradientAttribution):
         super().__init__(forward_func)
         self.check, self.span = check, span
 
+    one_pass = True  # whether the gradients of several classes may share their way forward
+
     def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
-        """The map of each row of x, like x; f scores one class, batch rows may be evaluated at once."""
-        raise NotImplementedError(f"{type(self).__name__} must say how captum is asked: def ask(self, f, x, batch)")
+        """The map of each row of x, like x; f scores one class, batch rows go at once."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must say how captum is asked: def ask(self, f, x, batch)"
+        )
 
     def subject(self) -> Callable:
         """What is explained: forward_func, or a stand-in for it."""
@@ -59,25 +65,48 @@ class Neighbour(GradientAttribution):
         internal_batch_size: int | None = None,
         *,
         per_row: bool | Iterable[bool] | None = None,
+        targets=None,
     ):
         """Map of each input feature, like `inputs`.
 
         Parameters:
-            inputs, target, additional_forward_args, internal_batch_size, per_row: as in `PathMethod.attribute`
+            inputs, target, additional_forward_args, internal_batch_size, per_row, targets: as in
+                `PathMethod.attribute`
             baselines: None: captum's neighbours have none, or are given theirs when they are made
         Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1]
         """
         if baselines is not None:
             raise ValueError(f"{type(self).__name__} takes no baselines here, leave them at None.")
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
-        f, x = explained(self.subject(), inputs, target, additional_forward_args, **door)
-        A = self.ask(f, x, internal_batch_size).detach()
-        return (A,) if isinstance(inputs, tuple) else A
+        target = first_of(target, targets)
+        f, x, layout = explained(self.subject(), inputs, target, additional_forward_args, **door)
+        A = (
+            self.ask(f, x, internal_batch_size)
+            if targets is None
+            else self.ask_each(f, x, internal_batch_size, targets)
+        )
+        A = A.detach()
+        return layout.split(A) if layout is not None else (A,) if isinstance(inputs, tuple) else A
+
+    def ask_each(self, f: Score, x: Tensor, batch: int | None, targets) -> Tensor:
+        """The maps of several classes, (b, k, ...): one way forward, or the same draws for each."""
+        targets = classes_of_all(f, x, targets)
+        if not self.one_pass:
+            return torch.stack(
+                class_by_class(self, lambda target: self.ask(f.of(target), x, batch), targets), 1
+            )
+        several = Classes(f, targets)
+        k = several.k
+        return self.ask(several, x.repeat_interleave(k, 0), chunk_of(x, batch, k)).unflatten(
+            0, (-1, k)
+        )
 
 
 def in_chunks(method: GradientAttribution, f: Callable, batch: int | None) -> GradientAttribution:
-    """captum's method with its gradients taken by `value_and_grad`: of f, in chunks that halve when memory runs out."""
-    method.gradient_func = lambda forward_func, inputs, *_: (value_and_grad(f, inputs[0], batch=batch)[1],)
+    """captum's method with its gradients taken by `value_and_grad`: of f, in chunks that halve."""
+    method.gradient_func = lambda forward_func, inputs, *_: (
+        value_and_grad(f, inputs[0], batch=batch)[1],
+    )
     return method
 
 
@@ -87,7 +116,11 @@ def leaf(x: Tensor) -> Tensor:
 
 # %% ../../nbs/library/attribution/captum.ipynb #77f16a61
 class Saliency(Neighbour):
-    """The gradient at the input, signed (Simonyan et al. 2014). Parameters: as in `Neighbour`."""
+    """The gradient at the input, signed (Simonyan et al. 2014).
+
+    Parameters:
+        forward_func and further options: as in `Neighbour`
+    """
 
     def ask(self, f, x, batch):
         """captum.attr.Saliency, abs=False"""
@@ -95,18 +128,26 @@ class Saliency(Neighbour):
 
 
 class InputXGradient(Neighbour):
-    """Input times gradient (Shrikumar et al. 2016). Parameters: as in `Neighbour`."""
+    """Input times gradient (Shrikumar et al. 2016).
+
+    Parameters:
+        forward_func and further options: as in `Neighbour`
+    """
 
     def ask(self, f, x, batch):
         """captum.attr.InputXGradient"""
         return in_chunks(captum.attr.InputXGradient(f), f, batch).attribute(leaf(x))
 
 # %% ../../nbs/library/attribution/captum.ipynb #cb4c33f9
-AT_ONCE = 32  # samples drawn together: memory does not grow with their number, and the draw does not depend on internal_batch_size
+# samples drawn together: memory does not grow with their number, and the draw does not depend on
+# internal_batch_size
+AT_ONCE = 32
 
 
 class Sampled(Neighbour):
-    """Base of the neighbours that draw: each row is asked alone, with a seed of its own, so that no row's map depends on its company.
+    """Base of the neighbours that draw: each row is asked alone, with a seed of its own.
+
+    So no row's map depends on its company.
 
     Parameters:
         forward_func and further options: as in `Neighbour`
@@ -114,8 +155,14 @@ class Sampled(Neighbour):
         generator: None: torch's global one as it is now, which is read and left there
     """
 
+    one_pass = False
+
     def __init__(
-        self, forward_func: Callable, samples: int, generator: torch.Generator | None = None, **options
+        self,
+        forward_func: Callable,
+        samples: int,
+        generator: torch.Generator | None = None,
+        **options,
     ):
         super().__init__(forward_func, **options)
         if samples < 1:
@@ -125,14 +172,17 @@ class Sampled(Neighbour):
     def ask(self, f, x, batch):
         """ask_one for each row, seeded"""
         generator = here(self.generator)
-        seeds = torch.randint(2**32, (len(x),), generator=generator, device=generator.device).tolist()
+        seeds = torch.randint(
+            2**32, (len(x),), generator=generator, device=generator.device
+        ).tolist()
         maps = [self.ask_one(_row(f, i), x[[i]], batch, seed) for i, seed in enumerate(seeds)]
         return torch.cat(maps)
 
     def ask_one(self, f: Callable, x: Tensor, batch: int | None, seed: int) -> Tensor:
         """The map of one row, (1, ...)."""
         raise NotImplementedError(
-            f"{type(self).__name__} must say how captum is asked: def ask_one(self, f, x, batch, seed)"
+            f"{type(self).__name__} must say how captum is asked: "
+            "def ask_one(self, f, x, batch, seed)"
         )
 
     def portions(self) -> Iterator[int]:
@@ -147,7 +197,9 @@ def _row(f, i):
 class SmoothGrad(Sampled):
     """Mean gradient at noisy copies of the input (Smilkov et al. 2017).
 
-    Parameters: as in `Sampled`; noise, standard deviation in units of the image's range [0, 1]
+    Parameters:
+        forward_func, samples, generator and further options: as in `Sampled`
+        noise: standard deviation, in units of the image's range [0, 1]
     """
 
     def __init__(
@@ -175,7 +227,7 @@ class SmoothGrad(Sampled):
 
 
 def noisy_copies(x: Tensor, n: int, noise: float, generator: torch.Generator) -> Tensor:
-    """n copies of one row, (n, ...), with noise of this deviation; drawn in float32, as captum does."""
+    """n copies of one row, (n, ...), with such noise; drawn in float32, as captum does."""
     deviation = torch.full((n, *x.shape[1:]), noise, device=x.device)
     noise = torch.normal(0.0, deviation, generator=generator)
     return (x.repeat_interleave(n, 0) + noise).to(x.dtype)
@@ -184,7 +236,9 @@ def noisy_copies(x: Tensor, n: int, noise: float, generator: torch.Generator) ->
 class SmoothIG(SmoothGrad):
     """Mean of Integrated Gradients at noisy copies of the input.
 
-    Parameters: as in `SmoothGrad`; steps, segments for each copy
+    Parameters:
+        forward_func, samples, noise, generator and further options: as in `SmoothGrad`
+        steps: segments for each copy
     """
 
     def __init__(
@@ -205,9 +259,13 @@ class SmoothIG(SmoothGrad):
 
 
 class ExpectedGradients(Sampled):
-    """Integrated Gradients averaged over many baselines, one random place on the way from each (Erion et al. 2021).
+    """Integrated Gradients averaged over many baselines, at one random place on the way from each.
 
-    Parameters: as in `Sampled`; references, the baselines to draw from, (n, ...)
+    Parameters:
+        forward_func, samples, generator and further options: as in `Sampled`
+        references: the baselines to draw from, (n, ...), or a tuple of them for several inputs
+        multiply_by_inputs: as captum's; False leaves out the factor x − reference
+    Source: Erion et al. 2021
     """
 
     def __init__(
@@ -216,10 +274,16 @@ class ExpectedGradients(Sampled):
         references: Tensor,
         samples: int = 200,
         generator: torch.Generator | None = None,
+        multiply_by_inputs: bool = True,
         **options,
     ):
         super().__init__(forward_func, samples, generator, **options)
-        self.references = references
+        self.references, self.multiplies = references, multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether attributions are shares of the score, not gradients."""
+        return self.multiplies
 
     def ask_one(self, f, x, batch, seed):
         """captum.attr.GradientShap without noise"""
@@ -230,7 +294,8 @@ class ExpectedGradients(Sampled):
             t = torch.tensor(draw.uniform(0.0, 1.0, n), device=x.device, dtype=x.dtype)
             t = t.view(-1, *[1] * (x.ndim - 1))
             grad = value_and_grad(f, t * x + (1.0 - t) * x0, batch=batch)[1]
-            total += n * (((x - x0) * grad).unflatten(0, (1, n)).sum(1) / n)
+            shares = (x - x0) * grad if self.multiplies else grad
+            total += n * (shares.unflatten(0, (1, n)).sum(1) / n)
         return total / self.samples
 
 
@@ -241,27 +306,40 @@ def _positive(noise):
 
 
 def _like(references, x):
-    if not isinstance(references, Tensor) or references.shape[1:] != x.shape[1:] or not len(references):
-        got = tuple(references.shape) if isinstance(references, Tensor) else type(references).__name__
+    references = side_by_side(references)
+    if (
+        not isinstance(references, Tensor)
+        or references.shape[1:] != x.shape[1:]
+        or not len(references)
+    ):
+        got = (
+            tuple(references.shape) if isinstance(references, Tensor) else type(references).__name__
+        )
         shape = ", ".join(map(str, x.shape[1:]))
         raise ValueError(f"references must be images like x, (n, {shape}), got {got}.")
     return references.detach().to(x)
 
 # %% ../../nbs/library/attribution/captum.ipynb #67a3c962
-RECTIFIERS = "relu relu6 threshold clamp_min clamp hardtanh leaky_relu prelu rrelu hardswish".split()
+RECTIFIERS = (
+    "relu relu6 threshold clamp_min clamp hardtanh leaky_relu prelu rrelu hardswish".split()
+)
 
 
 def unguided(model: nn.Module, f: Callable, x: Tensor) -> tuple[list[str], int]:
-    """Rectifiers that guided backprop would miss while f(x) runs, by name and module, and how many nn.ReLU it would guide.
+    """Rectifiers that guided backprop would miss while f(x) runs, and how many it would guide.
 
-    It is felt in nn.ReLU modules; the gradient goes through anything else as it is, and nothing is said.
+    It is felt in nn.ReLU modules; the gradient goes through anything else as it is, and nothing is
+    said. They come by name and module.
     """
     with torch.no_grad(), Watch(RECTIFIERS, [model]) as watch:
         f(x)
     met = [(name.rstrip("_"), module) for name, _, module in watch.met if module is not None]
     places = {id(m): name for name, m in model.named_modules()}
     missed = [(name, m) for name, m in met if not isinstance(m, nn.ReLU)]
-    named = [f"{name} in {places[id(m)] or 'the model itself'} ({type(m).__name__})" for name, m in missed]
+    named = [
+        f"{name} in {places[id(m)] or 'the model itself'} ({type(m).__name__})"
+        for name, m in missed
+    ]
     return list(dict.fromkeys(named)), len(met) - len(missed)
 
 # %% ../../nbs/library/attribution/captum.ipynb #577bc9c0
@@ -289,7 +367,9 @@ class GuidedReLU(nn.ReLU):
 
 
 def twin(f: Callable) -> Callable:
-    """A module, or a score of one, with modules of its own and the same weights: what is done to it is felt nowhere else.
+    """A module, or a score of one, with modules of its own and the same weights.
+
+    What is done to it is felt nowhere else.
 
     What was compiled is plain in the twin: in compiled code nothing would be felt.
     Raises: ValueError for a model that cannot be copied
@@ -299,7 +379,9 @@ def twin(f: Callable) -> Callable:
     try:
         f = copy.deepcopy(f, kept)
     except Exception as error:  # a lock, a file, a tensor with a graph among its attributes
-        raise ValueError(f"{type(f).__name__} must be copied for this, but cannot be: {error}") from error
+        raise ValueError(
+            f"{type(f).__name__} must be copied for this, but cannot be: {error}"
+        ) from error
     owner = f
     while not isinstance(owner, nn.Module):
         owner.model = getattr(owner.model, "_orig_mod", owner.model)
@@ -312,19 +394,22 @@ def twin(f: Callable) -> Callable:
 
 
 class GuidedBackprop(Neighbour):
-    """The gradient, with only what is positive let back through each ReLU (Springenberg et al. 2015).
+    """The gradient, with only what is positive let back through each ReLU.
 
     Equal to captum.attr.GuidedBackprop, on a twin of the model, so that no other thread feels it.
-    Parameters: as in `Neighbour`; the model must be an nn.Module whose every rectifier is an nn.ReLU module
+    Parameters:
+        forward_func: a model, or a score of one, whose every rectifier is an nn.ReLU module
+        further options: as in `Neighbour`
     Raises: ValueError where the plain gradient would pass unnoticed, naming the modules and the fix
+    Source: Springenberg et al. 2015
     """
 
     def subject(self):
         """The model's twin, in which rectifiers will be guided."""
         if model_of(self.forward_func) is None:
             raise ValueError(
-                "Guided Backprop changes the rectifiers of an nn.Module: hand over the model, or score(model), "
-                "not a function around it."
+                "Guided Backprop changes the rectifiers of an nn.Module: hand over the model, "
+                "or score(model), not a function around it."
             )
         return twin(self.forward_func)
 

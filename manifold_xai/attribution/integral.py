@@ -18,7 +18,8 @@ from torch import Tensor
 from ..chunks import Chunks, value_and_grad, values
 from ..door import graphless, ordinary
 from ..paths.path import Path, Step
-from ..score import Score, check_input, settled
+from ..score import Score, beside, check_input, rows_in_words, settled
+from ..together import Layout
 
 # %% ../../nbs/library/attribution/integral.ipynb #ad74d80d
 class Attribution(NamedTuple):
@@ -30,7 +31,7 @@ class Attribution(NamedTuple):
 
 
 RULES = ("left", "trapezoid", "midpoint", "gauss-legendre")
-INTEGRANDS = ("path", "displacement")
+INTEGRANDS = ("path", "displacement", "gradient", "important", "decision")
 
 # %% ../../nbs/library/attribution/integral.ipynb #48ad21ea
 @graphless
@@ -48,40 +49,71 @@ def path_attribution(
     check: bool = True,
     span: bool = True,
     rows: bool | None = None,
+    finite: bool = True,
 ) -> Attribution:
     """Attribution A_j = ∫ ∂f/∂γ_j dγ_j along a path, its completeness gap, and what the path's ends leave out.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b,), row by row
         gamma: a path: a tensor (T+1, b, ...), a `Path`, or an iterator of points (b, ...) or `Step`s, whose gradients
-            are used where given and filled in where missing
+            are used where given and filled in where missing; through several inputs at once, a Path made of tuples,
+            or a tuple of tensors (T+1, b, ...) with x a tuple as well; then A is a tuple too
         x0, x: where the path must start and end (a `Path` knows its own)
         rule: one of "left", "trapezoid", "midpoint", "gauss-legendre" (straight paths)
         batch: rows evaluated at once, None for a size that suits x
         progress: show a bar
         refine: halve every segment whose own gap exceeds this, up to five times (trapezoid); the gaps of the segments
             it leaves alone still add up
-        integrand: "path", or "displacement", mean gradient times (last point − first), as in MIG's published code:
-            not complete unless the path is straight
+        integrand: "path"; "displacement", mean gradient times (last point − first), as in MIG's published
+            code: not complete unless the path is straight; "gradient", the mean gradient itself, which the gap
+            counts times that displacement; "important", each segment's gain shared out as the squares of its
+            gradient (IDGI; complete whatever the number of segments; rule="left" as published); "decision", the
+            path's integrand times the score's own slope, scaled to the gain (IDG; points evenly timed)
         check: refuse a score that answers at random or depends on the batch
         span: refuse images out of range
         rows: whether f takes `rows`, the indices of its rows; None finds out
+        finite: refuse a score or gradient that is NaN or infinite on some row's path; False returns NaN for
+            that row, and the others as if they were alone
     Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless gamma is a tensor
     Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range;
         for a score that is none
-    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too
+    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too; Yang, Wang and Bilgic
+        2023, Algorithm 1 ("important"); Walker et al. 2024, eq. 6 ("decision")
 
+    >>> import torch
+    >>> from manifold_xai import path_attribution
     >>> x = torch.tensor([[1.0, 2.0]])
     >>> path_attribution(lambda x: x.square().sum(1), torch.stack([0 * x, x])).A
     tensor([[1., 4.]])
     """
+    if layout := _layout(gamma, x):
+        how = dict(integrand=integrand, check=check, span=span, rows=rows, finite=finite)
+        return _through(layout, f, gamma, x0, x, rule, batch, progress, refine, **how)
     if isinstance(gamma, Path):
         x0, x = gamma.x0, gamma.x
     for name, end in dict(x0=x0, x=x).items():
         if end is not None:
             check_input(end, name, span)
-    how = dict(integrand=integrand, check=check, told=rows)
+    how = dict(integrand=integrand, check=check, told=rows, finite=finite)
     return integrate(f, gamma, x0, x, rule, batch, progress, refine, **how)
+
+# %% ../../nbs/library/attribution/integral.ipynb #9b644a60
+def _layout(gamma, x):
+    """How several inputs lie in the points of a path, or None where it leads through one."""
+    if isinstance(x, tuple) and isinstance(gamma, tuple):
+        return Layout.of(x)
+    return gamma.layout if isinstance(gamma, Path) else None
+
+
+def _through(layout, f, gamma, x0, x, *given, **how):
+    """`path_attribution` through several inputs at once: side by side there, apart again here."""
+    if isinstance(gamma, Path):
+        one = gamma.through(None)
+    else:
+        one = layout.join(gamma, 2)
+        x0, x = (end if end is None else layout.join(end) for end in (x0, x))
+    found = path_attribution(beside(f, layout), one, x0, x, *given, **how)
+    return found._replace(A=layout.split(found.A))
 
 # %% ../../nbs/library/attribution/integral.ipynb #d274a557
 @graphless
@@ -98,6 +130,7 @@ def integrate(
     integrand: str = "path",
     check: bool = False,
     told: bool | None = None,
+    finite: bool = True,
 ) -> Attribution:
     """`path_attribution` for callers that have looked at x0, x and f themselves.
 
@@ -110,12 +143,14 @@ def integrate(
         raise ValueError(f"refine halves segments of the trapezoid rule, got rule={rule!r}.")
     if integrand not in INTEGRANDS or (refine is not None and integrand != "path"):
         raise ValueError(f"integrand must be one of {', '.join(INTEGRANDS)}, and refine is for the first, got {integrand!r}.")
+    if rule == "gauss-legendre" and integrand in ("important", "decision"):
+        raise ValueError(f"integrand={integrand!r} looks at segments, and rule='gauss-legendre' has none: choose another rule.")
     if isinstance(gamma, Path):
         x0, x = gamma.x0, gamma.x
     if rule == "gauss-legendre":
         _refuse_bent(gamma)
         f = settled(f, ordinary(x), batch, told, check)
-        return _gauss_legendre(f, gamma, batch, progress, gap)
+        return _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite)
     end = gamma[-1] if x is None and isinstance(gamma, Tensor) and len(gamma) else x
     _refuse_classless(f, end)
     points = _points(gamma, progress)
@@ -129,12 +164,29 @@ def integrate(
     for point in points:
         walk.to(point)
     walk.add()
+    away = (walk.run[-1].x - walk.first.x).to(walk.A.dtype)
     if integrand == "displacement":
-        walk.A *= (walk.run[-1].x - walk.first.x).to(walk.A.dtype) / walk.segments
+        walk.A *= away / walk.segments
+    elif integrand == "gradient":
+        walk.A /= walk.segments
     start, end = walk.value(walk.first), walk.value(walk.run[-1])
+    if integrand == "decision":
+        walk.A = _scaled(walk.A, end - start)
     own = isinstance(gamma, Path)  # such a path says where it was meant to go, and what it misses is reported
     left_out = [_left_out(walk, walk.first.x, start, x0, "start", "x0", own), _left_out(walk, walk.run[-1].x, end, x, "end", "x", own)]
-    return _finished(walk.A, end - start, torch.stack(left_out, 1))
+    apart = away if integrand == "gradient" else None
+    return _finished(walk.A, end - start, torch.stack(left_out, 1), apart, finite)
+
+
+def _by_row(factor, A):
+    """A, each row times its factor, (b,)."""
+    return A * factor.reshape(-1, *[1] * (A.ndim - 1))
+
+
+def _scaled(A, gain):
+    """A, each row scaled so that it adds up to its gain, (b,); 0 where A is."""
+    total = A.flatten(1).sum(1)
+    return _by_row(gain / total.where(total != 0, 1), A)
 
 
 def _refuse_classless(f, x):
@@ -152,16 +204,24 @@ def _refuse_bent(gamma):
         )
 
 
-def _finite(*tensors):
-    """The first of `tensors`, if all are finite."""
-    if not all(bool(t.isfinite().all()) for t in tensors):
-        raise ValueError("the score or its gradient is NaN or infinite somewhere on the path: look at f on the path's points.")
-    return tensors[0]
+def _finite(A, gain=None, refuse=True):
+    """A, if it and the gain are finite in every row; else an error, or NaN in all of these rows."""
+    good = A.isfinite().flatten(1).all(1)
+    good = good if gain is None else good & gain.isfinite()
+    if bool(good.all()):
+        return A
+    if refuse:
+        raise ValueError(
+            f"the score or its gradient is NaN or infinite somewhere on the path of {rows_in_words(~good)}: "
+            "look at f on the path's points, or pass finite=False for the other rows."
+        )
+    return A.masked_fill(~good.reshape(-1, *[1] * (A.ndim - 1)), torch.nan)
 
 
-def _finished(A, gain, ends):
-    _finite(A, gain)
-    return Attribution(A, A.flatten(1).sum(1) - gain, ends)
+def _finished(A, gain, ends, away=None, refuse=True):
+    A = _finite(A, gain, refuse)
+    shares = A if away is None else A * away
+    return Attribution(A, shares.flatten(1).sum(1) - gain, ends)
 
 # %% ../../nbs/library/attribution/integral.ipynb #12f29b5b
 def _points(gamma, progress) -> Iterator[Step]:
@@ -223,16 +283,26 @@ class _Walk:
         self.run = self.run[-1:]
 
     def pieces(self) -> Iterator[Tensor]:
-        """Gradient times displacement, like A, of one segment of the run after the other: a segment fits the cache where a run may not."""
+        """What each segment of the run adds, like A, one after the other: a segment fits the cache where a run may not."""
         if self.rule == "midpoint":
             grads = self.measure(torch.stack([(here.x + there.x) / 2 for here, there in pairwise(self.run)]))[1]
         else:
             self.fill()
             grads = [point.grad for point in self.run]
             grads = grads if self.rule == "left" else ((here.to(self.A.dtype) + there) / 2 for here, there in pairwise(grads))
+        if self.integrand == "important":
+            self.run = [Step(point.x, point.grad, self.value(point)) for point in self.run]
         for grad, (here, there) in zip(grads, pairwise(self.run)):
-            grad = grad.to(self.A.dtype)
-            yield grad * (there.x.to(grad.dtype) - here.x) if self.integrand == "path" else grad
+            yield self.share(grad.to(self.A.dtype), here, there)
+
+    def share(self, grad: Tensor, here: Step, there: Step) -> Tensor:
+        """What a segment adds, given the gradient that stands for it, like A."""
+        if self.integrand in ("displacement", "gradient"):
+            return grad
+        if self.integrand == "important":
+            return _scaled(grad.square(), there.value - here.value)
+        piece = grad * (there.x.to(grad.dtype) - here.x)
+        return piece if self.integrand == "path" else _by_row(piece.flatten(1).sum(1), piece)
 
     def fill(self):
         """Fill in the gradients that the run's points did not bring, and the scores that come with them."""
@@ -290,7 +360,7 @@ def _nodes(n):
     return torch.tensor(np.stack([(nodes + 1) / 2, weights / 2], 1))
 
 
-def _gauss_legendre(f, gamma, batch, progress, gap):
+def _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite):
     """Gauss–Legendre quadrature with as many nodes as the straight path has steps: exact for scores of degree 2T on the line."""
     x0, x = ordinary(gamma.x0), ordinary(gamma.x)
     walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
@@ -299,11 +369,13 @@ def _gauss_legendre(f, gamma, batch, progress, gap):
         t = run[:, 0].to(x.dtype).reshape(-1, *[1] * x.ndim)
         grad = walk.measure(torch.lerp(x0, x, t))[1]
         walk.A += torch.tensordot(run[:, 1], grad.to(walk.A.dtype), 1)
-    A = walk.A * (x - x0)
+    away = x - x0 if integrand == "gradient" else None
+    A = walk.A if integrand == "gradient" else walk.A * (x - x0)
     if not gap:
-        return Attribution(_finite(A), None, None)
+        return Attribution(_finite(A, refuse=finite), None, None)
     start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(A.dtype).chunk(2)
-    return _finished(A, end - start, torch.zeros(len(start), 2, dtype=end.dtype, device=end.device))
+    ends = torch.zeros(len(start), 2, dtype=end.dtype, device=end.device)
+    return _finished(A, end - start, ends, away, finite)
 
 # %% ../../nbs/library/attribution/integral.ipynb #83fc69f2
 def _halved(measure, left, right, rows, refine, times: int = 5):

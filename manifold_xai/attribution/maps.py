@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .adaptive import Reached, Within
 from .integral import Attribution
 from ..subjects import store
 
@@ -24,17 +25,21 @@ def heat_map(
     Parameters:
         A: one map a row, (b, C, ...): signals, images, volumes; (b, d) has no channels
         signed: False adds up absolute values
-        scale: "shared" divides every map by the largest value among all, so put what is to be compared into one batch;
-            "each" divides every map by its own; a number divides by that number
+        scale: "shared" divides every map by the largest value among all, so put what is to be
+            compared into one batch; "each" divides every map by its own; a number divides by that
         channel: which dimension holds the channels; None: none does
     Returns: (b, ...) in [-1, 1], or [0, 1] unsigned; a map of zeros stays so
     Raises: ValueError for a single map without rows, or a scale that is none
 
+    >>> import torch
+    >>> from manifold_xai import heat_map
     >>> heat_map(torch.tensor([[[[1.0, -2.0]], [[1.0, 0.0]]]]))
     tensor([[[ 1., -1.]]])
     """
     if A.ndim < 2:
-        raise ValueError(f"A must hold one map a row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None].")
+        raise ValueError(
+            f"A must hold one map a row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None]."
+        )
     maps = A if signed else A.abs()
     maps = maps if channel is None or A.ndim == 2 else maps.sum(channel)
     if isinstance(scale, (int, float)) and not isinstance(scale, bool) and scale > 0:
@@ -49,7 +54,7 @@ def heat_map(
 
 # %% ../../nbs/library/attribution/maps.ipynb #c553148d
 def save_map(path: str | PathLike, A: Attribution | Tensor, **settings) -> None:
-    """Write an attribution and the settings that made it to one safetensors file, whole or not at all.
+    """Write an attribution and its settings to one safetensors file, whole or not at all.
 
     Parameters:
         path: of the file
@@ -57,9 +62,12 @@ def save_map(path: str | PathLike, A: Attribution | Tensor, **settings) -> None:
         settings: anything JSON can hold; numbers and arrays of NumPy and torch become plain ones
     Raises: ValueError naming a setting that no file can hold
     """
-    tensors = {"A": A} if isinstance(A, Tensor) else A._asdict()
-    plain = {name: _plain(v, name) for name, v in settings.items()}
-    store.save_tensors(path, tensors, {"kind": "attribution", "settings": plain})
+    tensors, card = {"A": A} if isinstance(A, Tensor) else A._asdict(), {"kind": "attribution"}
+    if isinstance(A, Within):
+        tensors |= dict(error=A.reached.error, steps=A.reached.steps)
+        card["nested"] = A.reached.nested
+    card["settings"] = {name: _plain(v, name) for name, v in settings.items()}
+    store.save_tensors(path, tensors, card)
 
 
 def _plain(v, name):
@@ -83,9 +91,17 @@ def _plain(v, name):
 def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
     """Attribution and settings from `save_map`; gap and ends are None if only A was saved.
 
+    Parameters:
+        path: of the file
+    Returns: what was saved, `Within` if it had been found with `tol`, and its settings
     Raises: ValueError naming the file if it is damaged or holds something else
     """
     tensors, card = store.load_tensors(path)
     if card.get("kind") != "attribution":
-        raise ValueError(f"{path} does not hold an attribution written by save_map, but {', '.join(tensors)}.")
-    return Attribution(tensors["A"], tensors.get("gap"), tensors.get("ends")), card["settings"]
+        raise ValueError(
+            f"{path} does not hold an attribution written by save_map, but {', '.join(tensors)}."
+        )
+    A = Attribution(tensors["A"], tensors.get("gap"), tensors.get("ends"))
+    if "nested" in card:
+        A = Within(*A, Reached(tensors["error"], tensors["steps"], card["nested"]))
+    return A, card["settings"]

@@ -32,10 +32,28 @@ from manifold_xai.paths.manifold import (
 from ..paths.manifold_guided import manifold_guided_path, manifold_settled_path
 from ..paths.straight import straight_path
 from ..score import Score
+from ..together import side_by_side
 
 # %% ../../nbs/library/attribution/methods.ipynb #6e80e742
 class IntegratedGradients(PathMethod):
-    """Integrated Gradients (Sundararajan et al. 2017): the straight line from the baseline to the input."""
+    """Integrated Gradients (Sundararajan et al. 2017): the straight line from the baseline to the input.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        multiply_by_inputs: as captum's; False gives the mean gradient on the line, not its shares
+    """
+
+    one_path = True
+
+    def __init__(self, forward_func: Callable, multiply_by_inputs: bool = True, **options):
+        if not multiply_by_inputs:
+            options["integrand"] = "gradient"
+        super().__init__(forward_func, **options)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether attributions are shares of the score, not gradients."""
+        return self.integrand != "gradient"
 
     def path(self, f, x0, x, steps, batch):
         """straight_path(x0, x, steps)"""
@@ -47,6 +65,8 @@ class BlurIG(PathMethod):
 
     Parameters: sigma, edge, as in `blur_path`; the rest as in `PathMethod`.
     """
+
+    one_path = one_input = True
 
     def __init__(self, forward_func: Callable, sigma: float | None = None, edge: str = "renormalise", **options):
         super().__init__(forward_func, **options)
@@ -116,6 +136,8 @@ class EnhancedIG(PathMethod):
     The convergence delta counts what an unanchored path's ends leave out; anchor=True leaves nothing out.
     """
 
+    one_path = one_input = True
+
     def __init__(self, forward_func: Callable, autoencoder: Autoencoder, anchor: bool | str = False, jump: int = 10, **options):
         super().__init__(forward_func, **options)
         check_anchor(anchor, jump)
@@ -153,6 +175,8 @@ class ManifoldAlignedGuidedIG(PathMethod):
     generator as in `manifold_guided_path`. On photographs its signed maps do not repeat; `ManifoldSettledIG` does.
     """
 
+    one_input = True
+
     def __init__(
         self,
         forward_func: Callable,
@@ -182,6 +206,8 @@ class ManifoldSettledIG(PathMethod):
 
     Parameters: forward_func and further options as in `PathMethod`; autoencoder, window, anchor, jump, order as in `manifold_settled_path`.
     """
+
+    one_input = True
 
     def __init__(
         self,
@@ -213,10 +239,22 @@ class Outward(PathMethod):
     How far they go is steps times `settings["step"]`; for `tol` more steps are shorter ones.
     """
 
+    drawn = None  # where the generator stood when the first of several walks began
+
+    def settled(self, f, x0, x, batch):
+        """Nothing: the walk finds its own way each time."""
+
+    def within(self, f, x0, x, tol, max_steps, **how):
+        """Whole walks, which all draw alike."""
+        method = copy(self)
+        method.drawn = None if self.generator is None else self.generator.get_state()
+        return PathMethod.within(method, f, x0, x, tol, max_steps, **how)
+
     def finer(self, f, x0, x, steps, batch):
         """The walk again with other steps: none of them goes further for it."""
-        method = copy(self)
-        step = self.settings["step"] * self.n_steps / steps
+        if self.drawn is not None:
+            self.generator.set_state(self.drawn)
+        method, step = copy(self), self.settings["step"] * self.n_steps / steps
         method.settings = self.settings | dict(step=step)
         return method.path(f, x0, x, steps, batch)
 
@@ -262,7 +300,8 @@ class IG2(Outward):
         """iterative_path(f, x, reference, steps, …)"""
         if x0 is None:
             _refuse_arguments(f)
-        reference = another_class(f, x, self.references, self.generator, batch) if x0 is None else x0
+        references = side_by_side(self.references)
+        reference = another_class(f, x, references, self.generator, batch) if x0 is None else x0
         return iterative_path(f, x, reference, steps, batch=batch, **self.settings)
 
 

@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 
-sys.modules.setdefault("rfc3987_syntax", None)  # a grammar of addresses: two seconds to build, no notebook needs it
+# a grammar of addresses: two seconds to build, no notebook needs it
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill import execute_notebook
@@ -85,7 +86,9 @@ def end_with_runner() -> None:
 
 # %% ../../nbs/library/course/execute.ipynb #53939499
 def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: float | None) -> int:
-    """Run a notebook, printing "cell 3 of 25", "why …" or "disk …" if it stopped, and "peak 512", in MB.
+    """Run a notebook, and print where it is: "cell 3 of 25".
+
+    Prints "why …" or "disk …" if it stopped, and at last its memory in MB: "peak 512".
 
     Parameters:
         source: the notebook
@@ -98,17 +101,19 @@ def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: floa
     import logging
 
     threading.Thread(target=end_with_runner, daemon=True).start()
-    logging.getLogger("papermill").setLevel("ERROR")  # it cannot read `a, b = 1, 2` and calls them unknown
-    report = os.fdopen(os.dup(1), "w", buffering=1)  # not inherited: what the kernel leaves running cannot keep it open
+    # it cannot read `a, b = 1, 2` and calls them unknown
+    logging.getLogger("papermill").setLevel("ERROR")
+    # not inherited: what the kernel leaves running cannot keep it open
+    report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     papermill_engines.register("course", Engine)
-    bar = {"file": report, "bar_format": "cell {n_fmt} of {total_fmt}\n", "mininterval": 0, "miniters": 1}
+    bar = dict(file=report, bar_format="cell {n_fmt} of {total_fmt}\n", mininterval=0, miniters=1)
     run = dict(engine_name="course", kernel_name="python3", progress_bar=bar, cwd=cwd)
     try:
         nb = execute_notebook(source, target, values, execution_timeout=cell_seconds, **run)
         return int(not all_ran(nb))  # for papermill, sys.exit() is a way to succeed
     except Exception as error:
-        if getattr(error, "errno", None):  # the disk's; a time-out is an OSError too, without a number
+        if isinstance(error, OSError) and error.errno:  # the disk's; a time-out has no number
             said = ["disk", json.dumps([error.errno, error.strerror, error.filename or target])]
         else:
             said = ["why", json.dumps(reason(error, cell_seconds))]
@@ -131,7 +136,8 @@ def reason(error: Exception, cell_seconds: float | None) -> str:
     if isinstance(error, PapermillExecutionError):
         return ""
     if isinstance(error, CellTimeoutError):
-        return f"the cell took longer than {cell_seconds:g} s: allow more with --cell-timeout, 0 for no limit"
+        more = "allow more with --cell-timeout, 0 for no limit"
+        return f"the cell took longer than {cell_seconds:g} s: {more}"
     if isinstance(error, DeadKernelError):
         return "the kernel died (out of memory?)"
     return f"{type(error).__name__}: {error}"[:2000]

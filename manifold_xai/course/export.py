@@ -47,12 +47,12 @@ class FreshModules(Processor):
 # %% ../../nbs/library/course/export.ipynb #714afa81
 def _take_docstring(cell) -> str:
     """The text in quotes that begins a cell, taken out of it; "" if there is none."""
-    first = ast.parse(cell.source).body[:1]
-    if not first or not isinstance(first[0], ast.Expr) or not isinstance(getattr(first[0].value, "value", None), str):
-        return ""
-    lines = cell.source.splitlines(keepends=True)
-    cell.source = "".join(lines[: first[0].lineno - 1] + lines[first[0].end_lineno :])
-    return first[0].value.value
+    match ast.parse(cell.source).body[:1]:
+        case [ast.Expr(ast.Constant(str(text))) as first]:
+            lines = cell.source.splitlines(keepends=True)
+            cell.source = "".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
+            return text
+    return ""
 
 # %% ../../nbs/library/course/export.ipynb #2ddcf3d8
 class _Narrow(TextWrapper):

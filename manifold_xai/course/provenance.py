@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..files import repository, write_aside
+from .claims import as_json, read_record, read_records
 from .notebooks import chapters, read
 from .structure import reached
 
@@ -138,7 +139,7 @@ def outdated(root: str | Path) -> dict[str, list[str]]:
     """Claims whose evidence no longer holds, and what has changed since, by claim."""
     pages, kept, found = recorded_in(root), kept_definitions(root), {}
     now = {page: rests_on(page, root) for page in {*pages.values()}}
-    for claim, entry in _load(Path(root) / EVIDENCE).items():
+    for claim, entry in read_records(Path(root) / EVIDENCE).items():
         page = pages.get(claim)
         names = changes(entry["key"], now[page], kept) if page else ["the page that recorded it"]
         if names:
@@ -185,7 +186,7 @@ def keep_definitions(root: str | Path, new: list[Basis]) -> None:
             known[basis.key[part]] = {name: hash[:6] for name, hash in names.items()}
     stamps = {hash for stamp in _stamps(root) for hash in stamp.values()}
     known = {hash: known[hash] for hash in sorted({*known} & stamps)}
-    users = {}
+    users: dict[str, list[int]] = {}
     for i, names in enumerate(known.values()):
         for name, hash in names.items():
             users.setdefault(f"{name} {hash}", []).append(i)
@@ -253,8 +254,9 @@ def evidence(args: argparse.Namespace) -> int:
     """`manifold-xai evidence`: keep what an evidence run recorded, beside what is kept already."""
     root = repository(args.root)
     run, pages = Path(args.out or root / "_out" / "evidence"), recorded_in(root)
-    entries = [_load(file) for file in sorted((run / "claims").glob("*.json"))]
-    new = {e["claim"]: e for e in entries if e["claim"] in pages and e["profile"] == "evidence"}
+    entries = [read_record(file) for file in sorted((run / "claims").glob("*.json"))]
+    long = [as_json(e) for e in entries if e["profile"] == "evidence"]
+    new = {e["claim"]: e for e in long if e["claim"] in pages}
     _save(root / EVIDENCE, _load(root / EVIDENCE) | new)
     keep_definitions(root, [rests_on(page, root) for page in {pages[claim] for claim in new}])
     left = ", ".join(stale(root)) or "none"

@@ -6,9 +6,7 @@
 __all__ = ['Said', 'says']
 
 # %% ../../nbs/library/course/says.ipynb #d6913557
-import json
-
-from ..files import repository
+from ..files import read_json, repository
 
 # %% ../../nbs/library/course/says.ipynb #10d00185
 class Said(str):
@@ -25,10 +23,18 @@ def says(*claims: str) -> Said:
         claims: ids, such as "MIG-07"
     Raises: ValueError for a claim that the stored ledger does not have
     """
-    stored = json.loads((repository() / "nbs" / "results" / "ledger.json").read_text(encoding="utf8"))
+    stored = read_json(repository() / "nbs" / "results" / "ledger.json", _SHOWN)
     if unknown := [name for name in claims if name not in stored]:
-        raise ValueError(f"the ledger has no {', '.join(unknown)}; ids look like {next(iter(stored))}.")
+        raise ValueError(
+            f"the ledger has no {', '.join(unknown)}; ids look like {next(iter(stored))}."
+        )
     return Said("\n".join(_line(stored[name]["row"]) for name in claims))
+
+
+_PARTS = ["claim", "says", "verdict", "why", "where"]
+_ROW = {"required": _PARTS, "properties": dict.fromkeys(_PARTS, {"type": "string"})}
+_ENTRY = {"type": "object", "required": ["row"], "properties": {"row": {"type": "object"} | _ROW}}
+_SHOWN = {"type": "object", "minProperties": 1, "additionalProperties": _ENTRY}
 
 
 def _line(row: dict) -> str:

@@ -24,7 +24,7 @@ from .session import Session
 
 # %% ../../nbs/library/course/schedule.ipynb #67c6f2f1
 class Record(JsonDB):
-    """doit's record of what is done, on disk the moment a chapter finishes, and never half-written."""
+    """doit's record of what is done: on disk the moment a chapter finishes, never half-written."""
 
     def _load(self):
         """What the record says; nothing, and a line about it, if it is damaged."""
@@ -63,7 +63,9 @@ class Reporter(ZeroReporter):
     def add_failure(self, task, fail):
         """A chapter that broke before it ran."""
         if self.session.records[task.name]["status"] == "not run":
-            self.session.finish(task.name, {"status": "failed", "seconds": None, "error": fail.get_msg()})
+            self.session.finish(
+                task.name, {"status": "failed", "seconds": None, "error": fail.get_msg()}
+            )
 
 
 def digests(paths: list[Path]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import ast
 import hashlib
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -85,7 +86,7 @@ class Module(NamedTuple):
     loose: list[ast.AST]  # all other statements, in their order
 
 
-def take_apart(base: str, statements: list[ast.AST], own: list[ast.AST] = ()) -> Module:
+def take_apart(base: str, statements: list[ast.AST], own: Sequence[ast.AST] = ()) -> Module:
     """The statements of a module, or of a page.
 
     Parameters:
@@ -205,7 +206,10 @@ class Reader:
 
     def __init__(self, modules: dict[str, Module], module: str):
         self.modules, self.module, self.home = modules, module, modules[module]
-        self.scopes, self.places, self.words, self.keywords = [], [], set(), set()
+        self.scopes: list[dict[str, Target | None]] = []
+        self.places: list[Target] = []
+        self.words: set[str] = set()
+        self.keywords: set[str] = set()
 
     def text(self, node) -> str:
         """Any part of a syntax tree; what it refers to is noted in `places`, strings in `words`."""

@@ -245,7 +245,7 @@ def edges(x: Tensor) -> Tensor:
     Returns: like x
     Source: the edge detector of Adebayo et al. 2018
     """
-    down = [[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]]
+    down: list | Tensor = [[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]]
     down = torch.tensor(down, dtype=x.dtype, device=x.device) / 8
     flat = F.pad(x.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
     return F.conv2d(flat, torch.stack([down, down.T])[:, None]).norm(dim=1).view_as(x)

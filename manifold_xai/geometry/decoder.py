@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
-from ..chunks import halving
+from ..chunks import retry_smaller
 from ..door import one_at_a_time
 
 Decoder = Callable[[Tensor], Tensor]  # (b, d) or (b, c, h, w) -> (b, ...), row by row
@@ -85,7 +85,7 @@ def jacobian(decode: Decoder, z: Tensor, batch: int | None = None) -> Tensor:
     """
     check_latents(z)
     batch = at_least_one("batch", batch) or max(1, 1024 // z.shape[1])
-    return halving(lambda batch: vmap(jacobian_at(decode), chunk_size=batch)(z), batch)[0]
+    return retry_smaller(lambda batch: vmap(jacobian_at(decode), chunk_size=batch)(z), batch)[0]
 
 # %% ../../nbs/library/geometry/decoder.ipynb #aa52a518
 @one_at_a_time
@@ -155,7 +155,7 @@ def over_frames(
     def measured(batch):
         return torch.cat([of_rows(rows, batch) for rows in gamma_z.split(batch, dim=1)], 1)
 
-    return halving(measured, at_least_one("batch", batch) or _fitting(decode, gamma_z))[0]
+    return retry_smaller(measured, at_least_one("batch", batch) or _fitting(decode, gamma_z))[0]
 
 
 def _frames(decode: Decoder, gamma_z: Tensor, frames: int, overlap: int) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from ..chunks import halving
+from ..chunks import retry_smaller
 from ..door import one_at_a_time
 from .decoder import Decoder, images, jacobian
 from .latent import TINY
@@ -56,7 +56,7 @@ class Surface:
         if self.batch is None:
             with torch.no_grad():
                 self.batch = max(8, 2**20 // self.images(gamma_z[:1, :1]).numel())
-        found, self.batch = halving(fn, self.batch, min(least, self.batch))
+        found, self.batch = retry_smaller(fn, self.batch, min(least, self.batch))
         return found
 
     def in_tiles(self, fn: Callable, gamma_z: Tensor):

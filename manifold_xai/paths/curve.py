@@ -55,7 +55,7 @@ def spline_curve(gamma_z: Tensor) -> Callable:
     return curve
 
 # %% ../../nbs/library/paths/curve.ipynb #130604e1
-JUMP = 1 / 6  # share of the places that each jump of an anchored curve gets
+JUMP = 1 / 12  # share of the places that each jump of an anchored curve gets
 
 
 def decoded_curve(

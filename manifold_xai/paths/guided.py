@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..chunks import Chunks, among, value_and_grad
 from .order import distance_left, places, queue
-from .path import Path, Step
+from .path import Path, Step, through_tuples
 from .straight import check_ends
 from ..score import settled
 
@@ -141,6 +141,7 @@ SCHEDULES = ("equal", "published")
 ORDERS = ("greedy", "random")
 
 
+@through_tuples
 def guided_path(
     f: Callable,
     x0: Tensor,
@@ -294,6 +295,7 @@ def mean_gradient(
     return total / (steps - 1 + 2 * ends)
 
 
+@through_tuples
 def settled_path(
     f: Callable,
     x0: Tensor,

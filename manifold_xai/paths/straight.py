@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .curve import line_curve
-from .path import Path
+from .path import Path, through_tuples
 from ..score import check_input
 
 # %% ../../nbs/library/paths/straight.ipynb #9703f7b1
@@ -39,11 +39,12 @@ def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
         )
 
 # %% ../../nbs/library/paths/straight.ipynb #24ae425b
+@through_tuples
 def straight_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
     """The straight line from x0 to x in `steps` equal segments: the path of Integrated Gradients.
 
     Parameters:
-        x0: baseline, (b, ...)
+        x0: baseline, (b, ...); a tuple of them for a path through several inputs at once
         x: input, like x0
         steps: number of segments T
     Returns: a Path of T + 1 points; its first is x0 and its last x, exactly

@@ -7,7 +7,6 @@ __all__ = ['PHOTOGRAPHS', 'SUFFIXES', 'SOURCES', 'PARTS', 'photographs', 'ImageS
            'Download', 'Source', 'image_set', 'load_images', 'fetch']
 
 # %% ../../nbs/library/subjects/sources.ipynb #c9e4fa8a
-import csv
 import gzip
 import hashlib
 import re
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import store
+from ..files import filled, read_table, table_head, whole
 from .data import Images, split, to_tensor
 
 # %% ../../nbs/library/subjects/sources.ipynb #f2c98063
@@ -112,6 +112,11 @@ class _Files:
             with Image.open(self.paths[row]) as image:
                 image.load()
                 return image
+        except (Image.DecompressionBombError, MemoryError) as error:
+            raise ValueError(
+                f"{self.paths[row]} is too large a picture ({error}). "
+                "Make it smaller; PIL.Image.MAX_IMAGE_PIXELS sets the limit."
+            ) from None
         except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
             raise ValueError(f"{self.paths[row]} is not a readable image ({error}).") from None
 
@@ -200,10 +205,13 @@ def _images_below(folder: Path) -> list[Path]:
 
 # %% ../../nbs/library/subjects/sources.ipynb #836c7652
 def _labels_from_table(labels: Path, ids: list[str]) -> tuple[list[int], dict[int, str]]:
-    with open(labels, newline="", encoding="utf8") as table:
-        lines = list(csv.DictReader(table))
-    file, *others = lines[0]
+    file, *others = table_head(labels)
+    if not others:
+        raise ValueError(
+            f"{labels} must have two columns, the file and its class number, but has only {file!r}."
+        )
     column = "class_index" if "class_index" in others else others[0]
+    lines = read_table(labels, {file: filled, column: whole}, key=file)
     of = {line[file]: line for line in lines}
     # Kaggle's tables leave the suffix away
     by_id = [of.pop(i, None) or of.pop(Path(i).stem, None) for i in ids]
@@ -211,9 +219,20 @@ def _labels_from_table(labels: Path, ids: list[str]) -> tuple[list[int], dict[in
         culprit = next(iter(of)) if of else ids[by_id.index(None)]
         where = "in the table only" if of else "not in the table"
         raise ValueError(f"{labels} and the images beside it disagree: {culprit} is {where}.")
-    y = [int(line[column]) for line in by_id]
-    names = sorted((c, line.get("name", str(c))) for c, line in zip(y, by_id))
-    return y, dict(names)
+    return [line[column] for line in by_id], _class_names(labels, by_id, column)
+
+
+def _class_names(labels: Path, lines: list[dict], column: str) -> dict[int, str]:
+    """The name of each class in a table of labels; its number where the table gives none."""
+    names: dict[int, str] = {}
+    for line in lines:
+        number = line[column]
+        name = line.get("name", str(number))
+        if names.setdefault(number, name) != name:
+            raise ValueError(
+                f"{labels} calls class {number} {names[number]!r} and {name!r}. Choose one name."
+            )
+    return dict(sorted(names.items()))
 
 # %% ../../nbs/library/subjects/sources.ipynb #95a98427
 def _read_mnist(root: Path) -> _Found:
@@ -311,7 +330,7 @@ def _read_sample(root: Path) -> _Found:
 
 # %% ../../nbs/library/subjects/sources.ipynb #ef81009e
 class Download(NamedTuple):
-    """An archive, its published hash, and what it puts into `folder` below the data root."""
+    """An archive, its hash, "sha256:…", and what it puts into `folder` below the data root."""
 
     url: str
     hash: str
@@ -337,16 +356,20 @@ class Source(NamedTuple):
 # %% ../../nbs/library/subjects/sources.ipynb #bd6adca2
 _MNIST = {
     "train-images-idx3-ubyte": (
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "6bbc9ace898e44ae57da46a324031adb"
     ),
     "train-labels-idx1-ubyte": (
-        "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "a25bea736e30d166cdddb491f175f624"
     ),
     "t10k-images-idx3-ubyte": (
-        "9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "2646ac647ad5339dbf082846283269ea"
     ),
     "t10k-labels-idx1-ubyte": (
-        "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        "27ae3e4e09519cfbb04c329615203637"
     ),
 }
 _MNIST_AT = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -381,8 +404,8 @@ SOURCES = {
         licence="CC BY-SA 3.0 (LeCun, Cortes)",
         files={f"MNIST/raw/{name}": md5 for name, (_, md5) in _MNIST.items()},
         downloads=tuple(
-            Download(f"{_MNIST_AT}{name}.gz", f"md5:{md5}", "MNIST/raw", (name,))
-            for name, (md5, _) in _MNIST.items()
+            Download(f"{_MNIST_AT}{name}.gz", f"sha256:{sha}", "MNIST/raw", (name,))
+            for name, (sha, _) in _MNIST.items()
         ),
         pad=2,
     ),
@@ -395,7 +418,12 @@ SOURCES = {
         home="https://www.nist.gov/itl/products-and-services/emnist-dataset",
         licence="made from NIST Special Database 19, no licence stated: cite Cohen et al. 2017",
         downloads=(
-            Download(_EMNIST_AT, "md5:58c8d27c78d21e728a6bc7b3cc06412e", "EMNIST/raw", _EMNIST),
+            Download(
+                _EMNIST_AT,
+                "sha256:fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
+                "EMNIST/raw",
+                _EMNIST,
+            ),
         ),
         pad=2,
     ),
@@ -410,7 +438,10 @@ SOURCES = {
         files={f"cifar-10-batches-py/{name}": md5 for name, md5 in _CIFAR10.items()},
         downloads=(
             Download(
-                _CIFAR10_AT, "md5:c58f30108f718f92721af3b95e74349a", "", ("cifar-10-batches-py",)
+                _CIFAR10_AT,
+                "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+                "",
+                ("cifar-10-batches-py",),
             ),
         ),
     ),
@@ -425,13 +456,13 @@ SOURCES = {
         downloads=(
             Download(
                 _PETS + "images.tar.gz",
-                "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                "sha256:67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d",
                 "oxford-iiit-pet",
                 ("images",),
             ),
             Download(
                 _PETS + "annotations.tar.gz",
-                "md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+                "sha256:52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91",
                 "oxford-iiit-pet",
                 ("annotations",),
             ),
@@ -452,19 +483,19 @@ SOURCES = {
         downloads=(
             Download(
                 _FLOWERS + "102flowers.tgz",
-                "md5:52808999861908f626f3c1f4e79d11fa",
+                "sha256:2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
                 "flowers-102",
                 ("jpg",),
             ),
             Download(
                 _FLOWERS + "imagelabels.mat",
-                "md5:e0620be6f572b9609742df49c70aed4d",
+                "sha256:4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
                 "flowers-102",
                 ("imagelabels.mat",),
             ),
             Download(
                 _FLOWERS + "setid.mat",
-                "md5:a5357ecc9cb78c4bef273ce3793fc85c",
+                "sha256:46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
                 "flowers-102",
                 ("setid.mat",),
             ),
@@ -594,16 +625,18 @@ def _verify(name: str, source: Source, root: Path) -> None:
             raise FileNotFoundError(
                 f"{name} is not in {root}: {file} is missing. {_how_to_get(name)}"
             )
-        if not _matches(root / file, md5):
+        if not _matches(root / file, f"md5:{md5}"):
             raise ValueError(
                 f"{root / file} is not the published file (MD5 differs from {md5}). "
                 f"fetch({name!r}, again=True) replaces it."
             )
 
 
-def _matches(path: Path, md5: str) -> bool:
+def _matches(path: Path, known: str) -> bool:
+    """Whether a file has this hash, "sha256:…" or "md5:…"."""
+    kind, _, value = known.partition(":")
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest() == md5
+        return hashlib.file_digest(file, kind).hexdigest() == value
 
 # %% ../../nbs/library/subjects/sources.ipynb #c466ffad
 def _stored_split(name: str, found: _Found, root: Path) -> dict[str, Tensor]:
@@ -690,7 +723,7 @@ def _fetch_archive(download: Download, folder: Path, name: str, again: bool) -> 
     archive = folder / download.url.rsplit("/", 1)[-1]
     if again:
         archive.unlink(missing_ok=True)
-    if archive.exists() and not _matches(archive, download.hash.removeprefix("md5:")):
+    if archive.exists() and not _matches(archive, download.hash):
         raise ValueError(
             f"{archive} is not the published file ({download.hash} expected). "
             f"fetch({name!r}, again=True) replaces it."

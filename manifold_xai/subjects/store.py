@@ -55,7 +55,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], card: dict | None
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and card from `path`.
 
-    Raises: ValueError naming the file if it is not a safetensors file of ours, or does not fit its seal
+    Raises: ValueError naming the file if it is none of ours, or does not fit its seal
     """
     again = "Delete it and it will be made again."
     try:
@@ -75,7 +75,10 @@ def _seal(tensors: dict[str, Tensor], card: str) -> str:
 
 
 def _fits(tensors: dict[str, Tensor], meta: dict[str, str]) -> bool:
-    """Whether tensors and card are those that were sealed; a file without seal, as version 0.1 wrote them, answers for its tensors only."""
+    """Whether tensors and card are those that were sealed.
+
+    A file without seal, as version 0.1 wrote them, answers for its tensors only.
+    """
     if "seal" in meta:
         return meta["seal"] == _seal(tensors, meta["card"])
     return meta.get("sha256") == digest(tensors)
@@ -93,7 +96,9 @@ def trained(
     root: str | Path | None = None,
     retrain: str | Path | None = None,
 ) -> nn.Module:
-    """`model` with trained weights, in eval mode with gradients off: shipped, loaded, or trained now; prints which.
+    """A model with trained weights, in eval mode with gradients off.
+
+    The weights are shipped, loaded, or trained now; it prints which.
 
     Parameters:
         name: of the weights
@@ -102,9 +107,9 @@ def trained(
         settings: JSON-able, everything that determines the weights
         root: a data root
         retrain: a folder: weights come from there or are trained into it, whatever ships
-    Raises: ValueError naming the file if the weights found are damaged, not finite, or were made with other
-        settings or for another model, and naming the parameter if training gives values that cannot be kept;
-        OSError saying what to do where the disk is full or the folder somebody else's
+    Raises: ValueError naming the file if the weights found are damaged, not finite, or were made
+        with other settings or for another model, and naming the parameter if training gives values
+        that cannot be kept; OSError saying what to do where the disk is full or the folder not ours
     """
     settings = json.loads(json.dumps(settings))
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
@@ -123,7 +128,9 @@ def trained(
             figures = train(model.train().requires_grad_(True))
             card = {"name": name, "settings": settings, **figures}
             save_tensors(here, _halved(name, model.state_dict()), card)
-            return _load(model, here, settings, f"{name}: trained in {time.perf_counter() - start:.0f} s")
+            return _load(
+                model, here, settings, f"{name}: trained in {time.perf_counter() - start:.0f} s"
+            )
 
 
 def _halved(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -134,8 +141,14 @@ def _halved(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     for parameter, v in half.items():
         if not v.isfinite().all():
-            what = "too large for half precision" if weights[parameter].isfinite().all() else "NaN or infinite"
-            raise ValueError(f"{name}: training left values in {parameter} that are {what}; nothing is kept.")
+            what = (
+                "too large for half precision"
+                if weights[parameter].isfinite().all()
+                else "NaN or infinite"
+            )
+            raise ValueError(
+                f"{name}: training left values in {parameter} that are {what}; nothing is kept."
+            )
     return half
 
 
@@ -145,7 +158,9 @@ def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
     Raises: ValueError naming the file and the parameters
     """
     if wrong := [k for k, v in weights.items() if not v.isfinite().all()]:
-        raise ValueError(f"{path} holds values that are NaN or infinite, in {', '.join(wrong)}. Delete it.")
+        raise ValueError(
+            f"{path} holds values that are NaN or infinite, in {', '.join(wrong)}. Delete it."
+        )
 
 
 def _load(model: nn.Module, path: Path, settings: dict, message: str) -> nn.Module:
@@ -153,7 +168,9 @@ def _load(model: nn.Module, path: Path, settings: dict, message: str) -> nn.Modu
     weights, card = load_tensors(path)
     if card.get("settings") != settings:
         said = card.get("settings")
-        raise ValueError(f"{path} holds weights made with other settings: {said}, not {settings}. Delete it.")
+        raise ValueError(
+            f"{path} holds weights made with other settings: {said}, not {settings}. Delete it."
+        )
     check_finite(path, weights)
     try:
         model.load_state_dict(weights)

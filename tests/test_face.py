@@ -1,0 +1,69 @@
+"""The public face: typed for mypy and editors, and every name with an example that runs."""
+
+import ast
+import doctest
+import importlib
+import io
+
+import pytest
+from helpers import ROOT
+
+import manifold_xai
+
+# Both lists only get shorter.
+NO_EXAMPLE = {
+    *("Score", "Path", "Step", "Attribution", "PathMethod"),
+    *("AGI", "IG2", "BlurIG", "EnhancedIG", "GuidedIG", "IntegratedGradients", "SettledIG"),
+    *("ManifoldAlignedGuidedIG", "ManifoldIG", "ManifoldSettledIG"),
+    *("ExpectedGradients", "GuidedBackprop", "InputXGradient", "Saliency"),
+    *("SmoothGrad", "SmoothIG", "load_map", "save_map"),
+}
+NOT_IMPORTED = {  # their examples use names that they do not import
+    *("latent_line", "path_energy", "path_length", "pullback_metric", "tangent_basis"),
+    "geodesic",
+}
+
+
+def examples(name: str) -> list[doctest.DocTest]:
+    """Those in the docstring of a name of the face."""
+    thing = getattr(manifold_xai, name)
+    finder = doctest.DocTestFinder(recurse=False)
+    return [test for test in finder.find(thing, name, globs={}) if test.examples]
+
+
+def complaints(name: str, known: dict) -> str:
+    """What differs from what a name's examples promise."""
+    said = io.StringIO()
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in examples(name):
+        test.globs = dict(known)
+        runner.run(test, out=said.write)
+    return said.getvalue()
+
+
+@pytest.mark.parametrize("name", sorted({*manifold_xai.__all__} - NO_EXAMPLE))
+def test_examples_run_and_import_what_they_use(name):
+    assert examples(name), f"{name} has no example"
+    known = {}
+    if name in NOT_IMPORTED:
+        assert complaints(name, {}), f"{name} imports what it uses: take it off the list"
+        known = vars(importlib.import_module(getattr(manifold_xai, name).__module__))
+    assert not (said := complaints(name, known)), said
+
+
+@pytest.mark.parametrize("name", sorted(NO_EXAMPLE))
+def test_what_has_an_example_is_off_the_list(name):
+    assert name in manifold_xai.__all__
+    assert not examples(name), f"{name} has an example: take it off the list"
+    assert len(NO_EXAMPLE) <= 23 and len(NOT_IMPORTED) <= 6
+
+
+def test_what_editors_see_is_what_there_is():
+    """The stub names the face's names, from their modules, each under its own name."""
+    stub = ast.parse((ROOT / "manifold_xai" / "__init__.pyi").read_text(encoding="utf8"))
+    seen = {"score": "score"}
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    for node in imports:
+        assert node.level == 1 and all(alias.asname == alias.name for alias in node.names)
+        seen |= {alias.name: node.module for alias in node.names}
+    assert seen == manifold_xai._HOME | {"score": "score"}

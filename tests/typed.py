@@ -1,0 +1,47 @@
+"""How mypy sees what a user writes: `make lint` reads this file, nothing runs it.
+
+Where a call is wrong, mypy must say so: an `ignore` that nothing needs is an error, too.
+"""
+
+from typing import assert_type
+
+import torch
+from torch import Tensor
+
+import manifold_xai
+from manifold_xai import (
+    Attribution,
+    IntegratedGradients,
+    Path,
+    Score,
+    digits,
+    heat_map,
+    path_attribution,
+    pullback_metric,
+    score,
+    straight_path,
+)
+
+
+def explain(model: torch.nn.Module, x: Tensor) -> Attribution:
+    """What the README shows first."""
+    f = score(model, target=3)
+    gamma = straight_path(torch.zeros_like(x), x, steps=32)
+    assert_type(f, Score)
+    assert_type(gamma, Path)
+    assert_type(path_attribution(f, gamma).A, Tensor)
+    assert_type(pullback_metric(lambda z: z, x), Tensor)
+    assert_type(heat_map(x), Tensor)
+    assert_type(digits("test").x, Tensor)
+    assert_type(manifold_xai.__version__, str)
+    IntegratedGradients(model)
+    return path_attribution(f, gamma)
+
+
+def mistakes(x: Tensor) -> None:
+    """Each of these is refused before it runs."""
+    pullback_metric("decode", x)  # type: ignore[arg-type]
+    path_attribution(x, x)  # type: ignore[arg-type]
+    score(3)  # type: ignore[arg-type]
+    digits(part=7)  # type: ignore[arg-type]
+    manifold_xai.no_such_name  # type: ignore[attr-defined]

@@ -93,6 +93,7 @@ from .paths.path import (
     Path as Path,
     Step as Step,
 )
+from .paths.resistance import least_resistance_path as least_resistance_path
 from .paths.straight import straight_path as straight_path
 from .score import (
     Score as Score,

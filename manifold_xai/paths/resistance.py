@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['least_resistance_path']
 
-# %% ../../nbs/37_newer_paths.ipynb #78264f83
+# %% ../../nbs/37_newer_paths.ipynb #7adcc0bd
 from collections.abc import Callable
 
 import torch
@@ -15,7 +15,7 @@ from ..geometry.geodesic import geodesic
 from .path import Path
 from .straight import check_ends
 
-# %% ../../nbs/37_newer_paths.ipynb #76dd60c7
+# %% ../../nbs/37_newer_paths.ipynb #e7a0335a
 def least_resistance_path(
     outputs: Callable[[Tensor], Tensor],
     x0: Tensor,

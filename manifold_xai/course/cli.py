@@ -263,7 +263,7 @@ COMMANDS = {
     "outputs": "write the outputs of the cpu profile, and measured seconds, into nbs/",
     "table": "the chapters as a table",
     "colab": "the cell that installs the course on Colab",
-    "fold": "hide the source of the exercises' solutions, until a reader unfolds them",
+    "fold": "hide the source of checks and solutions, until a reader unfolds them",
     "restamp": "give evidence today's key where a cpu run gave the same numbers to the last bit",
     "evidence": "keep what an evidence run recorded",
 }

@@ -541,17 +541,18 @@ def test_only_what_is_between_the_marks_changes():
         publish.between("a", "x", "new")
 
 
-def test_solutions_are_folded_once_and_stay_so(tmp_path):
+@pytest.mark.parametrize("tag", ("check", "solution"))
+def test_what_gives_an_answer_away_is_folded_once_and_stays_so(tmp_path, tag):
     root = course(tmp_path, **{"01_a": ["1", "2"]})
     path = root / "nbs" / "01_a.ipynb"
     nb = json.loads(path.read_text())
-    nb["cells"][-1]["metadata"]["tags"] = ["solution"]
+    nb["cells"][-1]["metadata"]["tags"] = [tag]
     path.write_text(json.dumps(nb))
     before = [cell["source"] for cell in nb["cells"]]
     assert main(["fold", "--root", str(root)]) == 0
     cells = json.loads(path.read_text())["cells"]
     assert ["".join(cell["source"]) for cell in cells] == ["".join(s) for s in before]
-    assert cells[-1]["metadata"] == {"jupyter": {"source_hidden": True}, "tags": ["solution"]}
+    assert cells[-1]["metadata"] == {"jupyter": {"source_hidden": True}, "tags": [tag]}
     assert all("jupyter" not in cell["metadata"] for cell in cells[:-1])
     written = path.stat().st_mtime_ns
     assert main(["fold", "--root", str(root)]) == 0 and path.stat().st_mtime_ns == written

@@ -199,6 +199,10 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--write", action="store_true", help="put it into README.md")
         if name in FOLDERS:
             sub.add_argument("--out", help=FOLDERS[name])
+        if name == "handout":
+            sub.add_argument("folder", metavar="DIR", help="a new folder, or an earlier handout")
+            sub.add_argument("--chapters", help=ONLY + "; default: all lessons")
+            sub.add_argument("--teacher", action="store_true", help="the teacher's copies, too")
         if name == "restamp":
             sub.add_argument(
                 "--against",
@@ -266,6 +270,7 @@ COMMANDS = {
     "fold": "hide the source of checks and solutions, until a reader unfolds them",
     "restamp": "give evidence today's key where a cpu run gave the same numbers to the last bit",
     "evidence": "keep what an evidence run recorded",
+    "handout": "student notebooks for a class, and the teacher's",
 }
 FOLDERS = {
     "outputs": "folder with the results of all profiles; default: _out in the clone",
@@ -286,6 +291,10 @@ def command(name: str):
         from manifold_xai.course import provenance
 
         return getattr(provenance, name)
+    if name == "handout":
+        from manifold_xai.course.handout import handout
+
+        return handout
     from manifold_xai.course import publish
 
     return getattr(publish, name)

@@ -23,6 +23,7 @@ lint: .venv/ready
 
 tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/device
 
 chapters: .venv/ready         ## every chapter once, small; its checks are its tests
 	$(RUN) --profile smoke

@@ -2,7 +2,8 @@
 numbers, builds nothing elsewhere, and hardly ever makes the host wait.
 
 What would stop on a GPU stops there: a tensor of each device in one operator, the CPU's generator
-for a draw on the device, NumPy of a device tensor.
+for a draw on the device, NumPy of a device tensor. These tests have a process of their own: a
+device must be known before PyTorch's first backward pass.
 """
 
 import sys
@@ -12,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from every import EVERY, steps_of
-from helpers import ROOT, rand, randn, seeded, small_net
+from helpers import rand, randn, seeded, small_net
 from torch import Tensor, nn
 
 import manifold_xai as m
@@ -26,13 +27,10 @@ DRAWN = ("SmoothGrad", "Smooth IG", "Expected Gradients", "AGI", "IG2")
 @pytest.fixture(scope="module")
 def device() -> torch.device:
     """The pretend device; skipped with the reason where it cannot be built."""
-    sys.path.insert(0, str(ROOT / "tests" / "device"))
     try:
         import pretend  # noqa: F401
     except ImportError as missing:
         pytest.skip(str(missing))
-    finally:
-        sys.path.pop(0)
     return torch.device("pretend")
 
 

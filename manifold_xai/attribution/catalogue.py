@@ -126,6 +126,8 @@ def _missing(f, autoencoder, references):
         out["Guided Backprop"] = "it guides nn.ReLU modules, and none is found"
     if autoencoder is None:
         out |= dict.fromkeys(CODED, "it needs an autoencoder")
+    if model_of(f) is None:
+        out["IG2"] = "it needs an nn.Module, whose output is the representation"
     if references is None:
         out |= dict.fromkeys(("Expected Gradients", "IG2"), "it needs references")
     return out

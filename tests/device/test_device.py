@@ -290,9 +290,10 @@ FACE = {
     "adaptive_attribution": lambda d: m.adaptive_attribution(
         f(d), m.straight_path(*ends(d), 4), tol=0.05
     ).A,
-    "explain": lambda d: m.explain(
-        m.score(classifier(d)), [images(d)], m.IntegratedGradients, progress=False
-    ),
+    "explain": lambda d: [
+        block.A.to(d)  # maps of a whole data set are gathered on the host
+        for block in m.explain(classifier(d), [images(d)], m.IntegratedGradients, progress=False)
+    ],
     "catalogue": everything,
     "heat_map": lambda d: m.heat_map(a_map(d)),
     "save_map": saved,

@@ -22,11 +22,11 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m pytest tests/device
 
 chapters: .venv/ready         ## every chapter once, small; its checks are its tests
-	$(RUN) --profile smoke
+	$(RUN) --profile smoke --jobs 2
 
 torture: .venv/ready          ## a hundred toy courses killed, starved of disk, damaged, resumed
 	$(BIN)/python tests/torture.py --rounds 100

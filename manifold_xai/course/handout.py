@@ -124,7 +124,7 @@ def _exercises(nb: NotebookNode) -> str:
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
         if "exercise" in tags:
-            lines.append("- " + re.search(r"^#+ (.+)$", cell.source, re.M)[1])
+            lines.append("- " + cell.source.splitlines()[0].lstrip("# "))
         elif "check" in tags:
             lines += [f"  - {said}" for said in mistakes(cell.source)]
     return "\n".join(lines) or "none"
@@ -147,4 +147,5 @@ def mistakes(check: str) -> list[str]:
     dicts = [a for call in calls for a in call.args if isinstance(a, ast.Dict)]
     dicts += [k.value for call in calls for k in call.keywords if k.arg == "mistakes"]
     keys = [key for d in dicts if isinstance(d, ast.Dict) for key in d.keys]
-    return [key.value for key in keys if isinstance(key, ast.Constant)]
+    values = [key.value for key in keys if isinstance(key, ast.Constant)]
+    return [value for value in values if isinstance(value, str)]

@@ -144,8 +144,7 @@ def mistakes(check: str) -> list[str]:
         for node in ast.walk(ast.parse(check))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Exercise"
     ]
-    dicts = [a for call in calls for a in call.args if isinstance(a, ast.Dict)]
-    dicts += [k.value for call in calls for k in call.keywords if k.arg == "mistakes"]
-    keys = [key for d in dicts if isinstance(d, ast.Dict) for key in d.keys]
+    given = [a for call in calls for a in (*call.args, *(k.value for k in call.keywords))]
+    keys = [key for d in given if isinstance(d, ast.Dict) for key in d.keys]
     values = [key.value for key in keys if isinstance(key, ast.Constant)]
     return [value for value in values if isinstance(value, str)]

@@ -6,7 +6,7 @@ from helpers import rand, small_net
 from torch import nn
 
 from manifold_xai import BlurIG, GuidedIG, IntegratedGradients, path_attribution, score
-from manifold_xai import straight_path, value_and_grad
+from manifold_xai import least_resistance_path, straight_path, value_and_grad
 from manifold_xai.attribution.adaptive import adaptive_attribution
 
 NEW = ("important", "decision")
@@ -100,3 +100,25 @@ def test_what_cannot_be_is_refused():
             adaptive_attribution(F, straight_path(0 * x, x), integrand=integrand)
         with pytest.raises(ValueError, match="refine is for the first"):
             path_attribution(F, straight_path(0 * x, x), refine=0.1, integrand=integrand)
+
+
+def test_the_path_of_least_resistance_is_the_geodesic_of_its_metric():
+    """A probability of u alone: v moves evenly, u so that its own length does."""
+    steep, stretch, steps = 6.0, 0.5, 40
+
+    def outputs(x):
+        p = (steep * x[:, :1]).sigmoid()
+        return torch.cat([p, 1 - p], 1)
+
+    x0, x = torch.tensor([[-1.0, 0.0]]).double(), torch.tensor([[1.0, 1.0]]).double()
+    how = dict(stretch=stretch, solver="gauss-newton", iterations=200)
+    found = least_resistance_path(outputs, x0, x, steps, **how).stack()[:, 0]
+    u = torch.linspace(-1, 1, 20001).double()
+    p = (steep * u).sigmoid()
+    speed = (2 * (steep * p * (1 - p)) ** 2 + stretch**2).sqrt()
+    length = torch.cumulative_trapezoid(speed, u)
+    even = torch.linspace(0, 1, steps + 1).double()
+    places = torch.searchsorted(length, even[1:-1] * length[-1])
+    assert (found[1:-1, 0] - u[1:][places]).abs().max() < 2e-3
+    assert (found[:, 1] - even).abs().max() < 1e-4
+    assert (found[:, 0] - (2 * even - 1)).abs().max() > 0.1  # and not the straight line

@@ -78,7 +78,7 @@ def path_attribution(
     Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range;
         for a score that is none
     Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too; Yang, Wang and Bilgic
-        2023, Algorithm 1 ("important"); Walker et al. 2024, eq. 6 ("decision")
+        2023 ("important"); Walker et al. 2024 ("decision")
 
     >>> import torch
     >>> from manifold_xai import path_attribution

@@ -40,7 +40,7 @@ def least_resistance_path(
         batch: points evaluated together; None for a size that suits x
     Returns: a Path, which may leave [0, 1]; its notes hold the `Geodesic`
     Raises: ValueError for a stretch that is not above 0, and as `geodesic`
-    Source: Salek and Enguehard 2025, §3, with the metric of all outputs
+    Source: Salek and Enguehard 2025, with the metric of all outputs
 
     >>> import torch
     >>> from manifold_xai import least_resistance_path

@@ -33,13 +33,22 @@ from manifold_xai.attribution.classes import (
 )
 from .integral import Attribution, integrate
 from ..door import graphless, ordinary, refuse_train_mode, undrawn, with_arguments
+from ..options import typed
 from ..paths.path import Path
 from ..score import Score, check_input, out_of_range, score, settled
 from ..together import Layout, Together
 
 # %% ../../nbs/library/attribution/base.ipynb #22e04ca8
 class Portable:
-    """Base of what is pickled with its generators, in `vars` or in `settings`."""
+    """Base of the methods: pickled with their generators, in `vars` or in `settings`.
+
+    An option of another kind than a method's signature declares is refused, see `typed`.
+    """
+
+    def __init_subclass__(cls, **more):
+        super().__init_subclass__(**more)
+        if "__init__" in vars(cls):
+            cls.__init__ = typed(cls.__init__)
 
     def __getstate__(self):
         state = vars(self) | dict(settings=vars(self).get("settings", {}))
@@ -188,6 +197,7 @@ class PathMethod(Portable, GradientAttribution):
 
     @log_usage()
     @graphless
+    @typed
     def attribute(
         self,
         inputs,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..chunks import Chunks, value_and_grad, values
 from ..door import graphless, ordinary
+from ..options import typed
 from ..paths.path import Path, Step
 from ..score import Score, beside, check_input, rows_in_words, settled
 from ..together import Layout
@@ -36,6 +37,7 @@ INTEGRANDS = ("path", "displacement", "gradient", "important", "decision")
 
 # %% ../../nbs/library/attribution/integral.ipynb #48ad21ea
 @graphless
+@typed
 def path_attribution(
     f: Callable,
     gamma: Tensor | Path | Iterable,

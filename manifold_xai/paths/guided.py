@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..chunks import Chunks, among, value_and_grad
+from ..options import typed
 from .order import distance_left, places, queue
 from .path import Path, Step, through_tuples
 from .straight import check_ends
@@ -144,6 +145,7 @@ ORDERS = ("greedy", "random")
 
 
 @through_tuples
+@typed
 def guided_path(
     f: Callable,
     x0: Tensor,
@@ -343,6 +345,7 @@ def _fours(points):
 
 # %% ../../nbs/library/paths/guided.ipynb #5d0a97c4
 @through_tuples
+@typed
 def settled_path(
     f: Callable,
     x0: Tensor,

@@ -178,16 +178,27 @@ def test_a_walk_is_the_fixed_walk_of_its_steps(name, ends):
 
 def bent(steps, curve_of=None):
     """A path on an arc from (0, 0) to (1, 1), and its curve."""
-    t = lambda places: torch.tensor(list(places), dtype=torch.float64)
-    arc = lambda t: torch.stack([t.sin() / math.sin(1), (1 - t.cos()) / (1 - math.cos(1))], 1)
-    curve = lambda places, rows: iter(arc(t(places))[:, None].expand(-1, len(rows), -1).clone())
+
+    def t(places):
+        return torch.tensor(list(places), dtype=torch.float64)
+
+    def arc(t):
+        return torch.stack([t.sin() / math.sin(1), (1 - t.cos()) / (1 - math.cos(1))], 1)
+
+    def curve(places, rows):
+        return iter(arc(t(places))[:, None].expand(-1, len(rows), -1).clone())
+
     x = torch.ones(3, 2, dtype=torch.float64)
-    draw = lambda: curve([i / steps for i in range(steps + 1)], range(3))
+
+    def draw():
+        return curve([i / steps for i in range(steps + 1)], range(3))
+
     return Path(draw, 0 * x, x, steps, curve=curve)
 
 
 def test_bends_take_the_error_from_second_to_fourth_order():
-    f = lambda x: x[:, 0] ** 3 * x[:, 1] + (2 * x[:, 1]).sin()
+    def f(x):
+        return x[:, 0] ** 3 * x[:, 1] + (2 * x[:, 1]).sin()
 
     def error(T, bent_too):
         points = [Step(p, *value_and_grad(f, p)[::-1]) for p in bent(T)]
@@ -310,9 +321,12 @@ def test_groups_that_fit_change_nothing(ends, monkeypatch):
 
 def test_the_ceiling_warns_and_names_rows_and_errors(ends):
     x0, x = ends
-    f = lambda x: torch.where(
-        x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1)
-    )
+
+    def f(x):
+        return torch.where(
+            x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1)
+        )
+
     x = torch.cat([0.1 * x[:2], 0.5 + x[:1], 0.1 * x[2:3], 0.5 + x[3:]])
     with pytest.warns(
         UserWarning, match=r"tol=1e-06 .* max_steps=24 by rows 2 \(.*\), 4 \(.*\)"

@@ -538,7 +538,7 @@ def of_frozen_weights():
 
 @pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode"])
 def test_manifold_ig_with_weights_that_ask_for_gradients(around, of_frozen_weights):
-    """Refused steps wrote blocks into graph tensors; maps are those of frozen weights, to the bit."""
+    """Refused steps wrote into graph tensors; maps are those of frozen weights, to the bit."""
     x, model, how, expected = of_frozen_weights
     vae = digit_vae().requires_grad_(True)
     before, mode = (

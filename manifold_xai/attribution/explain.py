@@ -18,6 +18,7 @@ from torch import Tensor
 from .classes import generators_of
 from .shelves import Rows, Shelf, shelf_at
 from ..door import reachable
+from ..options import typed
 from ..score import Score
 from ..subjects import store
 
@@ -64,6 +65,7 @@ class Maps:
         return Block(A, None if deltas[0] is None else torch.cat(deltas))
 
 # %% ../../nbs/library/attribution/explain.ipynb #b4ec6343
+@typed
 def explain(
     f: Callable,
     loader: Iterable,

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from .adaptive import Reached, Within
 from .integral import Attribution
+from ..options import typed
 from ..subjects import store
 
 # %% ../../nbs/library/attribution/maps.ipynb #28c74064
+@typed
 def heat_map(
     A: Tensor, signed: bool = True, scale: float | str = "shared", channel: int | None = 1
 ) -> Tensor:
@@ -36,6 +38,10 @@ def heat_map(
     >>> heat_map(torch.tensor([[[[1.0, -2.0]], [[1.0, 0.0]]]]))
     tensor([[[ 1., -1.]]])
     """
+    if not isinstance(A, Tensor):
+        raise ValueError(f"A must be a tensor, one map a row, got {type(A).__name__}.")
+    if channel is not None and A.ndim > 2 and not -A.ndim < channel < A.ndim or channel == 0:
+        raise ValueError(f"channel must be a dimension after the rows, got {channel}.")
     if A.ndim < 2:
         raise ValueError(
             f"A must hold one map a row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None]."

@@ -624,6 +624,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'manifold_xai/course/execute.py'),
                                              'manifold_xai.course.execute.Client.shorten': ( 'library/course/execute.html#client.shorten',
                                                                                              'manifold_xai/course/execute.py'),
+                                             'manifold_xai.course.execute.Client.wake': ( 'library/course/execute.html#client.wake',
+                                                                                          'manifold_xai/course/execute.py'),
                                              'manifold_xai.course.execute.Engine': ( 'library/course/execute.html#engine',
                                                                                      'manifold_xai/course/execute.py'),
                                              'manifold_xai.course.execute.Engine.execute_managed_notebook': ( 'library/course/execute.html#engine.execute_managed_notebook',

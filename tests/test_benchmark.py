@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from manifold_xai.benchmark import results  # noqa: E402
 from manifold_xai.benchmark.grid import GRIDS, Cell, read_grid  # noqa: E402
-from manifold_xai.benchmark.run import run, units  # noqa: E402
+from manifold_xai.benchmark.run import run  # noqa: E402
 from manifold_xai.benchmark.unit import Worker, compute  # noqa: E402
 from manifold_xai.course.cli import main  # noqa: E402
 

@@ -5,14 +5,11 @@
 # %% auto #0
 __all__ = ['Clock']
 
-# %% ../../nbs/library/benchmark/cost.ipynb #209b79b3
-import time
+# %% ../../nbs/library/benchmark/cost.ipynb #09d6a664
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from . import results
-from .grid import Cell
 
 # %% ../../nbs/library/benchmark/cost.ipynb #9e74af81
 class Clock:

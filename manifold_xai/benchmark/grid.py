@@ -122,7 +122,8 @@ def _cells(part: dict, methods: dict) -> list[Cell]:
     for measure in part["measures"]:
         known("measure", measure, MEASURES)
     labels = part.get("methods", list(methods))
-    rest = {k: part[k] for k in DEFAULTS if k not in ("data", "size", "classifiers", "autoencoders")}
+    named = ("data", "size", "classifiers", "autoencoders")
+    rest = {k: part[k] for k in DEFAULTS if k not in named}
     found = []
     for classifier in part["classifiers"]:
         for label in labels:

@@ -18,7 +18,7 @@ from ..attribution.integral import path_attribution
 from .grid import Cell
 from ..evaluation.attacks import map_ssim, targeted_attack, traced_attribution, unit_mass
 from ..evaluation.faithfulness import infidelity, max_sensitivity, probes
-from ..evaluation.plausibility import along, area, features_to, remaining, taps
+from ..evaluation.plausibility import along, area, features_to, remaining
 from ..evaluation.removal import kept_mean, removal
 from ..evaluation.sanity import complexity
 from ..paths.straight import straight_path
@@ -55,7 +55,7 @@ class Seen:
 
     @cached_property
     def walked(self) -> dict[str, Tensor]:
-        """Distance left, perceptual distance and confidence at every point of the path, (T+1, b)."""
+        """Distance left, perceptual distance, confidence at each point of the path, (T+1, b)."""
         gamma = torch.stack(self.points)
         asked = {"left": remaining(self.x0, self.x), "perceptual": features_to(self.x, self.eye)}
         return along(gamma, asked | {"confidence": lambda p, rows: self.f(p, rows=rows)})

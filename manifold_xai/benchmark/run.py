@@ -133,4 +133,4 @@ def only_run(out: Path):
         with FileLock(out / ".lock", timeout=0):
             yield
     except Timeout:
-        raise ValueError(f"another run is writing to {out}: wait, or take another folder.") from None
+        raise ValueError(f"another run is writing to {out}: wait for it.") from None

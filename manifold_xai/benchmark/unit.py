@@ -249,7 +249,8 @@ def _seen(worker, cell, rows, f, x, A, points, make, how, batch):
 
 def _stages(model):
     """Four places of a network at which its features are compared."""
-    blocks = [n for n, m in model.named_modules() if type(m).__name__ in ("MBConvBlock", "AvgPool2d")]
-    blocks = blocks or [n for n, m in model.named_modules() if isinstance(m, nn.ReLU)]
+    kinds = {n: type(m).__name__ for n, m in model.named_modules()}
+    blocks = [n for n, kind in kinds.items() if kind in ("MBConvBlock", "AvgPool2d")]
+    blocks = blocks or [n for n, kind in kinds.items() if kind == "ReLU"]
     places = torch.linspace(0, len(blocks) - 1, min(4, len(blocks))).round().long().unique()
     return [blocks[i] for i in places.tolist()]

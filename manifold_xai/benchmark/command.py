@@ -28,7 +28,8 @@ def add_benchmark(option) -> None:
     option("--data-root", help="folder for data; default: $MANIFOLD_XAI_DATA, else the cache")
     option("--size", type=int, help="pixels of a side, in the grid's place")
     option("--steps", type=int, help="segments of a path, in the grid's place")
-    option("--maps", default="", help="keep maps, too: safetensors, or zarr")
+    option("--maps", action="store_true", help="keep maps, too, in half precision")
+    option("--plan", action="store_true", help="say what it would cost, and run nothing")
 
 
 def benchmark(args: argparse.Namespace) -> int:
@@ -51,10 +52,28 @@ def benchmark(args: argparse.Namespace) -> int:
     grid = read_grid(args.grid, **changes)
     out = args.out or output(repository(args.root), "benchmark") / grid.name
     warnings.filterwarnings("ignore", message="this decoder is not smooth")
+    if args.plan:
+        return _forecast(grid, args)
     how = dict(limit=args.limit, block=args.block, shard=args.shard, device=args.device)
     how |= dict(engine=args.engine, workers=args.workers, resume=args.resume, maps=args.maps)
     print(run(grid, out, args.data_root, **how))
     return _report([out])
+
+
+def _forecast(grid, args):
+    """What a grid would cost here, a line a cell."""
+    from manifold_xai.benchmark.cost import forecast
+    from manifold_xai.benchmark.unit import Worker
+
+    lines, hours = forecast(Worker(args.data_root, args.device), grid, args.limit), 0.0
+    for line in lines:
+        hours += line["images"] * line["seconds"] / 3600
+        print(
+            f"{line['method']}, {line['classifier']}: {line['images']} images, "
+            f"{line['passes']:.0f} passes and {line['seconds']:.2f} s each"
+        )
+    print(f"{hours:.2f} hours in all, of one core or device like this")
+    return 0
 
 
 def _report(folders):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BETTER', 'PAPERS', 'GATE', 'AS_PRINTED', 'Interval', 'interval', 'Found',
-           'by_classifier', 'printed', 'rows_of', 'markdown', 'as_html', 'write_report',
-           'figure']
+           'by_classifier', 'printed', 'rows_of', 'cost_rows', 'markdown', 'as_html',
+           'write_report', 'figure']
 
 # %% ../../nbs/library/benchmark/report.ipynb #fbd1d5f5
 import csv
@@ -153,6 +153,21 @@ def rows_of(found: Found, measure: str, paper: str) -> list[list[str]]:
     return rows
 
 
+def cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
+    """Passes and seconds an image, measures included, and how many times IG's."""
+    head = ["method", "classifier", "images", "passes", "seconds", "over IG", "paper"]
+    each = {(c["label"], c["classifier"]): c["cpu"] / c["images"] for c in costs}
+    rows = [head]
+    for c in costs:
+        seconds, ig = c["cpu"] / c["images"], each.get(("IG", c["classifier"]))
+        ratio = f"{seconds / ig:.2f}" if ig else ""
+        passes = f"{sum(n for k, n in c['passes'].items() if 'calls' not in k) / c['images']:.0f}"
+        beside = printed(paper, c["label"], "seconds over IG")
+        cells = [c["label"], c["classifier"], str(c["images"]), passes, f"{seconds:.2f}"]
+        rows.append([*cells, ratio, beside])
+    return rows
+
+
 def markdown(rows: list[list[str]]) -> str:
     """A table as Markdown."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -185,6 +200,10 @@ def write_report(out: Path) -> Path:
             rows = rows_of(scores, measure, plan["paper"])
             text += [f"## {name}: {measure} ({way})", markdown(rows)]
             page += [f"<h2>{name}: {measure} ({way})</h2>", as_html(rows)]
+    spent = cost_rows(results.costs(out), plan["paper"])
+    text += ["## cost", markdown(spent)]
+    page += ["<h2>cost</h2>", as_html(spent)]
+    results.write_costs(out)
     figure(found, Path(out) / "figure.svg")
     page.insert(1, '<img src="figure.svg" alt="Differences to each method, with intervals">')
     text.insert(1, "![Differences to each method, with intervals](figure.svg)")

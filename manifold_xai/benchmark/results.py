@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FORMAT', 'parquet', 'versions', 'check_versions', 'place', 'write_unit', 'about',
            'unit_files', 'finished', 'write_plan', 'read_plan', 'scores', 'cells_of',
-           'write_scores', 'merge', 'unfinished']
+           'write_scores', 'costs', 'write_costs', 'merge', 'unfinished']
 
-# %% ../../nbs/library/benchmark/results.ipynb #02362678
+# %% ../../nbs/library/benchmark/results.ipynb #47b9a0b0
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -189,6 +190,32 @@ def write_scores(out: Path) -> Path:
         pq.write_table(table, aside)
     return path
 
+# %% ../../nbs/library/benchmark/results.ipynb #befff693
+def costs(out: Path) -> list[dict[str, Any]]:
+    """What each cell has cost so far: images, seconds, and its passes by network, as sums."""
+    cells = {cell["key"]: cell for cell in cells_of(read_plan(out))}
+    found: dict[str, dict[str, Any]] = {}
+    for path in unit_files(out):
+        said = about(path)
+        names = {name: cells[said["key"]][name] for name in ("label", "classifier", "autoencoder")}
+        names |= dict(measures=cells[said["key"]]["settings"]["measures"])
+        empty = names | dict(images=0, seconds=0.0, cpu=0.0, passes=Counter(), units=[])
+        sums = found.setdefault(said["key"], empty)
+        sums["images"] += said["rows"]
+        sums["units"].append(round(said["cpu"], 3))
+        sums["passes"].update(said["passes"])
+        for clock in ("seconds", "cpu"):
+            sums[clock] += said[clock]
+    return list(found.values())
+
+
+def write_costs(out: Path) -> Path:
+    """Write what a folder has cost into its costs.json."""
+    path = Path(out) / "costs.json"
+    with write_aside(path) as aside:
+        Path(aside).write_text(json.dumps(costs(out), indent=1, ensure_ascii=False), "utf8")
+    return path
+
 # %% ../../nbs/library/benchmark/results.ipynb #cc2bde0d
 def merge(folders: Iterable[Path], out: Path) -> Path:
     """Put the folders of all shards of a grid together.
@@ -209,8 +236,7 @@ def merge(folders: Iterable[Path], out: Path) -> Path:
         for key, rows in plan["wanted"].items():
             wanted.setdefault(key, []).extend(rows)
     for folder in folders:
-        for path in unit_files(folder):
-            about(path)
+        for path in sorted((folder / "units").glob("*/[!.]*")):  # scores and maps
             with write_aside(out / path.relative_to(folder)) as aside:
                 Path(aside).write_bytes(path.read_bytes())
     with write_aside(out / "plan.json") as aside:

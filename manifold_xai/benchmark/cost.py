@@ -18,7 +18,7 @@ import torch
 
 from . import results
 from .grid import Cell, Grid
-from .unit import Worker, chosen, compute
+from .unit import Worker, compute
 
 # %% ../../nbs/library/benchmark/cost.ipynb #bf0df53b
 def rows_in(passes: dict[str, int]) -> int:
@@ -144,9 +144,11 @@ def forecast(worker: Worker, grid: Grid, limit: int = 0, sample: int = 2) -> lis
         limit: images a cell; 0 for all
         sample: images that each method is tried on
     """
-    found, counted, paces = [], {}, {}
+    from manifold_xai.benchmark.run import plan  # which reads the clock above
+
+    wanted, found, counted, paces = plan(worker, grid, limit), [], {}, {}
     for cell in grid.cells:
-        rows = chosen(worker, cell, limit)
+        rows = wanted[cell.key]
         like = (cell.label, cell.autoencoder, str(cell.settings))  # whatever the classifier
         if like not in counted:
             counted[like] = cell.classifier, compute(worker, cell, rows[:sample]).passes

@@ -54,10 +54,10 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def group(self) -> tuple:
-        """Cells of one group explain the same images."""
-        chosen, drawn = self.settings["chosen"], self.settings["randomised"]
-        return self.data, self.size, self.classifier, chosen, drawn
+    def images(self) -> tuple:
+        """Cells with the same of these explain the same images."""
+        chosen, precision = self.settings["chosen"], self.settings["precision"]
+        return self.data, self.size, self.classifier, chosen, precision
 
 
 @dataclass(frozen=True)
@@ -133,5 +133,7 @@ def _cells(part: dict, methods: dict) -> list[Cell]:
             own |= {k: options.pop(k) for k in ("steps", "refine") if k in options}
             coded = part["autoencoders"] if METHODS[method].coded else [""]
             where = (part["data"], part["size"], classifier)
-            found += [Cell(label, method, options, *where, a, rest | own) for a in coded]
+            for code in coded:
+                said = label if len(coded) == 1 else f"{label}, {code}"
+                found.append(Cell(said, method, options, *where, code, rest | own))
     return found

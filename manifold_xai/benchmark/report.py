@@ -156,7 +156,9 @@ def rows_of(found: Found, measure: str, paper: str) -> list[list[str]]:
 def cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
     """Passes and seconds an image, measures included, and how many times IG's."""
     head = ["method", "classifier", "images", "passes", "seconds", "over IG", "paper"]
-    each = {(c["label"], c["classifier"]): c["cpu"] / c["images"] for c in costs}
+    each: dict[tuple, float] = {}
+    for c in costs:
+        each.setdefault((c["label"], c["classifier"]), c["cpu"] / c["images"])
     rows = [head]
     for c in costs:
         seconds, ig = c["cpu"] / c["images"], each.get(("IG", c["classifier"]))

@@ -114,7 +114,8 @@ def finished(out: Path, cell: Cell) -> list[int]:
     """Rows of a cell that are done."""
     _, pq = parquet()
     files = place(out, cell, [0]).parent.glob("*.parquet")
-    return [row for path in files for row in pq.read_table(path, ["row"])["row"].to_pylist()]
+    columns = (pq.read_table(path, columns=["row"])["row"] for path in files)
+    return [row for column in columns for row in column.to_pylist()]
 
 # %% ../../nbs/library/benchmark/results.ipynb #7f283576
 def write_plan(out: Path, grid: Grid, wanted: dict[str, list[int]], shard: str) -> None:

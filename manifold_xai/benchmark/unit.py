@@ -143,11 +143,10 @@ class Worker:
         """The rows from which references and partners are drawn: the first hundred."""
         return self.images(data, size).order[:100]
 
-# %% ../../nbs/library/benchmark/unit.ipynb #4fb1ccc1
+# %% ../../nbs/library/benchmark/unit.ipynb #2e60e2f4
 def chosen(worker: Worker, cell: Cell, limit: int) -> list[int]:
-    """Rows of the images that a cell explains: the first `limit` of those that count; 0 for all."""
+    """Rows of the images that a cell explains: the first `limit` of those that count."""
     images, found = worker.images(cell.data, cell.size), []
-    limit = min(limit or len(images.y), cell.settings["limit"] or len(images.y))
     rows = images.order
     if cell.settings["chosen"] == "all":
         return rows[:limit]

@@ -217,6 +217,38 @@ def test_maps_are_kept_in_half_precision(grid, tmp_path):
     assert tensors["A"].dtype == torch.float16 and len(tensors["A"]) == len(tensors["rows"])
 
 
+def test_on_ray_a_lost_worker_s_block_comes_back(grid, tmp_path, monkeypatch):
+    """Two actors; one is killed in the middle, a third takes its place, and no number changes."""
+    ray = pytest.importorskip("ray")
+    from manifold_xai.benchmark import cluster
+
+    hired, hire, written, write = [], cluster.hire, [], results.write_unit
+
+    def hiring(worker):
+        hired.append(hire(worker))
+        return hired[-1]
+
+    def killing(out, cell, unit):
+        write(out, cell, unit)
+        written.append(unit.by)
+        if len(written) == 3:
+            ray.kill(hired[0])
+
+    monkeypatch.setattr(cluster, "hire", hiring)
+    monkeypatch.setattr(results, "write_unit", killing)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    try:
+        there = done(grid, tmp_path / "a", engine="ray", workers=2, block=1)
+    finally:
+        ray.shutdown()
+    monkeypatch.setattr(results, "write_unit", write)
+    here = done(grid, tmp_path / "b", block=1)
+    assert len(hired) == 3 and len({*written}) == 3 and len(written) == 24
+    torch.testing.assert_close(
+        numbers(there)[0], numbers(here)[0], atol=1e-9, rtol=0, equal_nan=True
+    )
+
+
 def test_passes_are_counted_as_they_are_made(grid):
     """IG of T segments: T + 1 gradients a row at least; the measures' own are told apart."""
     worker = Worker()

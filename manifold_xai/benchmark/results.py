@@ -77,7 +77,7 @@ def write_unit(out: Path, cell: Cell, done: Done) -> Path:
     """Write a unit's scores: aside, then renamed, so that the file is whole or not there."""
     pa, pq = parquet()
     about = dict(cell=asdict(cell), key=cell.key, versions=versions(), passes=done.passes)
-    about |= dict(seconds=done.seconds, cpu=done.cpu, rows=len(done.columns["row"]))
+    about |= dict(seconds=done.seconds, cpu=done.cpu, by=done.by, rows=len(done.columns["row"]))
     path = place(out, cell, done.columns["row"])
     front = dict(key=cell.key, method=cell.label, classifier=cell.classifier)
     front |= dict(autoencoder=cell.autoencoder, randomised=cell.settings["randomised"])

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['Counted', 'note', 'watch', 'listening', 'Done', 'Worker', 'chosen', 'compute']
 
-# %% ../../nbs/library/benchmark/unit.ipynb #64e1f05a
+# %% ../../nbs/library/benchmark/unit.ipynb #0faefb5e
+import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -95,6 +97,7 @@ class Done(NamedTuple):
     seconds: float  # on the clock
     cpu: float  # of this process
     maps: Tensor | None  # (b, ...) in half precision, where they were asked for
+    by: str  # the process that computed it
 
 
 class Worker:
@@ -181,7 +184,8 @@ def compute(worker: Worker, cell: Cell, rows: list[int]) -> Done:
     listed = {name: v.detach().double().cpu().tolist() for name, v in columns.items()}
     listed |= dict(row=rows, image=[images.names[row] for row in rows], target=y.tolist())
     cost = time.perf_counter() - begun, time.process_time() - spent
-    return Done(listed, dict(passes), *cost, A.half().cpu() if worker.maps else None)
+    maps = A.half().cpu() if worker.maps else None
+    return Done(listed, dict(passes), *cost, maps, f"{platform.node()}:{os.getpid()}")
 
 
 def _measured(cell, seen):

@@ -354,7 +354,7 @@ def settled_path(
     window: float = 0.5,
     order: Tensor | None = None,
     *,
-    batch: int | None = None,
+    batch: int | Chunks | None = None,
     order_steps: int | None = None,
 ) -> Path:
     """A guided path that repeats: the order is settled first, and each feature has a window.

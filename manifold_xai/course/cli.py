@@ -42,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
         print("the evidence of every page holds: nothing to run")
         return 0
     notebooks = chapters(root, only)
+    if args.plan:
+        from manifold_xai.course.plan import plan
+
+        return plan(root, notebooks, args.profile)
     out = Path(args.out or output(root, args.profile)).absolute()
     out.mkdir(parents=True, exist_ok=True)
     limits = seconds_allowed(args.timeout, args.cell_timeout, spend)
@@ -232,6 +236,7 @@ def add_run(option) -> None:
         help="chapters side by side",
     )
     option("--resume", action="store_true", help="leave alone what is done, whole and unchanged")
+    option("--plan", action="store_true", help="say what would be spent, and run nothing")
     option("--fail-fast", action="store_true", help="start no chapter after one has failed")
     option(
         "--timeout",

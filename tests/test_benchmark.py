@@ -15,6 +15,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from manifold_xai.benchmark import results  # noqa: E402
 from manifold_xai.benchmark.grid import GRIDS, Cell, read_grid  # noqa: E402
+from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
 from manifold_xai.benchmark.run import run  # noqa: E402
 from manifold_xai.benchmark.unit import Worker, compute  # noqa: E402
 from manifold_xai.course.cli import main  # noqa: E402
@@ -152,6 +153,7 @@ RUN = """
 import sys, torch
 torch.set_num_threads(1)
 from manifold_xai.benchmark.grid import read_grid
+from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
 from manifold_xai.benchmark.run import run
 run(read_grid(sys.argv[1]), sys.argv[2], limit=6, block=1, resume=True, progress=False)
 """
@@ -184,6 +186,20 @@ def test_a_damaged_unit_is_named(grid, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is not a whole unit"):
         results.write_scores(tmp_path)
+
+
+def test_every_measure_measures(tmp_path):
+    file = tmp_path / "all.toml"
+    file.write_text(f'steps = 4\nmeasures = {[*MEASURES]}\n[methods]\nIG = {{}}\n')
+    worker = Worker()
+    (cell,) = read_grid(file).cells
+    whole, one = (compute(worker, cell, rows).columns for rows in ([3, 4], [4]))
+    assert {"ssim", "infidelity", "max_sensitivity", "repeatability", "complexity"} <= {*whole}
+    for name, values in whole.items():
+        if name != "image":
+            both = torch.tensor([values[1], one[name][0]], dtype=torch.float64)
+            assert both.isfinite().all(), name
+            torch.testing.assert_close(both[0], both[1], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda p: p.stem)

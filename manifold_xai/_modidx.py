@@ -541,6 +541,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'manifold_xai/benchmark/cost.py'),
                                              'manifold_xai.benchmark.cost._median': ( 'library/benchmark/cost.html#_median',
                                                                                       'manifold_xai/benchmark/cost.py'),
+                                             'manifold_xai.benchmark.cost._tried': ( 'library/benchmark/cost.html#_tried',
+                                                                                     'manifold_xai/benchmark/cost.py'),
                                              'manifold_xai.benchmark.cost.bend': ( 'library/benchmark/cost.html#bend',
                                                                                    'manifold_xai/benchmark/cost.py'),
                                              'manifold_xai.benchmark.cost.expected': ( 'library/benchmark/cost.html#expected',

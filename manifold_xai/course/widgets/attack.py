@@ -52,8 +52,8 @@ class AttackSlider(Panel):
         self,
         model: Callable,
         x: dict[str, Tensor],
-        radii: tuple[float, ...] = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15),
-        iterations: int = 24,
+        radii: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2),
+        iterations: int = 40,
         points: int = 6,
     ):
         self.model, self.x, self.radii = model, x, radii

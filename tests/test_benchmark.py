@@ -1,4 +1,7 @@
-"""The benchmark: the same numbers however it is cut, killed, resumed, shared out; wrong words named."""
+"""The benchmark: the same numbers however it is cut, killed, resumed, shared out.
+
+Wrong words are named.
+"""
 
 import json
 import os

@@ -83,7 +83,7 @@ WORDS = """# Ledger
 | --- | --- | --- | --- | --- |
 | [A-01](nbs/evidence/x.ipynb#B) | It \\| holds. | one 0.5 [0.4, 0.6] (n = 3); two -1e-3 (n = 1) | **upheld**: above 0 | survives |
 | [B-02](nbs/evidence/x.ipynb#C) | No. | | **undecided** | none |
-"""
+"""  # noqa: E501
 
 
 def test_the_ledgers_page_takes_other_columns_and_words(tmp_path):

@@ -104,7 +104,7 @@ def page(nb: NotebookNode, name: Path) -> NotebookNode:
 
 
 def width(cell: NotebookNode) -> int:
-    """Pixels that a cell's figure takes: the page's width, or more where labels would be too small."""
+    """Pixels that a cell's figure takes: the page's width, more where labels would be too small."""
     found = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
     if not found:
         return 0

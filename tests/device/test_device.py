@@ -32,7 +32,7 @@ DRAWN = ("SmoothGrad", "Smooth IG", "Expected Gradients", "AGI", "IG2")
 
 @pytest.fixture(scope="module")
 def device() -> torch.device:
-    """The pretend device, skipped with the reason where it cannot be built; or the one asked for."""
+    """The pretend device, skipped with the reason where it cannot be built; or the one asked."""
     if NAME != "pretend":
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False

@@ -267,7 +267,8 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
 
 
 def test_only_the_gpu_profile_asks_for_whole_data_sets_and_the_papers_network(tmp_path):
-    small, large = (begin(p, device="cpu", out=tmp_path, data_root=tmp_path) for p in ("cpu", "gpu"))
+    how = dict(device="cpu", out=tmp_path, data_root=tmp_path)
+    small, large = (begin(profile, **how) for profile in ("cpu", "gpu"))
     assert (small.full, large.full) == (False, True)
     assert small.network == large.network == "efficientnet_lite0"
     (tmp_path / "weights").mkdir()

@@ -10,7 +10,7 @@ NAME = os.environ.get("MANIFOLD_XAI_TEST_DEVICE", "pretend")
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """The pretend device, skipped with the reason where it cannot be built; or the one asked for."""
+    """The pretend device, skipped with the reason where it cannot be built; or the one asked."""
     if NAME != "pretend":
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False

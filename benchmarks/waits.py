@@ -2,8 +2,9 @@
 
     python benchmarks/waits.py            (four digits, 50 and 100 steps, a minute or two)
 
-A pass is one call of the classifier, the encoder or the decoder, whatever its rows. Counted on a
-device that is the CPU under another name (`tests/device`, which needs a C++ compiler). What the door asks for once is told apart from what a longer path adds: the
+A pass is one call of the classifier, the encoder or the decoder, whatever its rows. Waits are
+counted on a device that is the CPU under another name (`tests/device`, which needs a C++
+compiler). What the door asks for once is told apart from what a longer path adds: the
 difference between the two lengths, for each further segment.
 """
 

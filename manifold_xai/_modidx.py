@@ -709,6 +709,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'manifold_xai/benchmark/subjects.py'),
                                                  'manifold_xai.benchmark.subjects.explainer': ( 'library/benchmark/subjects.html#explainer',
                                                                                                 'manifold_xai/benchmark/subjects.py'),
+                                                 'manifold_xai.benchmark.subjects.options_of': ( 'library/benchmark/subjects.html#options_of',
+                                                                                                 'manifold_xai/benchmark/subjects.py'),
                                                  'manifold_xai.benchmark.subjects.pictures': ( 'library/benchmark/subjects.html#pictures',
                                                                                                'manifold_xai/benchmark/subjects.py'),
                                                  'manifold_xai.benchmark.subjects.placed': ( 'library/benchmark/subjects.html#placed',

@@ -115,6 +115,9 @@ def test_wrong_grids_methods_and_data_are_named(tmp_path, capsys):
     file.write_text('[methods]\n"MAGIG" = {}\n')
     with pytest.raises(ValueError, match="Did you mean 'MA-GIG'"):
         read_grid(file)
+    file.write_text("[methods]\nMA-GIG = { fracton = 0.1 }\n")
+    with pytest.raises(ValueError, match="option of MA-GIG 'fracton'. Did you mean 'fraction'"):
+        read_grid(file)
     file.write_text('data = "imagenet-vall"\n[methods]\nIG = {}\n')
     with pytest.raises(ValueError, match="Did you mean 'imagenet'"):
         run(read_grid(file), tmp_path / "out", tmp_path, progress=False)

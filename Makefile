@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters lint tests torture offline device audit outputs evidence weights lock hooks bench clean
+.PHONY: course claims test chapters lint tests torture offline device browser audit outputs evidence weights lock hooks bench clean
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -36,6 +36,9 @@ offline: .venv/ready          ## every chapter at reading size where no network 
 
 device: .venv/ready           ## every chapter, small, on a device that is the CPU under another name
 	PYTHONPATH=$(CURDIR)/tests/device $(RUN) --profile smoke --device pretend --out _out/device
+
+browser: .venv/ready          ## the workshop's widgets in JupyterLab and Notebook 7, under Debian's Chromium
+	$(BIN)/python tests/browser.py
 
 audit:                        ## known vulnerabilities in the pinned packages; what cannot be looked up counts as a failure
 	$(PYTHON) -m pip install --quiet pip-audit

@@ -60,7 +60,9 @@ class MetricEllipses(OnPlane):
         by = max(1, (self.side - 1) // 8)
         for i in range(0, self.side, by):
             for j in range(0, self.side, by):
-                left.plot(*self.ellipse(i, j), color="#E69F00", lw=0.7)
+                around = self.ellipse(i, j)
+                if (around.amax(1) - around.amin(1)).max() < self.reach / 2:  # wider ones hide all
+                    left.plot(*around, color="#E69F00", lw=0.7)
         left.plot(*self.ellipse(*self.at), color="#0072B2", lw=2.5)
         left.set_title(f"steps that change the image by {self.change}")
         x = self.seen.x[self.at[0] * self.side + self.at[1]]

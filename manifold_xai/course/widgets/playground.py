@@ -136,6 +136,7 @@ class GeodesicPlayground(OnPlane):
             for cell, x in zip(row, shown):
                 cell.imshow(x.mean(0), "gray", vmin=0, vmax=1)
                 cell.set_axis_off()
-            row[0].set_title(f"along the {name}: length {L.item():.2f}", loc="left")
+            title = row[0].set_title(f"along the {name}: length {L.item():.2f}", loc="left")
+            title.set_in_layout(False)
         page.canvas.draw()
         return as_png(page.canvas.buffer_rgba(), level=6)

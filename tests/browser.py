@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FACES = {"lab": "lab/tree/60_workshop.ipynb", "notebook": "notebooks/60_workshop.ipynb"}
 # what a browser says of things that are none of the widgets' business
-OTHERS = ("favicon", "ResizeObserver", "source map", "/lsp", "api/contents/checkpoints", "translations")
+OTHERS = ("favicon", "ResizeObserver", "source map", "/lsp", "checkpoints", "translations")
 
 
 def copied(folder: Path, profile: str) -> Path:
@@ -38,7 +38,8 @@ def copied(folder: Path, profile: str) -> Path:
             cell["outputs"] = []
     last = dict(cell_type="code", execution_count=None, id="0ba1", metadata={}, outputs=[])
     book["cells"].append(last | {"source": f'open("{folder / "done"}", "w").close()'})
-    whole = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
+    whole = settings / "tracker.jupyterlab-settings"
     whole.parent.mkdir(parents=True)
     whole.write_text('{"windowingMode": "none"}')  # so that every cell is in the page
     (folder / "60_workshop.ipynb").write_text(json.dumps(book), encoding="utf8")
@@ -55,22 +56,27 @@ class Server:
         self.folder, self.token = folder, secrets.token_hex(8)
 
     def __enter__(self):
-        env = os.environ | {"MANIFOLD_XAI_ROOT": str(ROOT), "JUPYTER_CONFIG_DIR": str(self.folder / "conf")}
-        env |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        env = os.environ | {"MANIFOLD_XAI_ROOT": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+        path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+        env |= {"PYTHONPATH": os.pathsep.join(path)}
+        env |= {"JUPYTER_CONFIG_DIR": str(self.folder / "conf")}
         env |= {"JUPYTERLAB_SETTINGS_DIR": str(self.folder / "settings")}
-        env |= {"IPYTHONDIR": str(self.folder / "ipython"), "OMP_WAIT_POLICY": "passive"}
+        env |= {"IPYTHONDIR": str(self.folder / "ipython")}
         options = [f"--ServerApp.port={self.port}", f"--IdentityProvider.token={self.token}"]
-        options += [f"--ServerApp.root_dir={self.folder}", "--no-browser", "--allow-root", "--expose-app-in-browser"]
+        options += [f"--ServerApp.root_dir={self.folder}", "--no-browser", "--allow-root"]
         self.log = (self.folder / "server.log").open("w")
         command = [sys.executable, "-m", "jupyter", "lab", *options]
-        self.process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, env=env, stdout=self.log, stderr=self.log
+        )
         for _ in range(240):
             try:
                 urlopen(f"http://127.0.0.1:{self.port}/api?token={self.token}", timeout=5)
                 return self
             except OSError:
                 time.sleep(0.5)
-        raise RuntimeError(f"the server did not start: {(self.folder / 'server.log').read_text()[-500:]}")
+        said = (self.folder / "server.log").read_text()
+        raise RuntimeError(f"the server did not start: {said[-500:]}")
 
     def __exit__(self, *_):
         self.process.terminate()
@@ -132,7 +138,12 @@ def try_pictures(page, took: dict) -> None:
         handle = page.locator(".widget-slider .noUi-handle").nth(handle)
         handle.focus()
         took[name] = [
-            moved(page, image, lambda: page.keyboard.press("ArrowRight" if k < 2 else "ArrowLeft"), name)
+            moved(
+                page,
+                image,
+                lambda: page.keyboard.press("ArrowRight" if k < 2 else "ArrowLeft"),
+                name,
+            )
             for k in range(4)
         ]
     method = page.locator(".widget-dropdown select").nth(1)
@@ -164,7 +175,7 @@ def try_canvases(page, took: dict) -> None:
             for key in ("ArrowUp", "ArrowLeft", "ArrowDown", "ArrowRight")
         ]
     page.wait_for_function(
-        "[...document.querySelectorAll('.told')].at(-1).textContent.includes('Solved for these ends')",
+        "[...document.querySelectorAll('.told')].at(-1).textContent.includes('for these ends')",
         timeout=60_000,
     )
 
@@ -177,7 +188,9 @@ def tried(face: str, profile: str, seconds: float, pictures: Path | None) -> dic
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page, said = browser.new_page(viewport=dict(width=1280, height=1000)), []
             page.on("pageerror", lambda error: said.append(f"page error: {error}"))
-            page.on("console", lambda m: m.type == "error" and said.append(f"{m.text} {m.location}"))
+            page.on(
+                "console", lambda m: m.type == "error" and said.append(f"{m.text} {m.location}")
+            )
             page.goto(server.address(FACES[face]), timeout=120_000)
             try:
                 run_all(page, face, Path(folder), seconds)
@@ -191,7 +204,9 @@ def tried(face: str, profile: str, seconds: float, pictures: Path | None) -> dic
                 raise
             if pictures:
                 pictures.mkdir(parents=True, exist_ok=True)
-                for i, box in enumerate(page.locator(".jp-OutputArea-output .jupyter-widgets").all()):
+                for i, box in enumerate(
+                    page.locator(".jp-OutputArea-output .jupyter-widgets").all()
+                ):
                     if (box.bounding_box() or {"height": 0})["height"] > 150:
                         box.screenshot(path=pictures / f"{face}-{i}.png")
             browser.close()
@@ -201,7 +216,9 @@ def tried(face: str, profile: str, seconds: float, pictures: Path | None) -> dic
 
 
 def main(arguments=None) -> int:
-    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parse = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parse.add_argument("--faces", default=",".join(FACES))
     parse.add_argument("--profile", default="smoke")
     parse.add_argument("--timeout", type=float, default=300, help="seconds for Run All")

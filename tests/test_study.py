@@ -33,7 +33,8 @@ def test_it_does_not_take_answers_for_people():
 
 def test_it_finds_a_preference_that_is_there():
     generator = seeded(2)
-    some = [c._replace(prefers=1.0 if i % 5 else 0.0) for i, c in enumerate(asked(20, 12, 0, generator))]
+    answers = enumerate(asked(20, 12, 0, generator))
+    some = [c._replace(prefers=1.0 if i % 5 else 0.0) for i, c in answers]
     found = preference(some, generator)
     assert found.low > 0.5 and found.share == pytest.approx(0.8)
 

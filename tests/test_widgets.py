@@ -170,7 +170,7 @@ def test_the_playground_solves_between_its_ends(plane):
     np.testing.assert_allclose(np.frombuffer(made.live_lengths, np.float32), L, rtol=1e-4)
     stored = np.frombuffer(made.paths, np.float32).reshape(6, 3, 7, 2)
     anchors = np.frombuffer(made.anchors, np.float32).reshape(4, 2)
-    np.testing.assert_allclose(stored[1, 2, [0, -1]], anchors[[0, 2]], atol=1e-6)  # pairs 01 02 03 …
+    np.testing.assert_allclose(stored[1, 2, [0, -1]], anchors[[0, 2]], atol=1e-6)  # 01 02 …
     made.ends = [[math.nan, 0], [1, 1]]
     assert made.trouble and made.live  # said in words, not raised
 

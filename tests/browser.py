@@ -101,11 +101,20 @@ def until(what, seconds: float, name: str):
 def run_all(page, face: str, folder: Path, seconds: float) -> None:
     """Run every cell, and wait for the last of them."""
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
-    # the kernel of a notebook that was just opened takes a moment
-    page.wait_for_timeout(3000)
-    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
-    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
+    page.wait_for_selector(idle, timeout=120_000, state="attached")
 
+    def begun():
+        """Ask again while nothing runs: a page that is still loading loses a click."""
+        if page.locator(".jp-Dialog .jp-mod-accept").count():  # which kernel? the one it names
+            page.locator(".jp-Dialog .jp-mod-accept").first.click()
+        page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+        page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+        page.wait_for_timeout(3000)
+        prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
+        return any(p.strip() not in ("", "[ ]:") for p in prompts)
+
+    until(begun, 60, f"{face}: Run All Cells begins")
     wrong = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr'] .ansi-red-fg"
     until(
         lambda: (folder / "done").exists() or page.locator(wrong).count(),

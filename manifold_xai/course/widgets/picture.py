@@ -54,7 +54,8 @@ class Picture(Image):
         self.figure, self.moving = drawn, list(moving)
         for artist in self.moving:
             artist.set_animated(True)
-        super().__init__(format="png", layout=Layout(max_width="100%"), tooltip=words)
+        super().__init__(format="png", layout=Layout(max_width="100%"))
+        self.words = words  # no tooltip: the page's script fails on one without a description
         self.redraw()
 
     def redraw(self) -> None:

@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters lint tests torture offline device site site-check audit outputs evidence weights lock hooks bench clean
+.PHONY: course claims test chapters lint tests torture offline device site site-check bundle-check audit outputs evidence weights lock hooks bench clean
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -48,6 +48,12 @@ $(SITE)/vendor/ready: website/vendor.sh
 
 site-check: .venv/ready       ## every page of it in Chromium: no error, nothing from elsewhere, legible, fit for a phone
 	$(BIN)/python website/check.py $(SITE)/html
+
+bundle-check: .venv/ready     ## the bundle for a room without network, installed and run where there is none; takes gigabytes
+	$(BIN)/manifold-xai bundle _out/bundle --chapters 00
+	rm -rf _out/bundle-seat
+	unshare --user --map-root-user --net sh _out/bundle/install.sh $(CURDIR)/_out/bundle-seat
+	unshare --user --map-root-user --net _out/bundle-seat/bin/python tests/offline.py run --root _out/bundle/course --only 00 --profile smoke --out _out/bundle-run
 
 audit:                        ## known vulnerabilities in the pinned packages; what cannot be looked up counts as a failure
 	$(PYTHON) -m pip install --quiet pip-audit

@@ -13,6 +13,7 @@ PAGES = sorted(
     [
         *(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
         *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
     ]
 )

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from stage import DPI
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
 SCROLLING = 0.05  # share of a page's code cells that may scroll sideways on a laptop
@@ -61,6 +62,7 @@ def main(folder: Path) -> int:
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=ARGS)
         page = browser.new_page()
+        page.set_default_timeout(120_000)  # milliseconds: a busy machine
         heard: list[str] = []
         listen(page, heard)
         for path in pages:
@@ -125,7 +127,7 @@ def looked_at(page: Page, path: Path) -> Iterator[str]:
 def label(figure: dict) -> float:
     """Pixels of the smallest label of a figure as it is shown, from what its code asks for."""
     with Image.open(unquote(urlparse(figure["src"]).path)) as image:
-        dpi, width = image.info.get("dpi", (72, 72))[0], image.width
+        dpi, width = image.info.get("dpi", (DPI, DPI))[0], image.width
     return min([9.0, *figure["points"]]) * dpi / 72 * figure["width"] / width
 
 
@@ -134,7 +136,7 @@ def searched(page: Page, folder: Path) -> Iterator[str]:
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto((folder / "search.html").as_uri() + "?q=geodesic")
     try:
-        page.wait_for_selector("#search-results li a", timeout=20_000)
+        page.wait_for_selector("#search-results li a")
     except Exception:
         yield "finds nothing for geodesic"
         return

@@ -1,6 +1,6 @@
 """Open every page of the built site in Chromium, and say what is wrong with it.
 
-python website/check.py FOLDER
+python website/check.py FOLDER [PAGE ...]
 """
 
 import os
@@ -54,9 +54,10 @@ WIDEST = """() => [...document.querySelectorAll("main *")].filter((e) =>
 ).slice(0, 3).map((e) => e.tagName + "." + e.className)"""
 
 
-def main(folder: Path) -> int:
-    """Print what is wrong, by page; 1 if anything is."""
-    pages = sorted(p for p in folder.rglob("*.html") if "_static" not in p.parts)
+def main(folder: Path, names: list[str]) -> int:
+    """Print what is wrong, by page, for some pages or all; 1 if anything is."""
+    built = sorted(p for p in folder.rglob("*.html") if "_static" not in p.parts)
+    pages = [folder / name for name in names] or built
     wrong = 0
     browser_path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as play:
@@ -146,4 +147,4 @@ def searched(page: Page, folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).absolute()))
+    sys.exit(main(Path(sys.argv[1]).absolute(), sys.argv[2:]))

@@ -176,7 +176,9 @@ def test_a_record_of_no_claim_is_named(tmp_path):
     assert "got 'MIG-99'" in results(tmp_path)["MIG-99"]["damaged"]
 
 
-@pytest.mark.parametrize("change", [{"claim": "MIG-07"}, {"conditions": []}, {"conditions": {"a": 1}}])
+@pytest.mark.parametrize(
+    "change", [{"claim": "MIG-07"}, {"conditions": []}, {"conditions": {"a": 1}}]
+)
 def test_damage_to_what_is_kept_is_named_by_file_and_claim(tmp_path, change):
     folder = tmp_path / "nbs" / "results"
     folder.mkdir(parents=True)
@@ -191,7 +193,11 @@ TABLE = ROOT / "manifold_xai" / "assets" / "claims.csv"
 @pytest.mark.parametrize(
     "old, new, says",
     [
-        (",below,0.01,,all,100,", ",under,0.01,,all,100,", "line 2: direction must be one of above"),
+        (
+            ",below,0.01,,all,100,",
+            ",under,0.01,,all,100,",
+            "line 2: direction must be one of above",
+        ),
         (",below,0.01,,all,100,", ",below,nan,,all,100,", "line 2: threshold must be a finite"),
         (",below,0.01,,all,100,", ",below,,,all,100,", "line 2: threshold must be a finite"),
         (",below,0.01,,all,100,", ",below,0.01,-1,all,100,", "line 2: tolerance must be empty, or"),
@@ -312,7 +318,9 @@ def test_any_table_of_claims_is_read_right_or_refused_by_name(tmp_path_factory, 
 NUMBER = st.floats() | st.integers(-(10**20), 10**20) | st.sampled_from([10**400, "1", None, True])
 VALUE = st.recursive(
     NUMBER | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 LETTERS = st.text(st.characters(exclude_categories=()), max_size=3)  # halves of letters, too
@@ -324,7 +332,10 @@ ESTIMATES = st.builds(
     st.integers(-3, 200),
 )
 RECORDS = st.fixed_dictionaries(
-    dict(claim=st.just("MIG-21"), conditions=st.dictionaries(LETTERS, ESTIMATES | ESTIMATES | ANYTHING | VALUE, max_size=2)),
+    dict(
+        claim=st.just("MIG-21"),
+        conditions=st.dictionaries(LETTERS, ESTIMATES | ESTIMATES | ANYTHING | VALUE, max_size=2),
+    ),
     optional=dict(key=VALUE, later=st.lists(LETTERS, max_size=2) | VALUE)
     | {name: st.just("x") | st.just("x") | LETTERS | VALUE for name in ["paper_value", "profile"]}
     | {"chapter": st.just("31_x")},

@@ -82,7 +82,8 @@ WORDS = """# Ledger
 
 | claim | says | measured | outcome | controls |
 | --- | --- | --- | --- | --- |
-| [A-01](nbs/evidence/x.ipynb#B) | It \\| holds. | one 0.5 [0.4, 0.6] (n = 3); two -1e-3 (n = 1) | **upheld**: above 0 | survives |
+| [A-01](nbs/e.ipynb#B) | It \\| holds. | one 0.5 [0.4, 0.6] (n = 3); two -1e-3 (n = 1) \
+| **upheld**: above 0 | survives |
 | [B-02](nbs/evidence/x.ipynb#C) | No. | | **undecided** | none |
 """
 

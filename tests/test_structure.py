@@ -475,7 +475,8 @@ from manifold_xai.subjects.data import digits
 
 model, vae, images = digit_classifier(), digit_vae(), digits("test")
 x, f = images.x[:2], score(model, images.y[:2])
-for name, method in catalogue(score(model), vae, steps=2, references=images.x[2:6], generator=torch.Generator().manual_seed(0)).items():
+how = dict(references=images.x[2:6], generator=torch.Generator().manual_seed(0))
+for name, method in catalogue(score(model), vae, steps=2, **how).items():
     diffid(f, method(x, images.y[:2]), x, 0.1, levels=3)
 tangent_basis(vae.decode, vae.encode(x))
 for name in ("sphere", "paraboloid"):
@@ -511,3 +512,11 @@ def test_whatever_a_page_calls_is_reached(tmp_path, capsys):
         "__getattr__"
     }  # the lazy face itself
     assert len(made) > 100 and missed == set()
+
+
+def test_what_only_a_gpu_spends_changes_no_key(clone):
+    """Numbers that are kept come of the profiles cpu and evidence."""
+    page = clone / "nbs" / "20_mean.ipynb"
+    replace(page, "[1, 2]", "[1, run.pick(smoke=1, cpu=2, gpu=3)]")
+    bigger = changed(clone, "nbs/20_mean.ipynb", "gpu=3", "gpu=4")
+    assert bigger == set() and changed(clone, "nbs/20_mean.ipynb", "cpu=2", "cpu=5") == {"20_mean"}

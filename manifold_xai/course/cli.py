@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..benchmark.command import add_benchmark, benchmark
 from . import products
 from ..files import output, profiles, repository, trouble
 from .notebooks import chapter_name, chapters
@@ -41,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
         print("the evidence of every page holds: nothing to run")
         return 0
     notebooks = chapters(root, only)
+    if args.plan:
+        from manifold_xai.course.plan import plan
+
+        return plan(root, notebooks, args.profile)
     out = Path(args.out or output(root, args.profile)).absolute()
     out.mkdir(parents=True, exist_ok=True)
     limits = seconds_allowed(args.timeout, args.cell_timeout, spend)
@@ -193,6 +198,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(dest="command", required=True)
     add_run(commands.add_parser("run", help="execute chapters").add_argument)
+    add_benchmark(commands.add_parser("benchmark", help="methods on many images").add_argument)
     for name, text in COMMANDS.items():
         sub = commands.add_parser(name, help=text)
         if name in ("table", "colab"):
@@ -239,6 +245,7 @@ def add_run(option) -> None:
         help="chapters side by side",
     )
     option("--resume", action="store_true", help="leave alone what is done, whole and unchanged")
+    option("--plan", action="store_true", help="say what would be spent, and run nothing")
     option("--fail-fast", action="store_true", help="start no chapter after one has failed")
     option(
         "--timeout",
@@ -294,6 +301,8 @@ def command(name: str):
     """The function behind a subcommand; what only some need is imported late."""
     if name == "run":
         return run
+    if name == "benchmark":
+        return benchmark
     if name == "doctor":
         from manifold_xai.course.doctor import doctor
 

@@ -57,7 +57,7 @@ def _prepare(root: Path, target: Path) -> None:
         source, copy = root / kept, target / kept
         copy.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, copy)
+            shutil.copytree(source, copy, dirs_exist_ok=True)
         elif source.exists():
             shutil.copy(source, copy)
     stamp.touch()

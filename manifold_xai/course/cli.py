@@ -270,6 +270,7 @@ COMMANDS = {
     "fold": "hide the source of checks and solutions, until a reader unfolds them",
     "restamp": "give evidence today's key where a cpu run gave the same numbers to the last bit",
     "evidence": "keep what an evidence run recorded",
+    "ledger": "write LEDGER.md, its tables, figures and pages from the kept evidence",
     "handout": "student notebooks for a class, and the teacher's",
 }
 FOLDERS = {
@@ -291,6 +292,10 @@ def command(name: str):
         from manifold_xai.course import provenance
 
         return getattr(provenance, name)
+    if name == "ledger":
+        from manifold_xai.course.report import write
+
+        return write
     if name == "handout":
         from manifold_xai.course.handout import handout
 

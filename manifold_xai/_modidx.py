@@ -1027,6 +1027,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report.payload_command': ( 'library/course/report.html#payload_command',
                                                                                             'manifold_xai/course/report.py'),
+                                            'manifold_xai.course.report.reason': ( 'library/course/report.html#reason',
+                                                                                   'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report.scale': ( 'library/course/report.html#scale',
                                                                                   'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report.story': ( 'library/course/report.html#story',

@@ -455,7 +455,8 @@ def test_a_stored_result_changes_outcome_control_row_page_and_table():
     line = "| [MAGIG-24]({}) | {} | {} | 0.5 … 0.7 (2) | transfer | **supported** | no |"
     line = line.format(f"nbs/{after.where}", after.plainly, after.on)
     assert line in report.page(now, ROOT) and line not in report.page(was, ROOT)
-    assert after.why in report.story(now, "magig") and before.why in report.story(was, "magig")
+    assert report.reason(after) in report.story(now, "magig")
+    assert report.reason(before) in report.story(was, "magig")
     tables = [report.conditions_table([*f.answers.values()], {}) for f in (was, now)]
     assert tables[0] != tables[1] and "MAGIG-24,blurred,control" in tables[1]
     assert report.calibration(was.rows) != report.calibration(found(changed("MIG-23", {"a": -1})).rows)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONDITIONS', 'EXPECTED', 'first_kept', 'keep_dates', 'conditions_table', 'expectations',
            'calibration', 'Found', 'find', 'scale', 'payload_command', 'page', 'papers',
-           'story', 'write', 'draw']
+           'reason', 'story', 'write', 'draw']
 
 # %% ../../nbs/library/course/report.ipynb #f485f700
 import argparse
@@ -245,9 +245,14 @@ def _folded(rows, found, short):
         measured = "".join(f"; {b}, {_inside(b)}" for b in _shortest(beside))
         blind = " Analysis, not a blind test." if claims()[r.claim]["analysis"] else ""
         could = f"; could have seen {r.smallest:.2g}" if r.smallest else ""
-        yield f"- **{r.claim}** {r.says} *{r.outcome}*: {r.why}{measured}{could}.{blind}"
+        yield f"- **{r.claim}** {r.says} *{r.outcome}*: {reason(r)}{measured}{could}.{blind}"
     yield "\n</details>\n"
     yield f"![Conditions around their bars, a row a claim](nbs/images/ledger-{short}.svg)"
+
+
+def reason(r: Row) -> str:
+    """Why an outcome is what it is; that code has changed since is said once for all."""
+    return re.sub(r"; evidence from before [^;]* changed", "", r.why)
 
 
 def _inside(b: Beside) -> str:
@@ -268,7 +273,8 @@ def story(found: Found, short: str) -> str:
     template = Path(str(files("manifold_xai"))) / "assets" / f"story-{short}.md"
     rows = [r for r in found.rows if r.claim.startswith(f"{short.upper()}-")]
     parts = {o.replace(" ", "_"): _listed(rows, o) for o in OUTCOMES}
-    parts |= {"scope": _scope(rows), "units": _units(rows, found), "later": _later(rows, found)}
+    parts |= {"scope": _scope(rows, found), "units": _units(rows, found)}
+    parts |= {"later": _later(rows, found)}
     parts |= {"controls": _controls(rows), "change": _change(rows), "power": _power(rows)}
     parts |= {"forest": f"![Conditions around their bars](../../nbs/images/ledger-{short}.svg)"}
     said = template.read_text(encoding="utf8")
@@ -277,20 +283,22 @@ def story(found: Found, short: str) -> str:
 
 def _listed(rows, outcome):
     kept = [r for r in rows if r.outcome == outcome]
-    return "\n".join(f"- {_link(r)} {r.plainly}: {r.why}." for r in kept) or "None."
+    return "\n".join(f"- {_link(r)} {r.plainly}: {reason(r)}." for r in kept) or "None."
 
 
 def _link(r):
     return f"[{r.claim}](../../nbs/{r.where})" if r.where else r.claim
 
 
-def _scope(rows):
+def _scope(rows, found):
     by, tests = Counter(r.outcome for r in rows), Counter(r.test for r in rows)
     said = ", ".join(f"{by[o]} {o}" for o in OUTCOMES if by[o])
     kinds = ", ".join(f"{tests[t]} {t}" for t in TESTS if tests[t])
     stand = [f"{r.claim} ({claims()[r.claim]['instead']})" for r in rows if r.test == "stand-in"]
     instead = f" Stand-ins: {'; '.join(stand)}." if stand else ""
-    return f"{len(rows)} claims: {said}. Tests: {kinds}.{instead}"
+    old = sum(r.claim in found.old for r in rows)
+    since = f" {old} were measured before code or data changed." if old else ""
+    return f"{len(rows)} claims: {said}. Tests: {kinds}.{instead}{since}"
 
 
 def _units(rows, found):
@@ -341,17 +349,20 @@ def _changes(rows) -> Iterator[tuple[Row, str]]:
     for r in rows:
         about = claims()[r.claim]
         bar = f"{about['direction']} {about['threshold']}"
-        all_ = "every condition" if (about["rule"] or about["aggregate"]) == "all" else "conditions"
+        rule = about["rule"] or about["aggregate"]
+        wanted = dict(all="every condition", exists="one condition").get(rule, "conditions")
         if r.outcome == "not tested":
             yield r, f"a first test; it needs {about['needs'] or 'a run'}"
         elif r.outcome == "undecided":
-            yield r, r.needed
+            yield r, f"{r.needed}, if the effect is as found" if "≈" in r.needed else r.needed
         elif r.outcome == "supported":
-            yield r, f"a condition whose interval is not {bar}"
+            exists = rule == "exists"
+            lost = "no condition left" if exists else "a condition whose interval is not"
+            yield r, f"{lost} {bar}"
         elif r.outcome == "split":
             yield r, f"conditions that agree; a narrower claim that names where it is {bar}"
         else:
-            yield r, f"{all_} {bar}" + _in_their_terms(r)
+            yield r, f"{wanted} {bar}" + _in_their_terms(r)
 
 
 def _in_their_terms(r):

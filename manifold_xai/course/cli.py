@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..benchmark.command import add_benchmark, benchmark
 from . import products
 from ..files import output, profiles, repository, trouble
 from .notebooks import chapter_name, chapters
@@ -193,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(dest="command", required=True)
     add_run(commands.add_parser("run", help="execute chapters").add_argument)
+    add_benchmark(commands.add_parser("benchmark", help="methods on many images").add_argument)
     for name, text in COMMANDS.items():
         sub = commands.add_parser(name, help=text)
         if name in ("table", "colab"):
@@ -284,6 +286,8 @@ def command(name: str):
     """The function behind a subcommand; what only some need is imported late."""
     if name == "run":
         return run
+    if name == "benchmark":
+        return benchmark
     if name == "doctor":
         from manifold_xai.course.doctor import doctor
 

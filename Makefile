@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters lint tests torture offline device site site-check audit outputs evidence weights lock hooks bench clean
+.PHONY: course claims test chapters lint tests torture offline device gpu site site-check bundle-check audit outputs evidence weights lock hooks bench clean browser
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -37,6 +37,13 @@ offline: .venv/ready          ## every chapter at reading size where no network 
 device: .venv/ready           ## every chapter, small, on a device that is the CPU under another name
 	PYTHONPATH=$(CURDIR)/tests/device $(RUN) --profile smoke --device pretend --out _out/device
 
+gpu: .venv/ready              ## ten minutes on a GPU: functions, chapters small, then at full size as time allows; kept in _out/gpu-day
+	PYTHON=$(BIN)/python bash benchmarks/gpu.sh
+
+browser: .venv/ready          ## the workshop's widgets in JupyterLab and Notebook 7, under Debian's Chromium
+	$(BIN)/python tests/browser.py
+	$(BIN)/python tests/handout_browser.py
+
 SITE := _out/site
 site: .venv/ready $(SITE)/vendor/ready  ## the website, from committed notebooks: _out/site/html/index.html opens without a server
 	$(BIN)/python website/stage.py $(SITE)/src
@@ -48,6 +55,12 @@ $(SITE)/vendor/ready: website/vendor.sh
 
 site-check: .venv/ready       ## every page of it in Chromium: no error, nothing from elsewhere, legible, fit for a phone
 	$(BIN)/python website/check.py $(SITE)/html
+
+bundle-check: .venv/ready     ## the bundle for a room without network, installed and run where there is none; takes gigabytes
+	$(BIN)/manifold-xai bundle _out/bundle --chapters 00
+	rm -rf _out/bundle-seat
+	unshare --user --map-root-user --net sh _out/bundle/install.sh $(CURDIR)/_out/bundle-seat
+	unshare --user --map-root-user --net _out/bundle-seat/bin/python tests/offline.py run --root _out/bundle/course --only 00 --profile smoke --out _out/bundle-run
 
 audit:                        ## known vulnerabilities in the pinned packages; what cannot be looked up counts as a failure
 	$(PYTHON) -m pip install --quiet pip-audit
@@ -64,7 +77,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(RUN) --profile cpu
 	$(BIN)/manifold-xai outputs
 	mkdir -p nbs/images && cp _out/cpu/figures/00_tour/04.png nbs/images/tour.png
-	cp _out/cpu/LEDGER.md LEDGER.md && cp _out/cpu/ledger.json nbs/results/ledger.json
+	cp _out/cpu/ledger.json nbs/results/ledger.json && $(BIN)/manifold-xai ledger
 	$(BIN)/nbdev-clean
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write
@@ -72,6 +85,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 evidence: .venv/ready         ## the pages whose evidence does not hold, on more images and seeds, resumable; all of them take an hour or two
 	$(RUN) --profile evidence --only stale --resume
 	$(BIN)/manifold-xai evidence
+	$(BIN)/manifold-xai ledger
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
 	$(BIN)/python -c "from manifold_xai.subjects import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"

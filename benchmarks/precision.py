@@ -59,7 +59,11 @@ def subjects(device, size, n, count):
     """Network, preprocessing and images: digits, photographs."""
     lite, preprocess = imagenet_classifier("efficientnet_lite0")
     return {
-        f"{n} digits": (digit_classifier("smooth").to(device), None, digits("test").x[:n].to(device)),
+        f"{n} digits": (
+            digit_classifier("smooth").to(device),
+            None,
+            digits("test").x[:n].to(device),
+        ),
         f"{count} photographs of {size} px": (
             lite.to(device),
             preprocess,
@@ -123,7 +127,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    names = [args.device] if args.device else ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    there = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    names = [args.device] if args.device else there
     found = {}
     for device in map(torch.device, names):
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

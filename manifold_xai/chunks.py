@@ -218,9 +218,24 @@ def _asked(f, x, rows):
 
 def _one_row_each(value, x):
     if isinstance(value, Tensor) and value.shape[:1] == x.shape[:1]:
-        return value
+        return _real(value)
     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     raise ValueError(f"f must return one row per row, ({len(x)}, …), got {got}.")
+
+
+def _differentiable(value):
+    if not value.requires_grad:
+        raise ValueError(_NO_GRADIENT)
+    return _real(value)
+
+
+def _real(value):
+    if value.is_complex():
+        raise ValueError(
+            f"the score must be a real number, got {value.dtype}: explain its size or a part "
+            "of it, such as target=lambda out: out.abs()[:, 0]."
+        )
+    return value
 
 
 def _one_number_per_row(value, x):
@@ -231,9 +246,7 @@ def _one_number_per_row(value, x):
             f"{tuple(x.shape)}. Choose a class: score(model, target), "
             "or score(model).at(x) for the class predicted at x."
         )
-    if not value.requires_grad:
-        raise ValueError(_NO_GRADIENT)
-    return value
+    return _differentiable(value)
 
 # %% ../nbs/library/chunks.ipynb #ec7915db
 @graphless
@@ -282,6 +295,4 @@ def _numbers_per_row(value, x):
         raise ValueError(
             f"f must return k numbers per row, ({len(x)}, k), got {got} for x {tuple(x.shape)}."
         )
-    if not value.requires_grad:
-        raise ValueError(_NO_GRADIENT)
-    return value
+    return _differentiable(value)

@@ -14,7 +14,7 @@ __all__ = ['Asked', 'Answer', 'AT_MOST', 'graphless', 'one_at_a_time', 'here', '
 import dis
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
 from inspect import signature
@@ -536,6 +536,11 @@ def with_arguments(
     Raises: ValueError if no way agrees with the answer to the whole batch, naming the arguments;
         if per_row does not fit
     """
+    if isinstance(args, Mapping):
+        raise ValueError(
+            "further arguments are handed over in their order, one or a tuple, got a dictionary: "
+            f"bind those by name, functools.partial(model, {', '.join(f'{k}=…' for k in args)})."
+        )
     args = args if isinstance(args, tuple) else (args,)
     perhaps = [i for i, a in enumerate(args) if _may_follow(a, len(x))]
     if per_row is not None:

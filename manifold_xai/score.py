@@ -38,12 +38,19 @@ def check_input(x: Tensor, name: str = "x", span: bool = True) -> None:
         span: False leaves the range alone
     Raises: ValueError with what was received and the likely cause
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor):
         raise ValueError(
-            f"`{name}` must be a floating-point tensor, got {kind}. "
-            "Images stored as 0…255: x.float() / 255; a number everywhere: torch.full_like(x, 0.0)."
+            f"`{name}` must be a floating-point tensor, got {type(x).__name__}. An array: "
+            "torch.as_tensor(x).float(); a number everywhere: torch.full_like(x, 0.0); "
+            "several inputs: a tuple of tensors."
         )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"`{name}` must be a floating-point tensor, got {x.dtype}. "
+            "Images stored as 0…255: x.float() / 255; complex numbers: torch.view_as_real(x)."
+        )
+    if x.layout != torch.strided:
+        raise ValueError(f"`{name}` must be dense, got {x.layout}: x.to_dense().")
     if not x.ndim or not len(x):
         raise ValueError(f"`{name}` must hold at least one row, got {tuple(x.shape)}.")
     if x.is_meta:
@@ -218,7 +225,8 @@ class Score:
         if outputs.ndim != 2:
             raise ValueError(
                 f"a class needs outputs of shape (b, classes), but the model's output is {shape}: "
-                "pass a callable target."
+                "pass a callable target, or None where there is one number a row; "
+                "captum's face also takes a tuple, target=(class, row, column)."
             )
         self._look(shape)
         if isinstance(target, int):
@@ -290,10 +298,25 @@ def _place(outputs, target, rows):
             f"{outputs.ndim - 1} dimensions after the rows, got {dims}; "
             f"the model's output is {tuple(outputs.shape)}."
         )
+    for i, size in enumerate(outputs.shape[1:]):
+        low, high = _span_of(target, i)
+        if low < -size or high >= size:
+            raise ValueError(
+                f"target must name a place inside each row's outputs, {tuple(outputs.shape[1:])}, "
+                f"but its number {i} is {high if high >= size else low}."
+            )
     if isinstance(target, tuple):
         return outputs[(slice(None), *target)]
     own = (target if rows is None else target[rows.to(target.device)]).to(outputs.device)
     return outputs[(torch.arange(len(outputs), device=outputs.device), *own.unbind(1))]
+
+
+def _span_of(target, i):
+    """The least and the greatest of a place's number i; of a slice, which picks several, 0."""
+    if isinstance(target, Tensor):
+        return int(target[:, i].min()), int(target[:, i].max())
+    number = target[i] if hasattr(target[i], "__index__") else 0
+    return int(number), int(number)
 
 
 def beside(f: Callable, layout: Layout) -> Callable:
@@ -340,6 +363,8 @@ def score(
     >>> score(lambda x: x, target=1)(torch.tensor([[0.0, 0.0], [0.0, 100.0]]))
     tensor([0.5000, 1.0000])
     """
+    if not callable(model):
+        raise ValueError(f"model must be a module or a function, got {type(model).__name__}.")
     if output not in ("probability", "logit"):
         raise ValueError(f"output must be 'probability' or 'logit', got {output!r}.")
     return Score(model if rows is None else RowWise(model, rows), target, output, preprocess)

@@ -1,4 +1,4 @@
-"""Claims are set before testing, and verdicts follow the numbers."""
+"""Claims are set before testing, and outcomes follow the numbers."""
 
 import csv
 import json
@@ -19,9 +19,9 @@ from manifold_xai.course.chapter import (
     claims,
     exact,
     record,
-    verdict,
 )
 from manifold_xai.course.notebooks import chapters, read
+from manifold_xai.course.outcomes import answer
 from manifold_xai.files import profiles, repository, requirements
 
 
@@ -71,66 +71,65 @@ def test_no_claim_is_recorded_twice_in_the_course():
     assert set(recorded) <= set(claims())
 
 
-# Verdicts
+# Outcomes
 
-RULES = [  # claim, its rule, intervals, verdict
-    ("MIG-21", "above 0, each", [(0.1, 0.2)], "reproduced"),
-    # touching the bar is not being above it
-    ("MIG-21", "above 0, each", [(0.0, 0.2)], "not reproduced"),
-    ("MIG-21", "above 0, each", [(-0.2, -0.1)], "not reproduced"),
-    ("MIG-21", "above 0, each", [(0.1, 0.2), (-0.2, -0.1)], "mixed"),
-    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (0.3, 0.4)], "reproduced"),
-    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (-0.1, 0.2)], "mixed"),
-    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (-0.2, -0.1)], "not reproduced"),
-    ("BORDT-07", "above 0, share 0.9", [(0.1, 0.2)] * 9 + [(-0.2, -0.1)], "reproduced"),
-    ("BORDT-07", "above 0, share 0.9", [(0.1, 0.2)] * 8 + [(-0.2, -0.1)] * 2, "mixed"),
-    ("BORDT-07", "above 0, share 0.9", [(-0.1, 0.2)] * 10, "not reproduced"),
-    ("MIG-06", "below 0.001, all", [(1e-9, 1e-9)], "reproduced"),
-    ("MIG-06", "below 0.001, all", [(2.0, 2.0)], "not reproduced"),
-    ("MAGIG-09", "equal 0 ± 0, all", [(0.0, 0.0)], "reproduced"),
-    ("MAGIG-09", "equal 0 ± 0, all", [(1e-12, 1e-12)], "not reproduced"),
-    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.35)], "reproduced"),
-    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.37)], "not reproduced"),
-    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.35), (0.5, 0.6)], "mixed"),
+RULES = [  # claim, its rule, intervals, outcome
+    ("MIG-21", "above 0, each", [(0.1, 0.2)], "supported"),
+    ("MIG-21", "above 0, each", [(0.0, 0.2)], "undecided"),  # touching the bar decides nothing
+    ("MIG-21", "above 0, each", [(-0.2, -0.1)], "contradicted"),
+    ("MIG-21", "above 0, each", [(0.0, 0.0)], "contradicted"),  # exactly on the bar: not above it
+    ("MIG-21", "above 0, each", [(0.1, 0.2), (-0.2, -0.1)], "split"),
+    ("MIG-21", "above 0, each", [(0.1, 0.2), (-0.1, 0.2)], "undecided"),
+    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (0.3, 0.4)], "supported"),
+    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (-0.1, 0.2)], "undecided"),
+    ("MAGIG-26", "above 0, all", [(0.1, 0.2), (-0.2, -0.1)], "contradicted"),
+    ("BORDT-07", "above 0, share 0.9", [(0.1, 0.2)] * 9 + [(-0.2, -0.1)], "supported"),
+    ("BORDT-07", "above 0, share 0.9", [(0.1, 0.2)] * 8 + [(-0.2, -0.1)] * 2, "contradicted"),
+    ("BORDT-07", "above 0, share 0.9", [(-0.1, 0.2)] * 10, "undecided"),
+    ("MIG-15", "above 0, exists", [(-0.2, -0.1), (0.1, 0.2)], "supported"),
+    ("MIG-15", "above 0, exists", [(-0.2, -0.1), (0.01, 0.2)], "undecided"),  # one of two: luck
+    ("MIG-15", "above 0, exists", [(-0.2, -0.1)] * 2, "contradicted"),
+    ("MIG-17", "above 0, all", [(0.01, 0.1), (0.01, 0.2)], "undecided"),  # wider than the paper's
+    ("MIG-06", "below 0.001, all", [(1e-9, 1e-9)], "supported"),
+    ("MIG-06", "below 0.001, all", [(2.0, 2.0)], "contradicted"),
+    ("MAGIG-09", "equal 0 ± 0, all", [(0.0, 0.0)], "supported"),
+    ("MAGIG-09", "equal 0 ± 0, all", [(1e-12, 1e-12)], "contradicted"),
+    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.35)], "supported"),
+    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.37)], "undecided"),
+    ("BORDT-06", "equal 0.31 ± 0.05, each", [(0.27, 0.35), (0.5, 0.6)], "split"),
+    ("MAGIG-30", "equal 0 ± 0.02, each", [(0.001, 0.002)], "undecided"),  # its bar tells nothing
 ]
 
 
 @pytest.mark.parametrize("claim, rule, intervals, expected", RULES)
-def test_verdict_follows_the_rule_set_beforehand(claim, rule, intervals, expected):
+def test_outcome_follows_the_rule_set_beforehand(claim, rule, intervals, expected):
     c = claims()[claim]
-    side = f"{c['direction']} {c['threshold']}" + (f" ± {c['tolerance']}" if c["tolerance"] else "")
-    assert f"{side}, {c['aggregate']}" == rule  # else this table tests another rule than it says
-    assert (
-        verdict(claim, {str(i): estimate(*ends) for i, ends in enumerate(intervals)}).verdict
-        == expected
-    )
+    band = f" ± {c['tolerance']}" if c["tolerance"] else ""
+    side = f"{c['direction']} {c['threshold']}{band}"
+    # else this table tests another rule than it says
+    assert f"{side}, {c['rule'] or c['aggregate']}" == rule
+    measured = {str(i): estimate(*ends) for i, ends in enumerate(intervals)}
+    assert answer(claim, measured).outcome == expected
 
 
 def test_too_few_images_are_shown_and_do_not_count():
     few, many = estimate(-0.2, -0.1, n=8), estimate(0.1, 0.2, n=100)
-    assert verdict("MIG-21", {"few": few}).verdict == "not testable here"
-    assert "n = 8 is below the 100" in verdict("MIG-21", {"few": few}).why
-    both = verdict("MIG-21", {"few": few, "many": many})
-    assert both.verdict == "reproduced" and "few" in repr(both)
+    assert answer("MIG-21", {"few": few}).outcome == "undecided"
+    assert "n = 8 is below the 100" in answer("MIG-21", {"few": few}).why
+    both = answer("MIG-21", {"few": few, "many": many})
+    assert both.outcome == "supported" and "few" in repr(both)
 
 
 @given(
     st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=5),
     st.floats(2.01, 3),
 )
-def test_better_results_never_make_a_worse_verdict(ends, gain):
-    order = ["not reproduced", "mixed", "reproduced"]
-    before = verdict(
-        "MIG-21", {str(i): estimate(low, low + width) for i, (low, width) in enumerate(ends)}
-    ).verdict
-    after = verdict(
-        "MIG-21",
-        {str(i): estimate(low + gain, low + width + gain) for i, (low, width) in enumerate(ends)},
-    ).verdict
-    assert order.index(after) >= order.index(before) and after == "reproduced"
+def test_better_results_never_make_a_worse_outcome(ends, gain):
+    lifted = {str(i): estimate(a + gain, a + b + gain) for i, (a, b) in enumerate(ends)}
+    assert answer("MIG-21", lifted).outcome == "supported"
 
 
-def test_another_result_another_verdict_in_the_ledger(run, monkeypatch):
+def test_another_result_another_outcome_in_the_ledger(run, monkeypatch):
     monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "12_autoencoders")
     differences = torch.rand(100, generator=run.generator())
     entries = []
@@ -141,14 +140,10 @@ def test_another_result_another_verdict_in_the_ledger(run, monkeypatch):
             paper_value="none",
         )
         entries.append(json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8")))
-        assert entries[-1]["verdict"] == v.verdict
-        assert (
-            verdict(
-                "MIG-21", {k: Estimate(**e) for k, e in entries[-1]["conditions"].items()}
-            ).verdict
-            == v.verdict
-        )
-    assert [e["verdict"] for e in entries] == ["reproduced", "not reproduced"]
+        assert entries[-1]["outcome"] == v.outcome
+        measured = {k: Estimate(**e) for k, e in entries[-1]["conditions"].items()}
+        assert answer("MIG-21", measured).outcome == v.outcome
+    assert [e["outcome"] for e in entries] == ["supported", "contradicted"]
     assert {
         k: entries[0][k]
         for k in ("claim", "chapter", "profile", "device", "seed", "n", "paper_value")
@@ -267,7 +262,8 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
 
 
 def test_only_the_gpu_profile_asks_for_whole_data_sets_and_the_papers_network(tmp_path):
-    small, large = (begin(p, device="cpu", out=tmp_path, data_root=tmp_path) for p in ("cpu", "gpu"))
+    spend = dict(device="cpu", out=tmp_path, data_root=tmp_path)
+    small, large = (begin(profile, **spend) for profile in ("cpu", "gpu"))
     assert (small.full, large.full) == (False, True)
     assert small.network == large.network == "efficientnet_lite0"
     (tmp_path / "weights").mkdir()
@@ -323,12 +319,12 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
     conditions = {"set first": estimate(0.1, 0.2), "added": estimate(-0.2, -0.1)}
     v = record("MIG-21", conditions, later=["added"])
     entry = json.loads((run.out / "claims" / "MIG-21.json").read_text(encoding="utf8"))
-    assert v.verdict == "mixed"
-    assert v.why.endswith("on the conditions set before any result: reproduced, 1 of 2")
+    assert v.outcome == "supported"
+    assert v.why.endswith("added later: 0 of 1 above 0")
     assert (entry["later"], entry["rows"]) == (["added"], [7, 3])
     for later in (["unknown"], list(conditions)):
         with pytest.raises(ValueError, match="some of the conditions and not all"):
-            verdict("MIG-21", conditions, later=later)
+            answer("MIG-21", conditions, later=later)
 
 
 def test_a_key_is_of_the_running_chapter_wherever_it_lies_and_of_its_settings(run, monkeypatch):

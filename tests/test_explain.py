@@ -48,22 +48,25 @@ WAYS = {
 }
 
 
+SHELVES = ["maps", "maps.zarr"]
+
+
 @pytest.mark.parametrize("name", WAYS)
-@pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_interrupted_after_any_block(tmp_path, name, n):
+@pytest.mark.parametrize("n, place", [(0, "maps"), (1, "maps"), (3, "maps"), (2, "maps.zarr")])
+def test_interrupted_after_any_block(tmp_path, name, n, place):
     model = made(Net)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     memory = quiet(model, LOADER, WAYS[name]).whole()
     with pytest.raises(Stopped):
-        quiet(model, cut_off(LOADER, n), WAYS[name], tmp_path / "maps")
+        quiet(model, cut_off(LOADER, n), WAYS[name], tmp_path / place)
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(6)  # another day
-    resumed = quiet(model, LOADER, WAYS[name], tmp_path / "maps").whole()
+    resumed = quiet(model, LOADER, WAYS[name], tmp_path / place).whole()
     assert torch.equal(memory.A, resumed.A)
     assert (memory.delta is None) == (name in ("Saliency",) or "Smooth" in name)
     assert memory.delta is None or torch.equal(memory.delta, resumed.delta)
-    assert len(resumed.A) == 11 and not list((tmp_path / "maps").glob("*.tmp*"))
+    assert len(resumed.A) == 11 and not list((tmp_path / place).glob("*.tmp*"))
 
 
 def test_what_is_there_is_not_computed_again(tmp_path):
@@ -83,14 +86,15 @@ def test_what_is_there_is_not_computed_again(tmp_path):
     assert calls
 
 
-def test_equal_to_attribute_on_each_batch(tmp_path):
-    model = made(Net)
-    maps = quiet(score(model), LOADER, IntegratedGradients, tmp_path, n_steps=5)
+@pytest.mark.parametrize("place", SHELVES)
+def test_equal_to_attribute_on_each_batch(tmp_path, place):
+    model, out = made(Net), tmp_path / place
+    maps = quiet(score(model), LOADER, IntegratedGradients, out, n_steps=5)
     for (x, y), block in zip(LOADER, maps):
         method = IntegratedGradients(score(model))
         A, delta = method.attribute(x, target=y, n_steps=5, return_convergence_delta=True)
         assert torch.equal(A, block.A) and torch.equal(delta, block.delta)
-    assert torch.equal(Maps.at(tmp_path)[2].A, maps[2].A)
+    assert torch.equal(Maps.at(out)[2].A, maps[2].A)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,9 @@ def test_equal_to_attribute_on_each_batch(tmp_path):
     ],
     ids=["steps", "baselines", "method", "option", "weights", "score"],
 )
-def test_a_folder_made_otherwise_is_refused_by_name(tmp_path, other, says):
+@pytest.mark.parametrize("place", SHELVES)
+def test_what_was_made_otherwise_is_refused_by_name(tmp_path, other, says, place):
+    tmp_path = tmp_path / place
     first = dict(f=score(Net()), method=IntegratedGradients, how=dict(n_steps=5))
 
     def ask(f, method, how, **more):
@@ -230,3 +236,60 @@ def test_a_process_killed_while_it_writes(tmp_path):
     assert len(Maps.at(out)) in (1, 2)
     maps = quiet(made(Net), X.split(4), GuidedIG, out, target=1).whole()
     assert torch.equal(maps.A, quiet(made(Net), X.split(4), GuidedIG, target=1).whole().A)
+
+
+# --- Zarr
+
+
+def test_a_zarr_store_is_one_array_that_others_open(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    maps = quiet(made(Net), LOADER, IntegratedGradients, tmp_path / "maps.zarr", n_steps=3)
+    group = zarr.open_group(str(tmp_path / "maps.zarr"), mode="r")
+    whole = maps.whole()
+    assert group["A"].shape == tuple(whole.A.shape) and group["delta"].shape == (11,)
+    assert torch.equal(torch.tensor(group["A"][:]), whole.A)
+    assert sorted(group.array_keys()) == ["A", "delta"]
+
+
+def test_what_a_killed_writer_left_behind_is_written_over(tmp_path):
+    zarr, out = pytest.importorskip("zarr"), tmp_path / "maps.zarr"
+    whole = quiet(made(Net), LOADER, IntegratedGradients, out, n_steps=3).whole()
+    group = zarr.open_group(str(out), mode="a")
+    group.attrs["blocks"] = group.attrs["blocks"][:2]  # the third's rows are there, not its name
+    group["A"][8:] = 7.0
+    assert len(Maps.at(out)) == 2
+    again = quiet(made(Net), LOADER, IntegratedGradients, out, n_steps=3).whole()
+    assert torch.equal(whole.A, again.A) and torch.equal(whole.delta, again.delta)
+
+
+def test_another_batch_or_shape_is_refused_by_name(tmp_path):
+    pytest.importorskip("zarr")
+    out, how = tmp_path / "maps.zarr", dict(n_steps=3)
+    quiet(made(Net), LOADER, IntegratedGradients, out, **how)
+    with pytest.raises(ValueError, match="block 0 of .*maps.zarr was made of another batch"):
+        quiet(made(Net), LOADER[::-1], IntegratedGradients, out, **how)
+    sizes = [torch.rand(2, 3), torch.rand(2, 4)]
+    with pytest.raises(ValueError, match=r"maps of \(3,\) a row, and this block's are \(4,\)"):
+        quiet(lambda x: x.sum(1), sizes, IntegratedGradients, tmp_path / "b.zarr", **how)
+    apart = quiet(lambda x: x.sum(1), sizes, IntegratedGradients, tmp_path / "b", **how)
+    assert [block.A.shape for block in apart] == [(2, 3), (2, 4)]
+
+
+def test_several_inputs_are_several_arrays(tmp_path):
+    zarr, x = pytest.importorskip("zarr"), torch.rand(4, 3)
+    loader = [dict(inputs=(part, part[:, :2])) for part in x.split(2)]
+
+    def f(a, b):
+        return a.prod(1) + b.sum(1)
+
+    maps = quiet(f, loader, IntegratedGradients, tmp_path / "maps.zarr", n_steps=4)
+    memory = quiet(f, loader, IntegratedGradients, n_steps=4).whole()
+    assert all(map(torch.equal, maps.whole().A, memory.A))
+    group = zarr.open_group(str(tmp_path / "maps.zarr"), mode="r")
+    assert group["A.0"].shape == (4, 3) and group["A.1"].shape == (4, 2)
+
+
+def test_without_zarr_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r"manifold_xai\[zarr\].*safetensors"):
+        quiet(made(Net), LOADER, IntegratedGradients, tmp_path / "maps.zarr")

@@ -25,7 +25,9 @@ from manifold_xai import (
     adversarial_path,
     completeness_residual,
     diffid,
+    explain,
     guided_path,
+    heat_map,
     infidelity,
     iterative_path,
     load_map,
@@ -513,3 +515,67 @@ def test_gradients_are_finite_in_float16_where_their_sum_is_not():
 
     x = torch.full((2, 48), 1.0, dtype=torch.float16)
     assert value_and_grad(g, x)[1].eq(200).all() and gradient(g, x).eq(200).all()
+
+
+# --- what ten researchers typed
+
+
+IG = IntegratedGradients
+
+
+def image_of(x):
+    return x.flatten(1).tanh()
+
+
+SAID = {
+    "an array": (
+        lambda: IG(image_of).attribute(X.numpy(), target=0),
+        "got ndarray. An array: torch",
+    ),
+    "one row without its batch": (
+        lambda: IG(image_of).attribute(X.flatten(), target=0),
+        r"must hold rows, \(b, ...\), got",
+    ),
+    "a sparse tensor": (
+        lambda: IG(image_of).attribute(X.to_sparse(), target=0),
+        "must be dense, got torch.sparse_coo",
+    ),
+    "arguments by name": (
+        lambda: IG(image_of).attribute(X, target=0, additional_forward_args={"mask": X}),
+        r"functools.partial\(model, mask=…\)",
+    ),
+    "a place outside": (
+        lambda: IG(lambda x: x).attribute(X, target=(0, 0, 99)),
+        "its number 2 is 99",
+    ),
+    "a place outside in one row": (
+        lambda: IG(lambda x: x).attribute(X, target=[(0, 0, 0)] * (len(X) - 1) + [(0, -99, 0)]),
+        "its number 1 is -99",
+    ),
+    "a class of one number a row": (
+        lambda: IG(lambda x: x.flatten(1).sum(1)).attribute(X, target=0),
+        "or None where there is one number a row",
+    ),
+    "a complex score": (
+        lambda: IG(lambda x: torch.fft.fft(x.flatten(1))).attribute(X, target=0),
+        "must be a real number, got torch.complex",
+    ),
+    "no model": (lambda: score(None), "model must be a module or a function, got NoneType"),
+    "a method that was made already": (
+        lambda: explain(image_of, [X], IG(image_of), progress=False),
+        "method must be a function, got",
+    ),
+    "a picture of a word": (lambda: heat_map("map"), "A must be a tensor"),
+    "a channel that is not there": (lambda: heat_map(X, channel=9), "channel must be a dimension"),
+    "Guided Backprop of what was scripted": (
+        lambda: GuidedBackprop(torch.jit.script(nn.ReLU())).attribute(X, target=(0, 0, 0)),
+        "scripted: hand over the module",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_what_ten_researchers_typed_is_answered_by_name(what):
+    ask, words = SAID[what]
+    with pytest.raises(ValueError, match=words):
+        ask()

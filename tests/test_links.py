@@ -13,7 +13,9 @@ PAGES = sorted(
     [
         *(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
         *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
     ]
 )
 LINK = re.compile(r"\]\((?!\w+:|#?\))([^)\s]+)\)")

@@ -338,6 +338,24 @@ def test_maps_are_kept_with_their_settings(tmp_path, x):
         load_map(file)
 
 
+def test_maps_of_several_inputs_are_kept_apart(tmp_path):
+    file, ends = tmp_path / "maps.safetensors", (torch.rand(2, 3), torch.rand(2, 12))
+    found = path_attribution(
+        lambda a, b: a.prod(1) + b.square().sum(1),
+        straight_path(tuple(map(torch.zeros_like, ends)), ends, 4),
+    )
+    for kept in (found, found.A, (*found.A, *[torch.ones(2, i) for i in range(9)])):
+        save_map(file, kept, n_steps=4)
+        again, about = load_map(file)
+        maps = kept.A if isinstance(kept, Attribution) else kept
+        assert len(again.A) == len(maps) and all(map(torch.equal, again.A, maps))
+        assert about == {"n_steps": 4}
+    assert again.gap is None
+    for bad in ([ends[0]], (ends[0], "b"), 3.0, None):
+        with pytest.raises(ValueError, match="A must be a map, a tuple of maps"):
+            save_map(file, bad)
+
+
 # the front door
 
 

@@ -1,5 +1,5 @@
 """The stored judgement of photographs: whole, made with the script's own settings,
-and what the verdicts really rest on."""
+and what the outcomes really rest on."""
 
 import json
 from argparse import Namespace
@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers import BENCHMARKS, benchmark, seeded
 
-from manifold_xai.course.chapter import bootstrap, verdict
+from manifold_xai.course.chapter import bootstrap
+from manifold_xai.course.outcomes import answer
 
 OURS = ("diffid", "insertion", "deletion")
 
@@ -76,20 +77,20 @@ def test_the_settings_are_the_scripts(stored, script):
     )
 
 
-def test_a_changed_photograph_changes_the_verdict(stored):
+def test_a_changed_photograph_changes_the_outcome(stored):
     def says(row):
         gap = torch.tensor(row, dtype=torch.float64) - torch.tensor(
             stored["variants"]["MA-GIG"]["insertion"], dtype=torch.float64
         )
-        return verdict("MAGIG-35", {"Grad-CAM": bootstrap(gap, seeded(43))})
+        return answer("MAGIG-35", {"Grad-CAM": bootstrap(gap, seeded(43))})
 
     row = stored["variants"]["Grad-CAM"]["insertion"]
     before, raised, lowered = says(row), says([1.0] * len(row)), says([0.0] * len(row))
-    assert before.verdict != "not testable here"
-    assert (raised.verdict, lowered.verdict) == ("reproduced", "not reproduced")
+    assert before.outcome != "not tested"
+    assert (raised.outcome, lowered.outcome) == ("supported", "contradicted")
     # a single photograph moves the number by its share
-    one = says([1 - row[0], *row[1:]]).conditions["Grad-CAM"]
-    assert one.value - before.conditions["Grad-CAM"].value == pytest.approx(
+    one = says([1 - row[0], *row[1:]]).conditions["Grad-CAM"].measured
+    assert one.value - before.conditions["Grad-CAM"].measured.value == pytest.approx(
         (1 - 2 * row[0]) / len(row)
     )
 

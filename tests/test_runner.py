@@ -483,10 +483,12 @@ def test_streams_are_joined_and_widgets_and_places_left_out():
         "output_type": "display_data",
         "data": {"image/png": "/home/me", "text/plain": ["<Figure>"]},
     }
-    tidy = publish.tidy([*said, widget, picture], {"/home/me": "~"})
+    both = {"output_type": "display_data", "data": widget["data"] | picture["data"]}
+    tidy = publish.tidy([*said, widget, picture, both], {"/home/me": "~"})
     assert tidy == [
         {"output_type": "stream", "name": "stdout", "text": ["wrote ~/x\n", "b\n"]},
         picture,
+        picture,  # a widget that brings its own is shown by it
     ]
 
 

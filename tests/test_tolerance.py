@@ -273,7 +273,10 @@ BARS = dict(IG=0.3, EIG=0.3, MIG=0.3) | {"Settled IG": 0.6, "Settled MA-GIG": 0.
 @pytest.mark.parametrize("name", BARS)
 def test_the_bars_hold_in_what_was_measured(name):
     """Passes of 200 steps', error, and rows whose estimate is at least their error."""
-    row = json.loads(MEASURED.read_text(encoding="utf8"))["variants"][name]
+    result = json.loads(MEASURED.read_text(encoding="utf8"))
+    if len(result["rows"]) < 100:
+        pytest.skip(f"{len(result['rows'])} of 100 digits are measured: {result['command']}")
+    row = result["variants"][name]
     mean = {key: sum(row[key]) / len(row[key]) for key in ("passes", "passes at 200")}
     worst = max(row["error"])
     assert mean["passes"] <= BARS[name] * mean["passes at 200"]

@@ -1,6 +1,6 @@
 """Open every page of the built site in Chromium, and say what is wrong with it.
 
-python website/check.py FOLDER
+python website/check.py FOLDER [PAGE ...]
 """
 
 import os
@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from stage import DPI
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
 SCROLLING = 0.05  # share of a page's code cells that may scroll sideways on a laptop
@@ -53,14 +54,16 @@ WIDEST = """() => [...document.querySelectorAll("main *")].filter((e) =>
 ).slice(0, 3).map((e) => e.tagName + "." + e.className)"""
 
 
-def main(folder: Path) -> int:
-    """Print what is wrong, by page; 1 if anything is."""
-    pages = sorted(p for p in folder.rglob("*.html") if "_static" not in p.parts)
+def main(folder: Path, names: list[str]) -> int:
+    """Print what is wrong, by page, for some pages or all; 1 if anything is."""
+    built = sorted(p for p in folder.rglob("*.html") if "_static" not in p.parts)
+    pages = [folder / name for name in names] or built
     wrong = 0
     browser_path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=ARGS)
         page = browser.new_page()
+        page.set_default_timeout(120_000)  # milliseconds: a busy machine
         heard: list[str] = []
         listen(page, heard)
         for path in pages:
@@ -125,7 +128,7 @@ def looked_at(page: Page, path: Path) -> Iterator[str]:
 def label(figure: dict) -> float:
     """Pixels of the smallest label of a figure as it is shown, from what its code asks for."""
     with Image.open(unquote(urlparse(figure["src"]).path)) as image:
-        dpi, width = image.info.get("dpi", (72, 72))[0], image.width
+        dpi, width = image.info.get("dpi", (DPI, DPI))[0], image.width
     return min([9.0, *figure["points"]]) * dpi / 72 * figure["width"] / width
 
 
@@ -134,7 +137,7 @@ def searched(page: Page, folder: Path) -> Iterator[str]:
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto((folder / "search.html").as_uri() + "?q=geodesic")
     try:
-        page.wait_for_selector("#search-results li a", timeout=20_000)
+        page.wait_for_selector("#search-results li a")
     except Exception:
         yield "finds nothing for geodesic"
         return
@@ -144,4 +147,4 @@ def searched(page: Page, folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).absolute()))
+    sys.exit(main(Path(sys.argv[1]).absolute(), sys.argv[2:]))

@@ -47,7 +47,8 @@ def split(cell: NotebookNode) -> list[NotebookNode]:
         return [cell]
     parts = [p for p in re.split(r"^(?=#{1,3} )", cell.source, flags=re.M) if p.strip()]
     return [
-        NotebookNode(cell | {"source": part, "id": f"{cell.id}{i}"}) for i, part in enumerate(parts)
+        nbformat.from_dict(cell | {"source": part, "id": f"{cell.id}{i}"})
+        for i, part in enumerate(parts)
     ]
 
 

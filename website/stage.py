@@ -25,6 +25,7 @@ from manifold_xai.files import settings
 
 ROOT = Path(__file__).parents[1]
 PAGE, LABEL = 800, 10  # pixels: the width of a page on a laptop, the smallest label
+DPI = 106  # of figures that do not say: what manifold_xai.course.plot asks for
 FOLDED = {
     "parameters": "hide-input",
     "check": "hide-input",
@@ -91,7 +92,8 @@ def page(nb: NotebookNode, name: Path) -> NotebookNode:
             cell.source = "\n".join(line for line in lines if not line.startswith("#|")).strip()
             tags = cell.metadata.get("tags", [])
             if figure := width(cell):
-                cell.metadata["mystnb"]["image"]["width"] = f"{figure}px"
+                image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
+                image["width"] = f"{figure}px"
             cell.metadata["tags"] = sorted({*tags, *(FOLDED[t] for t in tags if t in FOLDED)})
         else:
             cell.source = local_links(cell.source)
@@ -104,12 +106,12 @@ def page(nb: NotebookNode, name: Path) -> NotebookNode:
 
 
 def width(cell: NotebookNode) -> int:
-    """Pixels that a cell's figure takes: the page's width, or more where labels would be too small."""
+    """Pixels that a cell's figure takes: a page's, or more where labels were too small."""
     found = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
     if not found:
         return 0
     with Image.open(BytesIO(b64decode(found[0]))) as image:
-        dpi, natural = image.info.get("dpi", (72, 72))[0], image.width
+        dpi, natural = image.info.get("dpi", (DPI, DPI))[0], image.width
     points = min([9.0, *map(float, re.findall(r"fontsize=([\d.]+)", cell.source))])
     legible = natural * LABEL / (points * dpi / 72)
     return round(min(natural, max(PAGE, legible + 1)))

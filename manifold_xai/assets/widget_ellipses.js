@@ -19,7 +19,8 @@ function render({ model, el }) {
   function ellipse(c, colour, width) {
     const { stretch, angle } = axes(c), p = view.at(view.place(c)), unit = size / (2 * view.reach);
     pen.beginPath();
-    const [long, short] = stretch.map((v) => Math.min((change / v) * unit, 3 * size));
+    const [long, short] = stretch.map((v) => (change / v) * unit);
+    if (width < 2 && 2 * long > size / 4) return; // so wide that it hides the others
     pen.ellipse(p[0], p[1], short, long, -angle, 0, 2 * Math.PI);
     pen.strokeStyle = colour;
     pen.lineWidth = width;

@@ -369,6 +369,11 @@ def explained(
     for i, x in enumerate(parts):
         name = f"inputs[{i}]" if len(parts) > 1 else "inputs"
         check_input(x, name, span=False)
+        if x.ndim < 2:
+            raise ValueError(
+                f"`{name}` must hold rows, (b, ...), got {tuple(x.shape)}: "
+                "x[None] for a single one, x[:, None] for one number a row."
+            )
         if span and (message := out_of_range(x, name)):
             warnings.warn(f"{message} The default baseline, 0, is then not black.", stacklevel=5)
     layout = Layout.of(parts) if len(parts) > 1 else None

@@ -447,7 +447,13 @@ class GuidedBackprop(Neighbour):
 
     def subject(self):
         """The model's twin, in which rectifiers will be guided."""
-        if model_of(self.forward_func) is None:
+        model = model_of(self.forward_func)
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ValueError(
+                f"Guided Backprop changes the rectifiers of a model, and {type(model).__name__} is "
+                "scripted: hand over the module that it was made of."
+            )
+        if model is None:
             raise ValueError(
                 "Guided Backprop changes the rectifiers of an nn.Module: hand over the model, "
                 "or score(model), not a function around it."

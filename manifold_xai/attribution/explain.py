@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .classes import generators_of
+from .shelves import Rows, Shelf, shelf_at
 from ..door import reachable
-from ..files import explained, write_aside
+from ..options import typed
 from ..score import Score
 from ..subjects import store
 
@@ -33,16 +34,16 @@ class Maps:
     """Maps block by block, in memory or in a folder; iterate, index, or ask for the `whole`.
 
     Parameters:
-        blocks: blocks, or files of them, which are read when they are asked for
+        blocks: blocks, or where they lie, which are read when they are asked for
     """
 
-    def __init__(self, blocks: Iterable[Block | Path]):
+    def __init__(self, blocks: Iterable[Block | Path | Rows]):
         self.blocks = list(blocks)
 
     @classmethod
     def at(cls, folder: str | Path) -> "Maps":
-        """What `explain` has written to a folder so far."""
-        return cls(sorted(Path(folder).glob("block-*.safetensors")))
+        """What `explain` has written to a folder or a Zarr store so far."""
+        return cls(shelf_at(Path(folder)).places())
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -64,6 +65,7 @@ class Maps:
         return Block(A, None if deltas[0] is None else torch.cat(deltas))
 
 # %% ../../nbs/library/attribution/explain.ipynb #b4ec6343
+@typed
 def explain(
     f: Callable,
     loader: Iterable,
@@ -83,13 +85,15 @@ def explain(
             `attribute` takes
         method: f -> an object with `attribute`: a class such as `IntegratedGradients`, or
             `partial(ManifoldIG, autoencoder=vae)`
-        out: a folder for one safetensors file a block; None keeps the maps in memory
-        resume: go on with what the folder holds; False begins anew
+        out: a folder for one safetensors file a block; a name that ends in .zarr for a Zarr store
+            with all rows in one array; None keeps the maps in memory
+        resume: go on with what is there; False begins anew
         device: where batches are taken to; None leaves them where they are
         progress: show a bar
         how: further arguments of `attribute`, the same for all batches
-    Returns: the maps; from a folder they are read when they are asked for
-    Raises: ValueError naming what differs, if the folder was made with other settings or batches
+    Returns: the maps; what was written is read when it is asked for
+    Raises: ValueError naming what differs, if `out` was made with other settings or batches;
+        ImportError for a Zarr store without zarr, pip install "manifold_xai[zarr]"
 
     >>> import torch
     >>> from manifold_xai import IntegratedGradients, explain
@@ -99,20 +103,20 @@ def explain(
     [0.0, 1.0, 4.0, 9.0, 16.0, 25.0]
     """
     way, begun, blocks = method(f), torch.get_rng_state(), []
-    if out is not None:
-        out = Path(out)
-        begun = _begin(out, _settings(f, way, how), begun, resume)
+    shelf = None if out is None else shelf_at(Path(out))
+    if shelf is not None:
+        begun = _begin(shelf, _settings(f, way, how), begun, resume)
     for i, batch in enumerate(_bar(loader, progress)):
         given = {name: _there(v, device) for name, v in _arguments(batch).items()}
-        path = None if out is None else out / f"block-{i:05d}.safetensors"
-        if path is not None and path.exists():
-            _gone_on(path, way, given)
+        place = None if shelf is None else shelf.place(i)
+        if place is not None and place.exists():
+            _gone_on(place, way, given)
         else:
             block = _explained(way, begun, given | how)
-            if path is not None:
-                _write(path, block, way, given)
-        blocks.append(block if path is None else path)
-    if out is not None and (more := len(Maps.at(out)) - len(blocks)):
+            if place is not None:
+                _write(shelf, place, block, way, given)
+        blocks.append(block if place is None else place)
+    if shelf is not None and (more := len(shelf.places()) - len(blocks)):
         raise ValueError(
             f"{out} holds {more} blocks more than the loader gave: was it longer before?"
         )
@@ -163,24 +167,19 @@ def _explained(way, begun, given) -> Block:
     return Block(cpu, None if delta is None else delta.cpu())
 
 # %% ../../nbs/library/attribution/explain.ipynb #1e45af8a
-def _begin(out, settings, begun, resume):
-    """The folder, made or looked at; returns the state of the global generator at its start."""
-    kept, start = out / "settings.json", out / "start.safetensors"
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        for path in [*Maps.at(out).blocks, kept, start]:
-            path.unlink(missing_ok=True)
-    if kept.exists() and start.exists():
-        _compare(out, json.loads(kept.read_text(encoding="utf8")), settings)
-        return store.load_tensors(start)[0]["global"]
-    if len(Maps.at(out)):
+def _begin(shelf: Shelf, settings, begun, resume):
+    """The shelf, made or looked at; returns the state of the global generator at its start."""
+    shelf.open(resume)
+    if (kept := shelf.kept()) is not None:
+        before, begun = kept
+        _compare(shelf.out, before, settings)
+        return begun
+    if shelf.places():
         raise ValueError(
-            f"{out} holds blocks, but not the settings they were made with: take another folder."
+            f"{shelf.out} holds blocks, but not the settings they were made with: "
+            "take another folder."
         )
-    store.save_tensors(start, {"global": begun})
-    with write_aside(kept) as aside:
-        Path(aside).write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf8")
+    shelf.keep(settings, begun)
     return begun
 
 
@@ -238,17 +237,17 @@ def _weights(v):
     return f", weights {store.digest(weights)[:16]}" if weights else ""
 
 # %% ../../nbs/library/attribution/explain.ipynb #fdad1b89
-def _write(path, block, way, given):
+def _write(shelf, place, block, way, given):
     several = isinstance(block.A, tuple)
     tensors = {f"A.{i}": v for i, v in enumerate(block.A)} if several else {"A": block.A}
     tensors |= {} if block.delta is None else {"delta": block.delta}
     tensors |= {f"draws.{i}": g.get_state() for i, g in enumerate(generators_of(way))}
-    store.save_tensors(path, tensors, {"kind": "maps", "batch": _said(given)})
+    shelf.write(place, tensors, {"kind": "maps", "batch": _said(given)})
 
 
 def _read(path) -> tuple[Block, dict, list[Tensor]]:
     """A block, its batch's digest, and the states of the generators after it."""
-    tensors, card = store.load_tensors(path)
+    tensors, card = path.read() if isinstance(path, Rows) else store.load_tensors(path)
     if card.get("kind") != "maps":
         raise ValueError(f"{path} does not hold maps that `explain` wrote.")
     parts, draws = (_numbered(tensors, name) for name in ("A", "draws"))

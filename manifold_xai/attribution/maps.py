@@ -14,9 +14,11 @@ from torch import Tensor
 
 from .adaptive import Reached, Within
 from .integral import Attribution
+from ..options import typed
 from ..subjects import store
 
 # %% ../../nbs/library/attribution/maps.ipynb #28c74064
+@typed
 def heat_map(
     A: Tensor, signed: bool = True, scale: float | str = "shared", channel: int | None = 1
 ) -> Tensor:
@@ -36,6 +38,10 @@ def heat_map(
     >>> heat_map(torch.tensor([[[[1.0, -2.0]], [[1.0, 0.0]]]]))
     tensor([[[ 1., -1.]]])
     """
+    if not isinstance(A, Tensor):
+        raise ValueError(f"A must be a tensor, one map a row, got {type(A).__name__}.")
+    if channel is not None and A.ndim > 2 and not -A.ndim < channel < A.ndim or channel == 0:
+        raise ValueError(f"channel must be a dimension after the rows, got {channel}.")
     if A.ndim < 2:
         raise ValueError(
             f"A must hold one map a row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None]."
@@ -53,12 +59,14 @@ def heat_map(
     return maps / torch.where(largest > 0, largest, 1)
 
 # %% ../../nbs/library/attribution/maps.ipynb #c553148d
-def save_map(path: str | PathLike, A: Attribution | Tensor, **settings) -> None:
+def save_map(
+    path: str | PathLike, A: Attribution | Tensor | tuple[Tensor, ...], **settings
+) -> None:
     """Write an attribution and its settings to one safetensors file, whole or not at all.
 
     Parameters:
         path: of the file
-        A: a map, or what `path_attribution` returned
+        A: a map, a tuple of maps of several inputs, or what `path_attribution` returned
         settings: anything JSON can hold; numbers and arrays of NumPy and torch become plain ones
     Raises: ValueError naming a setting that no file can hold
 
@@ -70,12 +78,27 @@ def save_map(path: str | PathLike, A: Attribution | Tensor, **settings) -> None:
     >>> found.A, settings
     (tensor([[1., 1.]]), {'method': 'IG', 'n_steps': 50})
     """
-    tensors, card = {"A": A} if isinstance(A, Tensor) else A._asdict(), {"kind": "attribution"}
+    found = A if isinstance(A, Attribution) else Attribution(A, None, None)
+    tensors, card = _named(found), {"kind": "attribution"}
     if isinstance(A, Within):
         tensors |= dict(error=A.reached.error, steps=A.reached.steps)
         card["nested"] = A.reached.nested
     card["settings"] = {name: _plain(v, name) for name, v in settings.items()}
     store.save_tensors(path, tensors, card)
+
+
+def _named(found):
+    """The tensors of an attribution by name, those of several inputs by A.0, A.1, …"""
+    several = isinstance(found.A, tuple)
+    maps = {f"A.{i}": v for i, v in enumerate(found.A)} if several else {"A": found.A}
+    tensors = maps | dict(gap=found.gap, ends=found.ends)
+    for name, v in tensors.items():
+        if not isinstance(v, Tensor) and (v is not None or name not in ("gap", "ends")):
+            raise ValueError(
+                "A must be a map, a tuple of maps, or what path_attribution returned, "
+                f"but {name} is {type(v).__name__}."
+            )
+    return {name: v for name, v in tensors.items() if v is not None}
 
 
 def _plain(v, name):
@@ -94,6 +117,10 @@ def _plain(v, name):
         f"settings must be numbers, words or lists of them, but {name} holds {type(v).__name__}: "
         f"write what matters of it, such as {name}=str(…)."
     )
+
+
+def _number(name):
+    return int(name[2:]) if name.startswith("A.") else -1
 
 
 def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
@@ -116,7 +143,9 @@ def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
         raise ValueError(
             f"{path} does not hold an attribution written by save_map, but {', '.join(tensors)}."
         )
-    A = Attribution(tensors["A"], tensors.get("gap"), tensors.get("ends"))
+    several = [tensors[name] for name in sorted(tensors, key=_number) if name.startswith("A.")]
+    A = tuple(several) if several else tensors["A"]
+    A = Attribution(A, tensors.get("gap"), tensors.get("ends"))
     if "nested" in card:
         A = Within(*A, Reached(tensors["error"], tensors["steps"], card["nested"]))
     return A, card["settings"]

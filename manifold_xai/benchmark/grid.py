@@ -117,7 +117,7 @@ def read_grid(name: str | Path, **changes) -> Grid:
 def _cells(part: dict, methods: dict) -> list[Cell]:
     """The cells of a part: every classifier, autoencoder and method."""
     from manifold_xai.benchmark.measures import MEASURES
-    from manifold_xai.benchmark.subjects import METHODS
+    from manifold_xai.benchmark.subjects import METHODS, options_of
 
     for measure in part["measures"]:
         known("measure", measure, MEASURES)
@@ -131,6 +131,8 @@ def _cells(part: dict, methods: dict) -> list[Cell]:
             method = known("method", options.pop("method", label), METHODS)
             own = {} if METHODS[method].stepped else dict(steps=0, refine=0.0)  # its own number
             own |= {k: options.pop(k) for k in ("steps", "refine") if k in options}
+            for option in options:
+                known(f"option of {method}", option, options_of(method))
             coded = part["autoencoders"] if METHODS[method].coded else [""]
             where = (part["data"], part["size"], classifier)
             for code in coded:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CLASSIFIERS', 'METHODS', 'Pictures', 'pictures', 'placed', 'classifier', 'autoencoder',
-           'Kind', 'explainer']
+           'Kind', 'options_of', 'explainer']
 
-# %% ../../nbs/library/benchmark/subjects.ipynb #9f1c77d5
+# %% ../../nbs/library/benchmark/subjects.ipynb #ae8c3887
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -151,6 +152,14 @@ METHODS = {
     "IG2": Kind(methods.IG2, stepped=False),
     "AGI": Kind(methods.AGI, stepped=False),
 }
+
+
+def options_of(method: str) -> list[str]:
+    """What a grid may say of a method, beside its steps."""
+    classes = METHODS[method].make.__mro__
+    names = {name for c in classes for name in inspect.signature(c.__init__).parameters}
+    inner = {"self", "args", "kwargs", "options", "forward_func", "autoencoder", "generator"}
+    return sorted(names - inner)
 
 
 def explainer(cell: Cell, code: object | None = None) -> tuple[Callable, dict]:

@@ -205,12 +205,19 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--write", action="store_true", help="put it into README.md")
         if name in FOLDERS:
             sub.add_argument("--out", help=FOLDERS[name])
-        if name == "handout":
-            sub.add_argument("folder", metavar="DIR", help="a new folder, or an earlier handout")
+        if name in ("handout", "bundle"):
+            sub.add_argument("folder", metavar="DIR", help="a new folder, or an earlier one")
             sub.add_argument("--chapters", help=ONLY + "; default: all lessons")
+        if name == "handout":
             sub.add_argument("--teacher", action="store_true", help="the teacher's copies, too")
+        if name == "bundle":
+            sub.add_argument("--torch", choices=["cpu"], help="torch without CUDA")
+        if name == "doctor":
+            sub.add_argument("--workshop", action="store_true", help="a seat in a class, too")
         if name == "seats":
             sub.add_argument("--only", help=ONLY + "; default: all lessons")
+            sub.add_argument("--table", action="store_true", help="run nothing, print the table")
+            sub.add_argument("--write", action="store_true", help="put it into docs/teach.md")
         if name == "restamp":
             sub.add_argument(
                 "--against",
@@ -279,7 +286,9 @@ COMMANDS = {
     "fold": "hide the source of checks and solutions, until a reader unfolds them",
     "restamp": "give evidence today's key where a cpu run gave the same numbers to the last bit",
     "evidence": "keep what an evidence run recorded",
+    "ledger": "write LEDGER.md, its tables, figures and pages from the kept evidence",
     "handout": "student notebooks for a class, and the teacher's",
+    "bundle": "wheels, lock, notebooks and site for a room without network",
     "seats": "run lessons on one thread, and keep what each cell computes",
 }
 FOLDERS = {
@@ -303,10 +312,18 @@ def command(name: str):
         from manifold_xai.course import provenance
 
         return getattr(provenance, name)
+    if name == "ledger":
+        from manifold_xai.course.report import write
+
+        return write
     if name == "handout":
         from manifold_xai.course.handout import handout
 
         return handout
+    if name == "bundle":
+        from manifold_xai.course.bundle import bundle
+
+        return bundle
     if name == "seats":
         from manifold_xai.course.seats import seats
 

@@ -112,6 +112,10 @@ def doctor(args: argparse.Namespace) -> int:
     """`manifold-xai doctor`: print a line for each finding; 1 if the course will not run."""
     root = repository(args.root)
     findings = [*packages(root), *machine(root), *shipped()]
+    if args.workshop:
+        from manifold_xai.course.workshop import workshop
+
+        findings += workshop(root)
     for state, text, advice in findings:
         print(f"{state:4}  {text}" + (f"\n        -> {advice}" if advice else ""))
     return int(any(f.state == "FAIL" for f in findings))

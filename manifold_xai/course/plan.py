@@ -95,8 +95,8 @@ def growth(notebook: Path, profile: str, spends: dict[str, dict[str, str]]) -> f
         ours, cpus = (amount(size.said[p], spends[p]) for p in (profile, "cpu"))
         if ours and cpus:
             ratios.append(ours / cpus)
-    ours, cpus = spends[profile], spends["cpu"]
-    ratios += [float(ours[field]) / float(cpus[field]) for field in fields(notebook)]
+    mine, base = spends[profile], spends["cpu"]
+    ratios += [float(mine[field]) / float(base[field]) for field in fields(notebook)]
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else 1.0
 
 
@@ -159,8 +159,8 @@ def _planned(root, notebook, profile, spends, last) -> Planned:
     seconds = took[profile]
     if seconds is None and took["smoke"] and took["cpu"]:
         seconds = extrapolated(took["smoke"], took["cpu"], small, large)
-    ours = [size for size in sizes(notebook) if size.said[profile] != size.said["cpu"]]
-    told = [f"{s.name or 'size'} {s.said['cpu']} → {s.said[profile]}" for s in ours]
+    other = [size for size in sizes(notebook) if size.said[profile] != size.said["cpu"]]
+    told = [f"{s.name or 'size'} {s.said['cpu']} → {s.said[profile]}" for s in other]
     said = {field: (spends["cpu"][field], spends[profile][field]) for field in fields(notebook)}
     told += [f"run.{field} {a} → {b}" for field, (a, b) in said.items() if a != b]
     return Planned(name, took["smoke"], took["cpu"], seconds, large, told)

@@ -31,12 +31,17 @@ def says(*claims: str) -> Said:
     return Said("\n".join(_line(stored[name]["row"]) for name in claims))
 
 
-_PARTS = ["claim", "says", "verdict", "why", "where"]
+_PARTS = ["claim", "says", "test", "outcome", "survives", "why", "where"]
 _ROW = {"required": _PARTS, "properties": dict.fromkeys(_PARTS, {"type": "string"})}
 _ENTRY = {"type": "object", "required": ["row"], "properties": {"row": {"type": "object"} | _ROW}}
 _SHOWN = {"type": "object", "minProperties": 1, "additionalProperties": _ENTRY}
+_CONTROLS = {"yes": "survives its controls", "no": "does not survive its controls"}
+_CONTROLS |= {"not tried": "no control tried"}
 
 
 def _line(row: dict) -> str:
     link = f"[{row['claim']}]({row['where']})" if row["where"] else row["claim"]
-    return f"- {link} {row['says']} **{row['verdict'].capitalize()}**: {row['why']}."
+    if row["outcome"] == "not tested":
+        return f"- {link} {row['says']} **Not tested**: {row['why']}."
+    answers = f"**{row['outcome'].capitalize()}** ({row['test']}; {_CONTROLS[row['survives']]})"
+    return f"- {link} {row['says']} {answers}: {row['why']}."

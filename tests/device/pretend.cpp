@@ -190,6 +190,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_back(
   return {up(dx), up(dweight), up(dbias)};
 }
 
+// the fallback would leave the running statistics as they are: its schema does not say they change
+std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm(
+    const at::Tensor& x, const std::optional<at::Tensor>& weight,
+    const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& mean,
+    const std::optional<at::Tensor>& variance, bool training, double momentum, double eps) {
+  auto seen = [&](const std::optional<at::Tensor>& part) -> std::optional<at::Tensor> {
+    if (!part || !part->defined()) return std::nullopt;
+    together(x.is_privateuseone() || part->is_privateuseone(), x.is_cpu() || part->is_cpu(),
+             "batch_norm");
+    return down(*part);
+  };
+  auto [y, center, scale] = at::native_batch_norm(down(x), seen(weight), seen(bias), seen(mean),
+                                                  seen(variance), training, momentum, eps);
+  return {up(y), up(center), up(scale)};
+}
+
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("empty.memory_format", &empty);
   library.impl("empty_strided", &empty_strided);
@@ -220,6 +236,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
     auto length = static_cast<int64_t>(storage.nbytes() / x.dtype().itemsize());
     return at::cpu::set_(x, storage, 0, {length}, {});
   });
+  library.impl("native_batch_norm", &batch_norm);
   library.impl("convolution_overrideable", &convolution);
   library.impl("convolution_backward_overrideable", &convolution_back);
 }

@@ -8,7 +8,6 @@ device must be known before PyTorch's first backward pass.
 MANIFOLD_XAI_TEST_DEVICE=cuda asks the same of a real one; only waits cannot be counted there.
 """
 
-import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ import torch
 from every import EVERY, steps_of
 from helpers import rand, randn, seeded, small_net
 from torch import Tensor, nn
+from where import NAME
 
 import manifold_xai as m
 from manifold_xai.geometry.solvers import SOLVERS
@@ -25,23 +25,8 @@ from manifold_xai.subjects.data import Images
 from manifold_xai.subjects.generated import generate
 
 CPU = torch.device("cpu")
-NAME = os.environ.get("MANIFOLD_XAI_TEST_DEVICE", "pretend")
 counted = pytest.mark.skipif(NAME != "pretend", reason="waits are counted on the pretend device")
 DRAWN = ("SmoothGrad", "Smooth IG", "Expected Gradients", "AGI", "IG2")
-
-
-@pytest.fixture(scope="module")
-def device() -> torch.device:
-    """The pretend device, skipped with the reason where it cannot be built; or the one asked for."""
-    if NAME != "pretend":
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        return torch.device(NAME)
-    try:
-        import pretend  # noqa: F401
-    except ImportError as missing:
-        pytest.skip(str(missing))
-    return torch.device("pretend")
 
 
 def waits() -> int:

@@ -8,6 +8,7 @@ __all__ = ['Pair', 'read_answers', 'ABStudy']
 # %% ../../../nbs/library/course/widgets/ab.ipynb #b3553e20
 import json
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -68,10 +69,11 @@ class ABStudy(Panel):
         }
         self.left: list = []
         super().__init__([(self.subject,)], self.drawn(), question)
-        self.children = (*self.children[:-1], HBox(list(self.buttons.values())), self.children[-1])
+        *above, below = self.children
+        self.set_trait("children", (*above, HBox(list(self.buttons.values())), below))
         self.subject.observe(self.careful(self.come), "value")
         for side, button in self.buttons.items():
-            button.on_click(self.careful(lambda side=side: self.answer(side)))
+            button.on_click(self.careful(partial(self.answer, side)))
         self.come()
 
     def order(self, subject: str) -> list[tuple[str, bool]]:

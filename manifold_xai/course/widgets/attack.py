@@ -7,7 +7,7 @@ __all__ = ['Fooled', 'AttackSlider']
 
 # %% ../../../nbs/library/course/widgets/attack.ipynb #176c0f11
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from ipywidgets import Dropdown, Layout, SelectionSlider
@@ -99,7 +99,7 @@ class AttackSlider(Panel):
         def explain(v):
             return unit_mass(traced_attribution(soft, latent_line(0 * v, v, self.points)))
 
-        how = dict(iterations=self.iterations, lr=eps / 5)
+        how: dict[str, Any] = dict(iterations=self.iterations, lr=eps / 5)
         return self.compared(targeted_attack(explain, f, x, unit_mass(self.wanted), eps, **how).x)
 
     def choose(self) -> None:

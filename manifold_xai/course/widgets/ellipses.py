@@ -13,7 +13,7 @@ import torch
 import traitlets
 
 from ..plot import plot_image
-from .picture import as_png, figure
+from .picture import as_png, canvas, figure
 from .plane import LatentPlane, OnPlane, packed, places, script
 
 # %% ../../../nbs/library/course/widgets/ellipses.ipynb #4a4a5a7f
@@ -28,7 +28,7 @@ class MetricEllipses(OnPlane):
     """
 
     _esm = script("ellipses")
-    at = traitlets.List().tag(sync=True)  # the chosen place, as row and column
+    at: traitlets.List = traitlets.List().tag(sync=True)  # the chosen place, as row and column
     metric = traitlets.Bytes().tag(sync=True)
     change = traitlets.Float().tag(sync=True)
 
@@ -60,10 +60,12 @@ class MetricEllipses(OnPlane):
         by = max(1, (self.side - 1) // 8)
         for i in range(0, self.side, by):
             for j in range(0, self.side, by):
-                left.plot(*self.ellipse(i, j), color="#E69F00", lw=0.7)
+                around = self.ellipse(i, j)
+                if (around.amax(1) - around.amin(1)).max() < self.reach / 2:  # wider ones hide all
+                    left.plot(*around, color="#E69F00", lw=0.7)
         left.plot(*self.ellipse(*self.at), color="#0072B2", lw=2.5)
         left.set_title(f"steps that change the image by {self.change}")
         x = self.seen.x[self.at[0] * self.side + self.at[1]]
         plot_image(x[None], right, "drawn in the blue ellipse")
         page.canvas.draw()
-        return as_png(page.canvas.buffer_rgba(), level=6)
+        return as_png(canvas(page).buffer_rgba(), level=6)

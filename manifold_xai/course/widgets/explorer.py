@@ -58,7 +58,7 @@ class PathExplorer(Panel):
         self.fraction = FloatSlider(
             0.1, min=0.05, max=1, step=0.05, description="fraction", **how | long
         )
-        self.play = Play(min=0, max=steps, interval=120, layout=Layout(width="120px"))
+        self.play = Play(steps // 2, min=0, max=steps, interval=120, layout=Layout(width="120px"))
         jslink((self.play, "value"), (self.step, "value"))
         self.settling = False
         self.seen = self.walked()

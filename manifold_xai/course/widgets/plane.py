@@ -108,8 +108,8 @@ class OnPlane(Still, AnyWidget):
     pixels = traitlets.Int().tag(sync=True)
     shades = traitlets.Bytes().tag(sync=True)
     drawings = traitlets.Bytes().tag(sync=True)
-    places = traitlets.List().tag(sync=True)
-    alt = traitlets.Unicode().tag(sync=True)  # type: ignore[assignment]
+    places: traitlets.List = traitlets.List().tag(sync=True)
+    alt = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, plane: LatentPlane, names: Sequence[str], side: int = 17, **traits: Any):
         self.plane, self.seen = plane, survey(plane, side)
@@ -125,7 +125,7 @@ class OnPlane(Still, AnyWidget):
 
     def plot_plane(self, ax: Axes) -> None:
         """The plane's greys and its corners, for the picture that stands in."""
-        box = 2 * [-self.reach, self.reach]
+        box = (-self.reach, self.reach, -self.reach, self.reach)
         grey = shades(self.seen.magnify).reshape(self.side, self.side).T.cpu()
         ax.imshow(grey, "gray", extent=box, origin="lower", vmin=0, vmax=255)
         for name, u in self.places:

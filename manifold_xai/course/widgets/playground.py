@@ -8,13 +8,13 @@ __all__ = ['Sweeps', 'sweeps', 'GeodesicPlayground']
 # %% ../../../nbs/library/course/widgets/playground.ipynb #33e486aa
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import traitlets
 from torch import Tensor
 
-from .picture import as_png, figure
+from .picture import as_png, canvas, figure
 from .plane import LatentPlane, OnPlane, packed, places, script
 from ...geometry.decoder import path_chords
 from ...geometry.geodesic import geodesic
@@ -37,7 +37,7 @@ def sweeps(plane: LatentPlane, u0: Tensor, u1: Tensor, steps: int, after: Sequen
         after: sweeps after which to look, rising; where it stopped earlier, how it stopped
     """
     seen: list[Tensor] = []
-    how = dict(continuation=False, iterations=after[-1])
+    how: dict[str, Any] = dict(continuation=False, iterations=after[-1])
 
     def watch(progress):
         seen.append(progress.gamma_z.clone())
@@ -61,7 +61,7 @@ class GeodesicPlayground(OnPlane):
     """
 
     _esm = script("playground")
-    ends = traitlets.List().tag(sync=True)
+    ends: traitlets.List = traitlets.List().tag(sync=True)
     anchors = traitlets.Bytes().tag(sync=True)
     paths = traitlets.Bytes().tag(sync=True)
     lengths = traitlets.Bytes().tag(sync=True)
@@ -120,7 +120,7 @@ class GeodesicPlayground(OnPlane):
     def still(self) -> bytes:
         """The plane with line and geodesic, and the images along both."""
         page = figure(8, 3.8)
-        left, right = page.subfigures(1, 2)
+        left, right = page.subfigures(1, 2, squeeze=False)[0]
         ax = left.subplots()
         self.plot_plane(ax)
         first, last = self.found.gamma_z[0, 0].cpu(), self.found.gamma_z[-1, 0].cpu()
@@ -136,6 +136,7 @@ class GeodesicPlayground(OnPlane):
             for cell, x in zip(row, shown):
                 cell.imshow(x.mean(0), "gray", vmin=0, vmax=1)
                 cell.set_axis_off()
-            row[0].set_title(f"along the {name}: length {L.item():.2f}", loc="left")
+            title = row[0].set_title(f"along the {name}: length {L.item():.2f}", loc="left")
+            title.set_in_layout(False)
         page.canvas.draw()
-        return as_png(page.canvas.buffer_rgba(), level=6)
+        return as_png(canvas(page).buffer_rgba(), level=6)

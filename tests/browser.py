@@ -1,0 +1,246 @@
+"""The widgets in a real browser: `python tests/browser.py`, under JupyterLab and Notebook 7.
+
+Opens the workshop in a copy of the notebooks, runs it all, moves every widget by mouse and by
+keyboard, and says what a move costs. Fails if pixels do not change, a cell fails, or the page's
+console reports an error.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from urllib.request import urlopen
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FACES = {"lab": "lab/tree/60_workshop.ipynb", "notebook": "notebooks/60_workshop.ipynb"}
+# what a browser says of things that are none of the widgets' business
+OTHERS = ("favicon", "ResizeObserver", "source map", "/lsp", "checkpoints", "translations")
+
+
+def copied(folder: Path, profile: str) -> Path:
+    """The workshop alone in a folder, at a profile's sizes, without outputs."""
+    book = json.loads((ROOT / "nbs" / "60_workshop.ipynb").read_text(encoding="utf8"))
+    for cell in book["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            text = "".join(cell["source"]).replace('"cpu"', f'"{profile}"', 1)
+            cell["source"] = [text.replace("None, False", f'"{folder / "out"}", False')]
+        if cell["cell_type"] == "code":
+            cell["outputs"] = []
+    last = dict(cell_type="code", execution_count=None, id="0ba1", metadata={}, outputs=[])
+    book["cells"].append(last | {"source": f'open("{folder / "done"}", "w").close()'})
+    settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
+    whole = settings / "tracker.jupyterlab-settings"
+    whole.parent.mkdir(parents=True)
+    whole.write_text('{"windowingMode": "none"}')  # so that every cell is in the page
+    (folder / "60_workshop.ipynb").write_text(json.dumps(book), encoding="utf8")
+    return folder
+
+
+class Server:
+    """A Jupyter server of this environment over a folder; a context."""
+
+    def __init__(self, folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.token = folder, secrets.token_hex(8)
+
+    def __enter__(self):
+        env = os.environ | {"MANIFOLD_XAI_ROOT": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+        path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+        env |= {"PYTHONPATH": os.pathsep.join(path)}
+        env |= {"JUPYTER_CONFIG_DIR": str(self.folder / "conf")}
+        env |= {"JUPYTERLAB_SETTINGS_DIR": str(self.folder / "settings")}
+        env |= {"IPYTHONDIR": str(self.folder / "ipython")}
+        options = [f"--ServerApp.port={self.port}", f"--IdentityProvider.token={self.token}"]
+        options += [f"--ServerApp.root_dir={self.folder}", "--no-browser", "--allow-root"]
+        self.log = (self.folder / "server.log").open("w")
+        command = [sys.executable, "-m", "jupyter", "lab", *options]
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, env=env, stdout=self.log, stderr=self.log
+        )
+        for _ in range(240):
+            try:
+                urlopen(f"http://127.0.0.1:{self.port}/api?token={self.token}", timeout=5)
+                return self
+            except OSError:
+                time.sleep(0.5)
+        said = (self.folder / "server.log").read_text()
+        raise RuntimeError(f"the server did not start: {said[-500:]}")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(20)
+        self.log.close()
+
+    def address(self, path: str) -> str:
+        """A page of this server."""
+        return f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
+
+
+def until(what, seconds: float, name: str):
+    """Wait until what() is true, and return it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{name}: not within {seconds} s")
+
+
+def run_all(page, face: str, folder: Path, seconds: float) -> None:
+    """Run every cell, and wait for the last of them."""
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+    idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
+    page.wait_for_selector(idle, timeout=120_000, state="attached")
+
+    def begun():
+        """Ask again while nothing runs: a page that is still loading loses a click."""
+        if page.locator(".jp-Dialog .jp-mod-accept").count():  # which kernel? the one it names
+            page.locator(".jp-Dialog .jp-mod-accept").first.click()
+        page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+        page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+        page.wait_for_timeout(3000)
+        prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
+        return any(p.strip() not in ("", "[ ]:") for p in prompts)
+
+    until(begun, 60, f"{face}: Run All Cells begins")
+    wrong = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr'] .ansi-red-fg"
+    until(
+        lambda: (folder / "done").exists() or page.locator(wrong).count(),
+        seconds,
+        f"{face}: every cell has run",
+    )
+    assert (folder / "done").exists(), page.locator(wrong).first.text_content()
+    page.wait_for_timeout(1000)
+
+
+def source(image) -> str:
+    """What a picture shows."""
+    return image.evaluate("e => e.tagName == 'CANVAS' ? e.toDataURL() : e.currentSrc")
+
+
+def moved(page, image, act, name: str, seconds: float = 60) -> float:
+    """Milliseconds from an action to changed pixels, as the page sees them."""
+    image.scroll_into_view_if_needed()
+    before = source(image)
+    start = time.perf_counter()
+    act()
+    until(lambda: source(image) != before, seconds, f"{name}: the picture changes")
+    return 1000 * (time.perf_counter() - start)
+
+
+def try_pictures(page, took: dict) -> None:
+    """Explorer, attack slider and study: sliders by keyboard, a choice, three answers."""
+    images = [page.locator("img.widget-image").nth(i) for i in range(3)]
+    for name, image, handle in (("explorer", images[0], 0), ("attack", images[1], 2)):
+        handle = page.locator(".widget-slider .noUi-handle").nth(handle)
+        handle.focus()
+        took[name] = [
+            moved(
+                page,
+                image,
+                lambda: page.keyboard.press("ArrowRight" if k < 2 else "ArrowLeft"),
+                name,
+            )
+            for k in range(4)
+        ]
+    method = page.locator(".widget-dropdown select").nth(1)
+    took["explorer: another method"] = [
+        moved(page, images[0], lambda: method.select_option(name), name) for name in ("GIG", "EIG")
+    ]
+    took["explorer: MIG"] = [moved(page, images[0], lambda: method.select_option("MIG"), "MIG")]
+    name = page.locator(".widget-text input[type=text]").last
+    name.fill("browser")
+    name.press("Enter")
+    left = page.get_by_role("button", name="the left one")
+    until(left.is_enabled, 30, "the study knows who answers")
+    took["study"] = [moved(page, images[2], left.click, "study") for _ in range(2)]
+
+
+def try_canvases(page, took: dict) -> None:
+    """Ellipses and playground: by keyboard and by mouse."""
+    canvases = page.locator("canvas[tabindex='0']")
+    assert canvases.count() == 2, canvases.count()
+    for i, name in enumerate(("ellipses", "playground")):
+        plane = canvases.nth(i)
+        plane.scroll_into_view_if_needed()
+        box = plane.bounding_box()
+        across = [box["x"] + 0.6 * box["width"], box["y"] + 0.4 * box["height"]]
+        took[f"{name}: click"] = [moved(page, plane, lambda: page.mouse.click(*across), name)]
+        plane.focus()
+        took[name] = [
+            moved(page, plane, lambda k=key: page.keyboard.press(k), name)
+            for key in ("ArrowUp", "ArrowLeft", "ArrowDown", "ArrowRight")
+        ]
+    page.wait_for_function(
+        "[...document.querySelectorAll('.told')].at(-1).textContent.includes('for these ends')",
+        timeout=60_000,
+    )
+
+
+def tried(face: str, profile: str, seconds: float, pictures: Path | None) -> dict[str, list[float]]:
+    """Every widget moved under one face of Jupyter: milliseconds of its moves."""
+    took: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder, Server(copied(Path(folder), profile)) as server:
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page, said = browser.new_page(viewport=dict(width=1280, height=1000)), []
+            page.on("pageerror", lambda error: said.append(f"page error: {error}"))
+            page.on(
+                "console", lambda m: m.type == "error" and said.append(f"{m.text} {m.location}")
+            )
+            page.goto(server.address(FACES[face]), timeout=120_000)
+            try:
+                run_all(page, face, Path(folder), seconds)
+                try_canvases(page, took)
+                try_pictures(page, took)
+            except Exception:
+                print(took, *said[:5], sep="\n")
+                if pictures:
+                    pictures.mkdir(parents=True, exist_ok=True)
+                    page.screenshot(path=pictures / f"{face}-failed.png")
+                raise
+            if pictures:
+                pictures.mkdir(parents=True, exist_ok=True)
+                for i, box in enumerate(
+                    page.locator(".jp-OutputArea-output .jupyter-widgets").all()
+                ):
+                    if (box.bounding_box() or {"height": 0})["height"] > 150:
+                        box.screenshot(path=pictures / f"{face}-{i}.png")
+            browser.close()
+    bad = [line for line in said if not any(word in line for word in OTHERS)]
+    assert not bad, "\n".join(bad[:5])
+    return took
+
+
+def main(arguments=None) -> int:
+    parse = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parse.add_argument("--faces", default=",".join(FACES))
+    parse.add_argument("--profile", default="smoke")
+    parse.add_argument("--timeout", type=float, default=300, help="seconds for Run All")
+    parse.add_argument("--pictures", type=Path, help="folder for screenshots")
+    asked = parse.parse_args(arguments)
+    for face in asked.faces.split(","):
+        start = time.monotonic()
+        took = tried(face, asked.profile, asked.timeout, asked.pictures)
+        print(f"{face}: every widget moved, no error; {time.monotonic() - start:.0f} s in all")
+        for name, times in took.items():
+            print(f"  {name}: {median(times):.0f} ms a move ({len(times)})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""What lies behind the public face gives the CPU's numbers on the device, too."""
+
+import pytest
+import torch
+from every import EVERY
+from helpers import rand, randn, seeded
+from test_device import (
+    CPU,
+    a_map,
+    autoencoder,
+    basis,
+    classes,
+    classifier,
+    close,
+    codes,
+    decode,
+    ends,
+    f,
+    images,
+    latent_ends,
+)
+from torch import Tensor, nn
+
+import manifold_xai as m
+from manifold_xai.attribution.plain import path_integral
+from manifold_xai.autoencoder import kinks, out_of_range_share, reconstruct
+from manifold_xai.chunks import value_and_jacobian
+from manifold_xai.evaluation import attacks, controls, plausibility, removal, roar, sanity
+from manifold_xai.geometry import curvature, decoder, latent, solvers, worlds
+from manifold_xai.geometry.geodesic import published_sweeps
+from manifold_xai.geometry.metric import magnification
+from manifold_xai.paths import agi, guided, ig2, manifold, manifold_guided, order
+from manifold_xai.subjects import autoencoders, classifiers, generated, losses, training
+from manifold_xai.subjects.data import Images, split
+
+
+def line(device: torch.device) -> Tensor:
+    """A bent walk in the latents, (7, 2, 6)."""
+    return latent.slerp(*latent_ends(device), 6)
+
+
+def features(device: torch.device, n: int, seed: int) -> Tensor:
+    """Points of a feature space, (n, 5)."""
+    return randn(n, 5, seed=seed).to(device)
+
+
+def pictures(device: torch.device, n: int = 12) -> Images:
+    """Labelled digits of 32 × 32, float64: in float32 Adam's first steps magnify rounding."""
+    x, y, rows = (t[:n].to(device) for t in m.digits("train"))
+    return Images(x.double(), y, rows)
+
+
+def net(device: torch.device) -> nn.Module:
+    """An untrained classifier of 32 × 32, the same on every device."""
+    torch.manual_seed(3)
+    return classifiers.DigitCNN(width=2).double().to(device)
+
+
+def taught(device: torch.device, train, *more, **how) -> Tensor:
+    """Logits of a classifier after one epoch."""
+    model = net(device)
+    train(model, pictures(device), *more, epochs=1, generator=seeded(), batch=6, **how)
+    return model.eval()(pictures(device).x).detach()
+
+
+def reader(device: torch.device) -> m.Score:
+    """The score of what the trained classifier reads in two digits."""
+    model = m.digit_classifier().double().to(device)
+    return m.score(model).at(pictures(device, 2).x)
+
+
+def vae(device: torch.device) -> nn.Module:
+    """An untrained VAE of digits, float64."""
+    return autoencoders.initialise(autoencoders.VAE(), seeded()).double().to(device)
+
+
+def drawn_again(device: torch.device) -> Tensor:
+    """What the VAE draws after an epoch."""
+    model, x = vae(device), pictures(device).x
+    autoencoders.train_vae(model, x, epochs=1, generator=seeded(), augment=autoencoders.nudge)
+    return model.decode(randn(2, 10).to(x)).detach()
+
+
+def lost(device: torch.device):
+    """Parts of the loss of a VAE, and the loss."""
+    model, x = vae(device), pictures(device).x
+    q = model.posterior(x)
+    z = q.mean if hasattr(q, "mean") else q[0]
+    found = losses.kl(q), *losses.kl_parts(z, q, 100), losses.squared_error(x / 2, x)
+    return [part.detach() for part in (*found, losses.vae_loss(model, x, 100, seeded()).loss)]
+
+
+def tuned(device: torch.device) -> Tensor:
+    """Logits of a borrowed network after its head and then all of it learned."""
+    torch.manual_seed(4)
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(3600, 8))
+    model = classifiers.with_head(classifiers.Pretrained(backbone, nn.Identity()), 10)
+    model = model.double().to(device)
+    how = dict(generator=seeded(), frozen=1, free=1, batch=6)
+    classifiers.finetune(model, pictures(device), **how)
+    return model.eval()(pictures(device).x).detach()
+
+
+def attacked(device: torch.device):
+    """Images attacked for a map, and for the order of its largest features."""
+    score = f(device)
+
+    def explain(x, rows=None):
+        return traced(score, x, rows)
+
+    how = dict(eps=0.05, iterations=2)
+    aimed = attacks.targeted_attack(explain, score, images(device), a_map(device), **how)
+    top = attacks.topk_attack(explain, score, images(device), 10, **how)
+    return [aimed.x, top.x]
+
+
+def traced(score, x: Tensor, rows=None) -> Tensor:
+    """IG's map, through which a gradient can pass."""
+    t = torch.linspace(0, 1, 4, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1, 1)
+    return attacks.traced_attribution(score, t * x, rows)
+
+
+def every(device: torch.device) -> Tensor:
+    """The rows of all three images."""
+    return torch.arange(3, device=device)
+
+
+def layers_of(device: torch.device):
+    """Two layers of the classifier."""
+    names = [name for name, part in classifier(device).named_modules() if name][:2]
+    return plausibility.taps(classifier(device), names)
+
+
+REST = {
+    "path_integral": lambda d: path_integral(f(d), m.straight_path(*ends(d), 4).stack()),
+    "autoencoder": lambda d: [
+        reconstruct(autoencoder(d), images(d)),
+        out_of_range_share(images(d) * 2),
+        kinks(decode(d), codes(d)),
+    ],
+    "value_and_jacobian": lambda d: value_and_jacobian(classifier(d), images(d)),
+    "attacks": attacked,
+    "maps": lambda d: [
+        attacks.unit_mass(a_map(d)),
+        attacks.map_ssim(a_map(d), a_map(d).flip(-1)),
+        attacks.map_correlation(a_map(d), a_map(d).flip(-1)),
+        attacks.follow(line(d), codes(d, seed=9)),
+    ],
+    "controls": lambda d: [
+        controls.tangent_noise(basis(d), a_map(d)[:2], seeded()),
+        controls.digit_mask(images(d), widen=1),
+        controls.structure(a_map(d)),
+    ],
+    "plausibility": lambda d: [
+        plausibility.remaining(*ends(d))(images(d) / 2, every(d)),
+        plausibility.jump_path(*ends(d), 4).stack(),
+        plausibility.largest_step(m.straight_path(*ends(d), 4)),
+        plausibility.neighbour_distance(features(d, 4, 1), features(d, 12, 2), 3),
+        plausibility.support(features(d, 12, 2), 3).inside(features(d, 4, 1)),
+        plausibility.gaussian(features(d, 12, 2)).distance(features(d, 4, 1)),
+        plausibility.free_energy(features(d, 4, 1)),
+        plausibility.feature_distance(layers_of(d)(images(d)), layers_of(d)(images(d).flip(-1))),
+        plausibility.features_to(images(d), layers_of(d))(images(d).flip(-1), every(d)),
+        plausibility.distance_to(images(d), lambda a, b: (a - b).flatten(1).norm(dim=1))(
+            images(d) / 2, every(d)
+        ),
+    ],
+    "removal": lambda d: [
+        removal.ranks(a_map(d)),
+        removal.ranks(a_map(d), generator=seeded()),
+        removal.channel_mean(images(d)),
+        removal.kept_mean(images(d), images(d) > 0.5),
+        removal.shuffled(images(d), seeded()),
+        *removal.published_diffid(f(d), a_map(d), images(d)),
+    ],
+    "roar": lambda d: [
+        roar.removed(images(d), a_map(d), 0.5, fill, source=images(d), generator=seeded())
+        for fill in roar.FILLS
+    ],
+    "sanity": lambda d: [
+        sanity.rank_correlation(a_map(d), a_map(d).flip(-1)),
+        sanity.rank_correlation(a_map(d), a_map(d).flip(-1), images(d) > 0.5),
+        sanity.complexity(a_map(d)),
+        sanity.edges(images(d)),
+        sanity.planted(images(d), (images(d) > 0.9)[0]),
+        sanity.share_on(a_map(d), images(d) > 0.5),
+    ],
+    "curvature": lambda d: [
+        curvature.christoffel(decode(d), codes(d)),
+        curvature.path_curvature(decode(d), line(d)),
+        curvature.normal_curvature(decode(d), *latent_ends(d)),
+    ],
+    "decoder": lambda d: [
+        decoder.jacobian(decode(d), codes(d)),
+        decoder.metric_norm(decode(d), *latent_ends(d)),
+        decoder.path_chords(decode(d), line(d)),
+        magnification(decode(d), codes(d)),
+    ],
+    "latents": lambda d: [
+        latent.constant_speed(decode(d), line(d)),
+        latent.unevenness(decoder.path_chords(decode(d), line(d))),
+        latent.resample(line(d), decoder.path_chords(decode(d), line(d)), 9),
+    ],
+    "sweeps": lambda d: [
+        published_sweeps(decode(d), *latent_ends(d), 5, 2),
+        solvers.energy_gradient(decode(d), line(d)),
+    ],
+    "parabola": lambda d: worlds.parabola_radius(worlds.parabola_length(rand(4).to(d))),
+    "worlds": lambda d: [
+        world(torch.tensor([[0.3, 0.4]], device=d, dtype=torch.float64))
+        for world in worlds.WORLDS.values()
+    ],
+    "paths": lambda d: [
+        agi.other_classes(classes(d), 5),
+        ig2.another_class(reader(d), pictures(d, 2).x, pictures(d).x, seeded()),
+        order.distance_left(images(d) / 2, images(d)),
+        order.queue(*ends(d), a_map(d)),
+        order.guided_step_loop(*ends(d), a_map(d), 1.0),
+        guided.mean_gradient(f(d), *ends(d), 5),
+        manifold.encoded(autoencoder(d), images(d)),
+        *manifold_guided.decode_and_grad(f(d), decode(d), codes(d, 3)),
+        manifold_guided.latent_score(f(d), decode(d))(codes(d, 3)),
+    ],
+    "turned": lambda d: [
+        autoencoders.add_plain(images(d), 2),
+        autoencoders.nudge(images(d), seeded()),
+        classifiers.jitter(images(d), seeded()),
+        classifiers.reconstructed(m.digit_vae().double().to(d), pictures(d)).x.to(d),
+        generated.upsampled(decode(d), 24)(codes(d)),
+    ],
+    "losses": lost,
+    "train_vae": drawn_again,
+    "train_classifier": lambda d: taught(d, training.train_classifier, pictures(d)),
+    "train_robust": lambda d: taught(d, training.train_robust, radii=(0.5,), iterations=2),
+    "finetune": tuned,
+    "judged": lambda d: [
+        training.predictions(classifier(d), images(d)).to(d),
+        training.pgd_l2(classifier(d), images(d), classes(d), 0.5, 3, seeded()),
+        training.accuracy(m.digit_classifier().double().to(d), pictures(d)),
+        training.robust_accuracy(
+            m.digit_classifier().double().to(d),
+            pictures(d),
+            (0.0, 0.1),
+            generator=seeded(),
+            iterations=2,
+        ).to(d),
+    ],
+    "split": lambda d: [rows.to(d) for rows in split(classes(d).repeat(4), [6, 6], seeded())],
+    "reached": lambda d: EVERY["IG"](m.score(classifier(d)), None, None).attribute(
+        images(d), target=classes(d), tol=0.05
+    ),
+    "curves": lambda d: m.path_attribution(
+        f(d),
+        m.decoded_path(decode(d), m.latent_line(codes(d, 3), codes(d, 3, 4), 4), *ends(d), True),
+        refine=1e-3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REST)
+def test_a_function_behind_the_face_gives_the_numbers_of_the_cpu(name, device):
+    on_device, on_cpu = REST[name](device), REST[name](CPU)
+    close(on_device, on_cpu)

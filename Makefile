@@ -69,7 +69,7 @@ audit:                        ## known vulnerabilities in the pinned packages; w
 .venv/ready: settings.ini setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[course,natural,dev,site]'
+	$(BIN)/python -m pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[course,natural,zarr,cluster,dev,site]'
 	touch $@
 
 outputs: .venv/ready          ## run cpu and smoke, write outputs and measured seconds back into nbs/

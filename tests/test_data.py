@@ -549,7 +549,7 @@ def test_all_of_mnist_takes_the_place_of_the_few_where_it_lies(tmp_path, monkeyp
     train, validation, test, everything = found.values()
     assert sorted([*train.rows.tolist(), *validation.rows.tolist()]) == list(range(200))
     assert torch.equal(train.x, everything.x[train.rows])
-    assert torch.equal(test.y, test.rows % 10) and test.y[:30].unique().numel() == 10
+    assert torch.equal(test.y, test.rows % 10) and test.y.unique().numel() == 10
     assert test.x.shape[1:] == (1, 32, 32) and test.x[..., 2:-2, 2:-2].max() == 1
     assert torch.equal(digits("test", tmp_path).x, few.x)
 

@@ -19,7 +19,7 @@ from ..files import read_json, repository, write_aside
 from .notebooks import chapters, read
 
 # %% ../../nbs/library/course/seats.ipynb #09c02de7
-STORED = "nbs/results/seats.json"
+STORED = "docs/seats.json"
 SECONDS = {"type": "number", "minimum": 0}
 LESSON = {"cells": {"additionalProperties": SECONDS}, "figure": SECONDS, "megabytes": SECONDS}
 SCHEMA = {

@@ -8,6 +8,7 @@ __all__ = ['LatentPlane', 'latent_plane', 'places', 'Survey', 'survey', 'packed'
 
 # %% ../../../nbs/library/course/widgets/plane.ipynb #b72c6f17
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ from anywidget import AnyWidget
 from matplotlib.axes import Axes
 from torch import Tensor
 
-import manifold_xai
 from .picture import Still
 from ...geometry.metric import pullback_metric
 
@@ -89,7 +89,7 @@ def shades(magnify: Tensor) -> Tensor:
 
 def script(name: str) -> str:
     """What runs in the page: the shared part and the widget's own."""
-    folder = Path(manifold_xai.__file__).parent / "assets"
+    folder = Path(str(files("manifold_xai"))) / "assets"
     parts = (folder / f"widget_{part}.js" for part in ("plane", name))
     return "\n".join(part.read_text(encoding="utf8") for part in parts)
 

@@ -87,9 +87,17 @@ WORDS = """# Ledger
 | [B-02](nbs/evidence/x.ipynb#C) | No. | | **undecided** | none |
 """  # noqa: E501
 
+CONDITIONS = """claim,condition,role,value,low,high
+A-01,one,headline,0.5,0.4,0.6
+A-01,two,headline,-0.1,-0.2,0
+A-01,three,control,7,6,8
+"""
+
 
 def test_the_ledgers_page_takes_other_columns_and_words(tmp_path):
     (tmp_path / "LEDGER.md").write_text(WORDS)
+    (tmp_path / "nbs" / "results").mkdir(parents=True)
+    (tmp_path / "nbs" / "results" / "conditions.csv").write_text(CONDITIONS)
     page = ledger_page.ledger_page(tmp_path)
     choices = json.loads(re.search(r'data-choices="(.+?)"', page)[1].replace("&quot;", '"'))
     assert choices == {

@@ -1,16 +1,15 @@
 """The ledger as a page: what LEDGER.md says, claim by claim, with intervals drawn and filters."""
 
+import csv
 import json
 import math
 import re
 from html import escape
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 FACET = 12  # a column with at most so many different short words can be filtered by
-NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
-ESTIMATE = re.compile(rf"(?:^|; )(.+?) ({NUMBER})(?: \[({NUMBER}), ({NUMBER})\])? \(n = (\d+)\)")
-BAR = re.compile(rf"claimed: (above|below|equal) ({NUMBER})")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
 
 
@@ -30,27 +29,30 @@ def ledger_page(root: Path) -> str:
     """
     text = (root / "LEDGER.md").read_text(encoding="utf8")
     before, head, rows = parts(text)
+    drawn, bars = intervals(root), thresholds(root)
     facets = {name: words(rows, i) for i, name in enumerate(head) if i}
     facets = {name: found for name, found in facets.items() if 1 < len(found) <= FACET}
     papers = sorted({paper(row[0]) for row in rows})
     choices = json.dumps({"paper": papers} | facets, ensure_ascii=False)
     filters = f'<form id="ledger-filters" data-choices="{escape(choices)}"></form>'
-    claims = [claim(head, row, facets) for row in rows]
+    forests = {k: forest(k, found, bars.get(k)) for k, found in drawn.items()}
+    claims = [claim(head, row, facets, forests.get(name(row[0]), "")) for row in rows]
     return "\n\n".join([before.replace("nbs/", ""), f"```{{raw}} html\n{filters}\n```", *claims])
 
 
 def parts(text: str) -> tuple[str, list[str], list[list[str]]]:
-    """What stands before the first table whose head begins with `claim`, its head and its rows."""
+    """What stands before the first table whose head begins with `claim`, the head, all rows.
+
+    There may be more such tables, one a paper, with the same head.
+    """
     lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if re.match(r"\| *claim *\|", line)), None)
-    if start is None:
+    starts = [i for i, line in enumerate(lines) if re.match(r"\| *claim *\|", line)]
+    if not starts:
         raise ValueError("LEDGER.md holds no table whose first column is `claim`.")
     rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append(cells(line))
-    return "\n".join(lines[:start]).strip(), cells(lines[start]), rows
+    for start in starts:
+        rows += map(cells, takewhile(lambda line: line.startswith("|"), lines[start + 2 :]))
+    return "\n".join(lines[: starts[0]]).strip(), cells(lines[starts[0]]), rows
 
 
 def cells(line: str) -> list[str]:
@@ -79,16 +81,15 @@ def name(link: str) -> str:
     return found[1] if found else link
 
 
-def claim(head: list[str], row: list[str], facets: dict[str, list[str]]) -> str:
+def claim(head: list[str], row: list[str], facets: dict[str, list[str]], drawn: str) -> str:
     """One claim: its number with a link to its evidence, what it says, what we found."""
     told = dict(zip(head[1:], row[1:]))
     kinds = [f"is-{slug(word(told.get(column, '')))}" for column in facets]
     kinds = ["claim", f"is-{slug(paper(row[0]))}", *kinds]
-    says = told.pop("says", "")
+    says = told.pop(head[1], "")
     title = f"**{row[0].replace('](nbs/', '](')}** {says}"
     lines = [f"- {column}: {cell}" for column, cell in told.items() if cell]
-    drawn = max((intervals(cell) for cell in told.values()), key=len, default=[])
-    picture = f"```{{raw}} html\n{forest(name(row[0]), drawn, bar(row))}\n```" if drawn else ""
+    picture = f"```{{raw}} html\n{drawn}\n```" if drawn else ""
     inside = "\n\n".join([title, "\n".join(lines), picture]).strip()
     return f"({name(row[0])})=\n::::{{container}} {' '.join(kinds)}\n{inside}\n::::"
 
@@ -97,19 +98,30 @@ def slug(text: str) -> str:
     return re.sub(r"\W+", "-", text.lower()).strip("-")
 
 
-def intervals(text: str) -> list[Interval]:
-    """The estimates in a row's words."""
-    found = []
-    for label, value, low, high, _ in ESTIMATE.findall(text):
-        ends = (float(low), float(high)) if low else (float(value), float(value))
-        found.append(Interval(label, float(value), *ends))
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def thresholds(root: Path) -> dict[str, float]:
+    """The bar that each claim names, by claim."""
+    claims = table(root / "manifold_xai/assets/claims.csv")
+    return {row["id"]: float(row["threshold"]) for row in claims if row["threshold"]}
+
+
+def intervals(root: Path) -> dict[str, list[Interval]]:
+    """By claim, the conditions that were set beforehand; all others where there are none."""
+    rows = table(root / "nbs/results/conditions.csv")
+    found: dict[str, list[Interval]] = {}
+    first = {row["claim"] for row in rows if row["role"] == "headline"}
+    for row in rows:
+        if row["role"] == "headline" or row["claim"] not in first:
+            ends = (float(row[k]) for k in ("value", "low", "high"))
+            found.setdefault(row["claim"], []).append(Interval(row["condition"], *ends))
     return found
-
-
-def bar(row: list[str]) -> float | None:
-    """The threshold that the claim names."""
-    found = BAR.search(" ".join(row))
-    return float(found[2]) if found else None
 
 
 def forest(label: str, drawn: list[Interval], threshold: float | None) -> str:

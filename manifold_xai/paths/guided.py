@@ -347,7 +347,7 @@ def _fours(points):
 @through_tuples
 @typed
 def settled_path(
-    f: Callable,
+    f: Callable | None,
     x0: Tensor,
     x: Tensor,
     steps: int = 200,
@@ -366,7 +366,7 @@ def settled_path(
     share of the distance, which is little where features are many.
 
     Parameters:
-        f: a `score` or any callable (b, ...) -> (b,), row by row
+        f: a `score` or any callable (b, ...) -> (b,), row by row; None where the order is given
         x0: baseline, pixels or latents, like x
         x: input, (b, ...)
         steps: segments T, at least 1

@@ -325,6 +325,11 @@ FACE = {
     "adaptive_attribution": lambda d: (
         m.adaptive_attribution(f(d), m.straight_path(*ends(d), 4), tol=0.05).A
     ),
+    "trace": lambda d: m.trace(f(d), m.straight_path(*ends(d), 4)),
+    "every_path": lambda d: {
+        name: path(*ends(d), steps=4).stack()
+        for name, path in m.every_path(f(d), autoencoder(d)).items()
+    },
     "explain": lambda d: [
         block.A.to(d)  # maps of a whole data set are gathered on the host
         for block in m.explain(classifier(d), [images(d)], m.IntegratedGradients, progress=False)

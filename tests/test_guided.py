@@ -485,3 +485,10 @@ def test_bad_ends_are_refused(name):
         path_attribution(
             lambda x: x.detach().sum(1), PATHS[name](lambda x: x.detach().sum(1), x0, x)
         )
+
+
+def test_a_settled_path_needs_a_score_or_an_order():
+    x = torch.rand(2, 3)
+    assert settled_path(None, 0 * x, x, 4, order=x).stack().shape == (5, 2, 3)
+    with pytest.raises(ValueError, match="f must be a score where no order is given"):
+        settled_path(None, 0 * x, x, 4)

@@ -377,7 +377,8 @@ def settled_path(
         order_steps: settle the order by `line_gradient` on so many segments, at least 3; None: by
             `mean_gradient` on T
     Returns: a Path of steps segments from x0 to x
-    Raises: ValueError for ends of different shape, NaN, steps < 1, a window outside (0, 1]
+    Raises: ValueError for ends of different shape, NaN, steps < 1, a window outside (0, 1],
+        neither f nor order
     Source: ours, after Kapishnikov et al. 2021
 
     >>> import torch
@@ -395,6 +396,8 @@ def settled_path(
         )
     if order is not None:
         _check_order(order, x)
+    elif f is None:
+        raise ValueError("f must be a score where no order is given, got None: it sets the order.")
     x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
 
     @cache

@@ -16,7 +16,8 @@ from manifold_xai.course.seats import STORED, computed, stored
 def seat(tmp_path):
     """A handout's folder, as far as the doctor looks."""
     (tmp_path / "nbs" / "results").mkdir(parents=True)
-    (tmp_path / "requirements").mkdir()
+    for folder in ("requirements", "docs"):
+        (tmp_path / folder).mkdir()
     for name in ("settings.ini", workshop.PINS, STORED):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path

@@ -52,7 +52,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(RUN) --profile cpu
 	$(BIN)/manifold-xai outputs
 	mkdir -p nbs/images && cp _out/cpu/figures/00_tour/04.png nbs/images/tour.png
-	cp _out/cpu/LEDGER.md LEDGER.md && cp _out/cpu/ledger.json nbs/results/ledger.json
+	cp _out/cpu/ledger.json nbs/results/ledger.json && $(BIN)/manifold-xai ledger
 	$(BIN)/nbdev-clean
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write
@@ -60,6 +60,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 evidence: .venv/ready         ## the pages whose evidence does not hold, on more images and seeds, resumable; all of them take an hour or two
 	$(RUN) --profile evidence --only stale --resume
 	$(BIN)/manifold-xai evidence
+	$(BIN)/manifold-xai ledger
 
 weights: .venv/ready          ## remake the trained weights that ship with the package
 	$(BIN)/python -c "from manifold_xai.subjects import classifiers as c, autoencoders as a; a.make_weights('manifold_xai/assets/weights'); c.make_weights('manifold_xai/assets/weights')"

@@ -31,7 +31,7 @@ setup(
     keywords=about["keywords"],
     python_requires=f">={about['min_python']}",
     packages=find_packages(include=["manifold_xai*"]),
-    package_data={"manifold_xai": ["py.typed", "*.pyi", "assets/*", "assets/weights/*"]},
+    package_data={"manifold_xai": ["py.typed", "*.pyi", "assets/*", "assets/*/*"]},
     install_requires=requirements(about["requirements"]),
     extras_require=extras,
     entry_points={"console_scripts": ["manifold-xai=manifold_xai.course.cli:main"]},

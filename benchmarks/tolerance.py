@@ -11,8 +11,9 @@ Where the score is smooth, 400 steps with their bends are as good: on digits the
 plain ones by less than 1e-4. Kept are error, estimate, steps, passes and seconds of each row.
 
 Fixed numbers of steps are taken from the limit's points, and so have an order of as many steps for
-nothing where one is settled; "error as published" has its own. MIG's limit lies on the geodesic
-that `tol` refines: what is published there solves its own for 200 segments, and differs by that.
+nothing where one is settled; "error as published" has its own. A settled form's limit has the order
+of the whole line, from as many segments as it has itself. MIG's limit lies on the geodesic that
+`tol` refines: what is published there solves its own for 200 segments, and differs by that.
 GIG has no limit to be held against: its estimates are kept, with at most 192 steps.
 
 Rows that are in the result file already are not done again.
@@ -38,6 +39,8 @@ from manifold_xai.attribution.methods import (
     SettledIG,
 )
 from manifold_xai.chunks import Chunks, value_and_grad
+from manifold_xai.paths.guided import settled_path
+from manifold_xai.paths.manifold_guided import manifold_settled_path
 from manifold_xai.paths.path import Step
 from manifold_xai.score import score
 from manifold_xai.subjects.autoencoders import digit_vae
@@ -124,6 +127,12 @@ def limited(method, f, x, batch, limit):
     ends = torch.zeros_like(x), x
     if isinstance(method, ManifoldIG):
         return method.settled(f, *ends, batch)
+    how = dict(batch=batch, order_steps=limit)
+    if isinstance(method, SettledIG):
+        return settled_path(f, *ends, limit, method.window, **how)
+    if isinstance(method, ManifoldSettledIG):
+        how |= method.settings | dict(check=False)
+        return manifold_settled_path(f, method.autoencoder, *ends, limit, **how)
     return method.path(f, *ends, limit, batch)
 
 

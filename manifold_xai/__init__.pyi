@@ -32,6 +32,7 @@ from .attribution.methods import (
     ManifoldSettledIG as ManifoldSettledIG,
     SettledIG as SettledIG,
 )
+from .attribution.trace import trace as trace
 from .autoencoder import adapt as adapt
 from .chunks import value_and_grad as value_and_grad
 from .evaluation.alignment import (
@@ -75,6 +76,7 @@ from .paths.blur import (
     blur as blur,
     blur_path as blur_path,
 )
+from .paths.every import every_path as every_path
 from .paths.guided import (
     guided_path as guided_path,
     settled_path as settled_path,

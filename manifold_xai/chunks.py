@@ -14,7 +14,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .door import graphless, ordinary, out_of_memory, refuse_train_mode, row_wise, takes_rows  # noqa: F401
+from manifold_xai.door import (
+    graphless,
+    ordinary,
+    out_of_memory,
+    refuse_train_mode,
+    row_wise,
+    takes_rows,  # noqa: F401
+)
 
 Result = TypeVar("Result")
 
@@ -22,15 +29,16 @@ Result = TypeVar("Result")
 def smaller(batch: int) -> int:
     """Half of `batch`, with a warning that says how to start there."""
     batch = max(1, batch // 2)
-    warnings.warn(f"Out of memory: going on with {batch} at once. Set batch={batch} to start there.", stacklevel=3)
+    warnings.warn(
+        f"Out of memory: going on with {batch} at once. Set batch={batch} to start there.",
+        stacklevel=3,
+    )
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return batch
 
 
-def retry_smaller(
-    fn: Callable[[int], Result], batch: int, least: int = 1
-) -> tuple[Result, int]:
+def retry_smaller(fn: Callable[[int], Result], batch: int, least: int = 1) -> tuple[Result, int]:
     """fn(batch), begun anew with half the batch each time that memory runs out.
 
     Parameters:
@@ -46,23 +54,33 @@ def retry_smaller(
         except Exception as error:
             if batch <= least or not out_of_memory(error):
                 raise
-        batch = max(least, smaller(batch))  # here, not above: the failed pass is freed with its traceback
+        batch = max(
+            least, smaller(batch)
+        )  # here, not above: the failed pass is freed with its traceback
 
 # %% ../nbs/library/chunks.ipynb #0be1d540
 class Chunks:
-    """A number of rows to evaluate at once, that halves when memory runs out, says so, and stays so."""
+    """A number of rows to evaluate at once; it halves when memory runs out, says so, stays so."""
 
     def __init__(self, batch: int):
         self.batch = batch
 
     @classmethod
     def of(cls, x: Tensor, batch: "int | Chunks | None" = None) -> "Chunks":
-        """Chunks of `batch` rows; None takes a size that suits x: rows that fill a cache on the CPU, enough work on a GPU."""
+        """Chunks of `batch` rows.
+
+        Parameters:
+            x: what will be evaluated, (b, ...)
+            batch: rows, or Chunks, which are shared; None for a size that suits x: rows that fill
+                a cache on the CPU, enough work on a GPU
+        """
         if isinstance(batch, Chunks):
             return batch
         if batch is not None and batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}.")
-        budget = 2**18 if x.device.type == "cpu" else 2**23  # numbers of the input; measured, see benchmarks/integrated_gradients.py
+        budget = (
+            2**18 if x.device.type == "cpu" else 2**23
+        )  # numbers of the input; measured, see benchmarks/integrated_gradients.py
         return cls(batch or max(1, budget // max(1, x[0].numel())))
 
     def __call__(self, fn: Callable, x: Tensor, rows: Tensor) -> list:
@@ -123,9 +141,13 @@ def value_and_grad(
     f, rows = _asked(f, x, rows)
 
     def one(x, rows):
-        if hasattr(f, "value_and_grad"):  # rows that are one input under several classes share a pass
+        if hasattr(
+            f, "value_and_grad"
+        ):  # rows that are one input under several classes share a pass
             return f.value_and_grad(x, rows)
-        with torch.enable_grad():  # rows are independent: the gradient of their sum is each row's own
+        with (
+            torch.enable_grad()
+        ):  # rows are independent: the gradient of their sum is each row's own
             x = ordinary(x).clone().requires_grad_()
             value = _one_number_per_row(_on_a_copy(f, x, rows), x)
             (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
@@ -205,8 +227,9 @@ def _one_number_per_row(value, x):
     if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
-            f"f must return one number per row, ({len(x)},), got {got} for x of shape {tuple(x.shape)}. "
-            "Choose a class: score(model, target), or score(model).at(x) for the class predicted at x."
+            f"f must return one number per row, ({len(x)},), got {got} for x of shape "
+            f"{tuple(x.shape)}. Choose a class: score(model, target), "
+            "or score(model).at(x) for the class predicted at x."
         )
     if not value.requires_grad:
         raise ValueError(_NO_GRADIENT)
@@ -237,7 +260,10 @@ def value_and_jacobian(
             x = ordinary(x).clone().requires_grad_()
             value = _numbers_per_row(_on_a_copy(f, x, rows), x)
             sums, last = value.sum(0), value.shape[1] - 1
-            J = [torch.autograd.grad(v, x, retain_graph=j < last, allow_unused=True)[0] for j, v in enumerate(sums)]
+            J = [
+                torch.autograd.grad(v, x, retain_graph=j < last, allow_unused=True)[0]
+                for j, v in enumerate(sums)
+            ]
         J = [torch.zeros_like(x) if row is None else row for row in J]  # a class may be a constant
         return value.detach().to(torch.promote_types(value.dtype, torch.float32)), torch.stack(J, 1)
 
@@ -246,9 +272,16 @@ def value_and_jacobian(
 
 
 def _numbers_per_row(value, x):
-    if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(x) or not value.shape[1]:
+    if (
+        not isinstance(value, Tensor)
+        or value.ndim != 2
+        or len(value) != len(x)
+        or not value.shape[1]
+    ):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"f must return k numbers per row, ({len(x)}, k), got {got} for x {tuple(x.shape)}.")
+        raise ValueError(
+            f"f must return k numbers per row, ({len(x)}, k), got {got} for x {tuple(x.shape)}."
+        )
     if not value.requires_grad:
         raise ValueError(_NO_GRADIENT)
     return value

@@ -30,7 +30,7 @@ from .together import Layout, Together
 
 # %% ../nbs/library/score.ipynb #e2d3f232
 def check_input(x: Tensor, name: str = "x", span: bool = True) -> None:
-    """Refuse what cannot be an input: no rows, integers, NaN or infinity; and images far outside [0, 1].
+    """Refuse what cannot be an input: no rows, integers, NaN, infinity; images far outside [0, 1].
 
     Parameters:
         x: (b, ...)
@@ -47,12 +47,14 @@ def check_input(x: Tensor, name: str = "x", span: bool = True) -> None:
     if not x.ndim or not len(x):
         raise ValueError(f"`{name}` must hold at least one row, got {tuple(x.shape)}.")
     if x.is_meta:
-        raise ValueError(f"`{name}` must hold numbers, but lies on the device 'meta', which has none.")
+        raise ValueError(
+            f"`{name}` must hold numbers, but lies on the device 'meta', which has none."
+        )
     if not bool(x.isfinite().all()):
         bad = ~x.isfinite()
         raise ValueError(
-            f"`{name}` must be finite, but {int(bad.sum())} of its {x.numel()} values are NaN or infinite, "
-            f"in {rows_in_words(bad)}. Mend these rows, or leave them out."
+            f"`{name}` must be finite, but {int(bad.sum())} of its {x.numel()} values are NaN or "
+            f"infinite, in {rows_in_words(bad)}. Mend these rows, or leave them out."
         )
     if span and (message := out_of_range(x, name)):
         raise ValueError(message)
@@ -71,18 +73,20 @@ def rows_in_words(where: Tensor, most: int = 5) -> str:
 
 
 def is_image(x: Tensor) -> bool:
-    """Whether x has the shape of images, (b, 1 or 3, H, W): only their range is known, and looked at."""
+    """Whether x has the shape of images, (b, 1 or 3, H, W): only their range is known."""
     return x.ndim == 4 and x.shape[1] in (1, 3)
 
 
 def out_of_range(x: Tensor, name: str = "x") -> str:
-    """What to say of an image batch that cannot be in [0, 1], or "" if it can or holds no images."""
+    """What to say of an image batch that cannot be in [0, 1], "" if it can or holds none."""
     if not is_image(x):
         return ""
     low, high = (v.item() for v in x.detach().aminmax())
     if low >= -1 and high <= 2:
         return ""
-    normalised = "Normalised? Hand over the raw image and let score(model, preprocess=…) normalise it."
+    normalised = (
+        "Normalised? Hand over the raw image and let score(model, preprocess=…) normalise it."
+    )
     cause = "Stored as 0…255? Divide by 255." if high > 8 else normalised
     return (
         f"`{name}` must hold images in [0, 1], but spans [{low:.3g}, {high:.3g}]. {cause} "
@@ -91,7 +95,7 @@ def out_of_range(x: Tensor, name: str = "x") -> str:
 
 # %% ../nbs/library/score.ipynb #e8ee24db
 class Score:
-    """The score of one class per row, or of every class while no class is chosen; made by `score`."""
+    """The score of one class per row, or of every class while none is chosen; made by `score`."""
 
     row_wise = True
 
@@ -125,12 +129,14 @@ class Score:
                 "pass target=lambda out: … that takes it to (b,)."
             )
         if outputs.shape[:1] != x.shape[:1]:
-            raise ValueError(f"model must return one output per row, ({len(x)}, …), got {tuple(outputs.shape)}.")
+            raise ValueError(
+                f"model must return one output per row, ({len(x)}, …), got {tuple(outputs.shape)}."
+            )
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         return outputs if self.output == "logit" else self._probability(outputs)
 
     def at(self, x: Tensor, batch: int | None = None) -> "Score":
-        """This score with its class settled: the target, else the class predicted at each row of x."""
+        """This score with its class settled: the target, else what is predicted at rows of x."""
         if isinstance(x, tuple):
             layout = Layout.of(x)
             return self.of(beside(self, layout).at(layout.join(x), batch).target)
@@ -140,9 +146,9 @@ class Score:
         outputs = values(f, x, batch=batch)
         if outputs.ndim > 2:
             raise ValueError(
-                f"the model's output is {tuple(outputs.shape)}, more than one row of classes: say what of it is "
-                "explained. captum's face: target=(class, row, column); everywhere: "
-                "target=lambda out: out[:, 3].mean((1, 2))."
+                f"the model's output is {tuple(outputs.shape)}, more than one row of classes: "
+                "say what of it is explained. captum's face: target=(class, row, column); "
+                "everywhere: target=lambda out: out[:, 3].mean((1, 2))."
             )
         return f if outputs.ndim == 1 else f.of(outputs.argmax(1))
 
@@ -156,31 +162,40 @@ class Score:
         Raises: ValueError for another number of classes than of rows
         """
         if isinstance(self.target, Tensor) and len(self.target) != len(x):
-            raise ValueError(f"target must have one class per row, got {len(self.target)} for {len(x)} rows.")
+            raise ValueError(
+                f"target must have one class per row, got {len(self.target)} for {len(x)} rows."
+            )
         model = self.model
         if isinstance(model, Score):
             model = model.told(x)
         elif row_parameter(model) is None:
             with torch.no_grad():
                 model = row_wise(model, self._preprocessed(x.clone()))
-        return self if model is self.model else Score(model, self.target, self.output, self.preprocess)
+        return (
+            self if model is self.model else Score(model, self.target, self.output, self.preprocess)
+        )
 
     def _preprocessed(self, x):
         if self.preprocess is None:
             return x
         parts = x if isinstance(x, tuple) else (x,)
         out = self.preprocess(*parts)
-        asks = lambda parts: any(v.requires_grad for v in (parts if isinstance(parts, tuple) else (parts,)))
+        asks = lambda parts: any(  # noqa: E731
+            v.requires_grad for v in (parts if isinstance(parts, tuple) else (parts,))
+        )
         if torch.is_grad_enabled() and asks(parts) and not asks(out):
-            raise ValueError("`preprocess` must be differentiable: look for .detach(), no_grad or numpy inside it.")
+            raise ValueError(
+                "`preprocess` must be differentiable: "
+                "look for .detach(), no_grad or numpy inside it."
+            )
         return out
 
     def _probability(self, outputs):
         if outputs.ndim != 2 or outputs.shape[1] < 2:
             raise ValueError(
-                f"a probability needs one output per class, but the model's output is {tuple(outputs.shape)}. "
-                "Explain it as it is with output='logit', or pass a callable target=, "
-                "such as lambda out: out.flatten().sigmoid()."
+                "a probability needs one output per class, but the model's output is "
+                f"{tuple(outputs.shape)}. Explain it as it is with output='logit', "
+                "or pass a callable target=, such as lambda out: out.flatten().sigmoid()."
             )
         return outputs.softmax(1)
 
@@ -202,18 +217,28 @@ class Score:
         target = target.to(outputs.device)
         target = target if rows is None else target[rows]
         if len(target) != shape[0]:
-            raise ValueError(f"target must have one class per row, got {len(target)} for outputs of shape {shape}.")
+            raise ValueError(
+                f"target must have one class per row, got {len(target)} "
+                f"for outputs of shape {shape}."
+            )
         return outputs.gather(1, target[:, None])[:, 0]
 
     def _look(self, shape):
-        """Refuse a target outside the classes; looked at once: reading a tensor's values waits for the device."""
+        """Refuse a target outside the classes.
+
+        Looked at once: reading a tensor's values waits for the device.
+        """
         if self._classes == shape[1]:
             return
         target = self.target
-        low, high = (target, target) if isinstance(target, int) else (int(target.min()), int(target.max()))
+        low, high = (
+            (target, target) if isinstance(target, int) else (int(target.min()), int(target.max()))
+        )
         if low < 0 or high >= shape[1]:
             got = low if low < 0 else high
-            raise ValueError(f"target must be in 0…{shape[1] - 1}, got {got}; the model's output is {shape}.")
+            raise ValueError(
+                f"target must be in 0…{shape[1] - 1}, got {got}; the model's output is {shape}."
+            )
         self._classes = shape[1]
 
 # %% ../nbs/library/score.ipynb #efb99f0b
@@ -227,13 +252,24 @@ def _as_target(target):
     if isinstance(target, (list, np.ndarray)):
         target = torch.as_tensor(target)
     if isinstance(target, Tensor):
-        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool or (target.numel() != 1 and target.ndim != 1):
-            raise ValueError(f"target must be integer classes, one per row, (b,), got {target.dtype} of shape {tuple(target.shape)}.")
+        if (
+            target.is_floating_point()
+            or target.is_complex()
+            or target.dtype == torch.bool
+            or (target.numel() != 1 and target.ndim != 1)
+        ):
+            raise ValueError(
+                "target must be integer classes, one per row, (b,), "
+                f"got {target.dtype} of shape {tuple(target.shape)}."
+            )
         return int(target) if target.numel() == 1 else target.long()
     try:
         return operator.index(target)
     except TypeError:
-        raise ValueError(f"target must be an int, a LongTensor (b,) or a callable outputs -> (b,), got {type(target).__name__}.") from None
+        raise ValueError(
+            "target must be an int, a LongTensor (b,) or a callable outputs -> (b,), "
+            f"got {type(target).__name__}."
+        ) from None
 
 # %% ../nbs/library/score.ipynb #1dcbbac1
 def _place(outputs, target, rows):
@@ -241,8 +277,9 @@ def _place(outputs, target, rows):
     dims = len(target) if isinstance(target, tuple) else target.shape[1]
     if dims != outputs.ndim - 1:
         raise ValueError(
-            f"target must name a place in each row's outputs, one number for each of the {outputs.ndim - 1} "
-            f"dimensions after the rows, got {dims}; the model's output is {tuple(outputs.shape)}."
+            "target must name a place in each row's outputs, one number for each of the "
+            f"{outputs.ndim - 1} dimensions after the rows, got {dims}; "
+            f"the model's output is {tuple(outputs.shape)}."
         )
     if isinstance(target, tuple):
         return outputs[(slice(None), *target)]
@@ -251,7 +288,12 @@ def _place(outputs, target, rows):
 
 
 def beside(f: Callable, layout: Layout) -> Callable:
-    """f of several inputs as a function of one tensor in which they lie side by side; a score stays one."""
+    """f of several inputs as a function of one tensor in which they lie side by side.
+
+    Parameters:
+        f: a `score`, which stays one, or any callable of several tensors
+        layout: how they lie
+    """
     if not isinstance(f, Score) or callable(f.target) and not isinstance(f.target, Tensor):
         return Together(f, layout)
     return Score(Together(f.of(None), layout), f.target, "logit")
@@ -268,17 +310,21 @@ def score(
 
     Parameters:
         model: images to outputs, in eval mode
-        target: a class, one class per row as a list or a LongTensor (b,), or a callable from the model's raw outputs
-            to (b,); as captum spells them, a tuple is a place in larger outputs, a list of tuples one for each row
+        target: a class, one class per row as a list or a LongTensor (b,), or a callable from the
+            model's raw outputs to (b,); as captum spells them, a tuple is a place in larger
+            outputs, a list of tuples one for each row
         output: "probability" (softmax) or "logit" (the output as it is)
-        preprocess: applied to x first, so that x and its baseline stay images in [0, 1]; to several inputs at once it
-            is applied as the model is, preprocess(a, b) -> (a, b)
+        preprocess: applied to x first, so that x and its baseline stay images in [0, 1]; to several
+            inputs at once it is applied as the model is, preprocess(a, b) -> (a, b)
         rows: whether the model takes `rows`, the indices of its rows; None finds out
-    Returns: f with f(x, rows=None) -> (b,), where rows says which targets belong to these rows. With target None,
-        f(x) is the score of every class, (b, classes), and f.at(x) settles on the class predicted at x; the integrator
-        and the methods do that at the input, once, never at a point of the path
-    Raises: ValueError for layers in train mode, by name; for a target outside the classes or of the wrong length
-    Source: the probability is what the codes of MIG and MA-GIG explain; Bordt et al. explain the logit
+    Returns: f with f(x, rows=None) -> (b,), where rows says which targets belong to these rows.
+        With target None, f(x) is the score of every class, (b, classes), and f.at(x) settles on
+        the class predicted at x; the integrator and the methods do that at the input, once, never
+        at a point of the path
+    Raises: ValueError for layers in train mode, by name; for a target outside the classes or of the
+        wrong length
+    Source: the probability is what the codes of MIG and MA-GIG explain; Bordt et al. explain the
+        logit
 
     >>> import torch
     >>> from manifold_xai import score
@@ -297,7 +343,9 @@ def settled(
     rows: bool | None = None,
     check: bool = False,
 ) -> Callable:
-    """f as a function (x, rows=None) of one number per row: its class, and whether it wants its rows, settled at x.
+    """f as a function (x, rows=None) of one number per row.
+
+    Its class, and whether it wants its rows, are settled at x.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b,), row by row
@@ -319,9 +367,16 @@ def settled(
 
 
 def check_score(f: Callable, x: Tensor, batch: int | Chunks | None = None) -> None:
-    """Refuse a score that answers at random, or a row otherwise in other company; see `check_answers`."""
+    """Refuse a score that answers at random, or a row otherwise in other company.
+
+    Parameters:
+        f: a `score` or any callable (b, ...) -> (b, ...), row by row
+        x: rows to look at, (b, ...)
+        batch: rows evaluated at once
+    Raises: ValueError as `check_answers`
+    """
     chunks = Chunks.of(x, batch)
-    
+
     def ask(x, rows):
         return values(f, x, rows, chunks)
 

@@ -259,6 +259,29 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
     course._run = None
 
 
+def test_only_the_gpu_profile_asks_for_whole_data_sets_and_the_papers_network(tmp_path):
+    small, large = (begin(p, device="cpu", out=tmp_path, data_root=tmp_path) for p in ("cpu", "gpu"))
+    assert (small.full, large.full) == (False, True)
+    assert small.network == large.network == "efficientnet_lite0"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet18-f37072fd.pth").touch()
+    assert (small.network, large.network) == ("efficientnet_lite0", "resnet18")
+    course._run = None
+
+
+def test_no_profile_rounds_products_unless_settings_say_so(tmp_path, monkeypatch):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for profile, said in (("gpu", "high"), ("gpu", "highest")):
+        spend = profiles(ROOT) | {"gpu": profiles(ROOT)["gpu"] | {"precision": said}}
+        monkeypatch.setattr(course, "profiles", lambda: spend)
+        begin(profile, device="cpu", out=tmp_path)
+        assert torch.get_float32_matmul_precision() == said
+        assert torch.backends.cudnn.allow_tf32 == (said == "high")
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+    course._run = None
+
+
 def test_without_a_folder_results_go_where_the_runner_puts_them(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("manifold_xai.files.writable", lambda folder: False)

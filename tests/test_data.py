@@ -540,6 +540,20 @@ def mnist(root, monkeypatch):
     )
 
 
+def test_all_of_mnist_takes_the_place_of_the_few_where_it_lies(tmp_path, monkeypatch):
+    few = digits("test", tmp_path, full=True)
+    assert torch.equal(few.x, digits("test", tmp_path).x)  # it is not there
+    mnist(tmp_path, monkeypatch)
+    found = {part: digits(part, tmp_path, full=True) for part in (*data.DIGIT_SIZES, "all")}
+    assert [len(images.y) for images in found.values()] == [184, 16, 50, 200]
+    train, validation, test, everything = found.values()
+    assert sorted([*train.rows.tolist(), *validation.rows.tolist()]) == list(range(200))
+    assert torch.equal(train.x, everything.x[train.rows])
+    assert torch.equal(test.y, test.rows % 10) and test.y[:30].unique().numel() == 10
+    assert test.x.shape[1:] == (1, 32, 32) and test.x[..., 2:-2, 2:-2].max() == 1
+    assert torch.equal(digits("test", tmp_path).x, few.x)
+
+
 def emnist(root, monkeypatch):
     for name, content in idx_files(
         62, (620, 124), ("train", "test"), "emnist-byclass-{}-{}-ubyte"

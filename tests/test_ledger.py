@@ -14,6 +14,7 @@ from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifold_xai.course import report
 from manifold_xai.course.chapter import bootstrap, condition, exact
 from manifold_xai.course.claims import (
     PRESET,
@@ -27,6 +28,7 @@ from manifold_xai.course.claims import (
 )
 from manifold_xai.course.ledger import (
     as_table,
+    judged,
     ledger,
     places,
     results,
@@ -424,6 +426,95 @@ def test_a_bar_that_the_papers_own_numbers_cannot_fail_decides_nothing(monkeypat
     assert said.why.startswith(f"decides nothing: its bar contains {inside} of the paper's own {len(theirs)}")
     monkeypatch.setitem(claims()["MAGIG-30"], "tolerance", "0.002")
     assert "decides nothing" not in answer("MAGIG-30", {"a": YES}).why
+
+
+# What people read
+
+SHOWN = stored(ROOT, "evidence")
+
+
+def found(change=None):
+    """The committed evidence as the ledger finds it, one thing of it changed."""
+    both = judged({}, places(ROOT), SHOWN | (change or {}), {})
+    answers = {a.claim: a for _, a in both if a}
+    return report.Found([row for row, _ in both], answers, {}, {})
+
+
+def changed(claim, values, **more):
+    entry, n = SHOWN[claim], int(claims()[claim]["n_min"])
+    conditions = {k: Condition(Estimate(v, v - 0.001, v + 0.001, n)) for k, v in values.items()}
+    return {claim: entry | {"conditions": conditions | more, "later": []}}
+
+
+def test_a_stored_result_changes_outcome_control_row_page_and_table():
+    no = Condition(Estimate(-0.5, -0.6, -0.4, 200), "control")
+    was, now = found(), found(changed("MAGIG-24", {"a": 0.5, "b": 0.7}, blurred=no))
+    before, after = ({r.claim: r for r in f.rows}["MAGIG-24"] for f in (was, now))
+    assert (before.outcome, before.survives) == ("split", "not tried")
+    assert (after.outcome, after.survives) == ("supported", "no")
+    line = "| [MAGIG-24]({}) | {} | {} | 0.5 … 0.7 (2) | transfer | **supported** | no |"
+    line = line.format(f"nbs/{after.where}", after.plainly, after.on)
+    assert line in report.page(now, ROOT) and line not in report.page(was, ROOT)
+    assert report.reason(after) in report.story(now, "magig")
+    assert report.reason(before) in report.story(was, "magig")
+    tables = [report.conditions_table([*f.answers.values()], {}) for f in (was, now)]
+    assert tables[0] != tables[1] and "MAGIG-24,blurred,control" in tables[1]
+    assert report.calibration(was.rows) != report.calibration(found(changed("MIG-23", {"a": -1})).rows)
+
+
+def test_the_committed_pages_are_what_the_command_writes():
+    """Words, numbers and outcomes come from the kept evidence, not from an editor."""
+    f = found()
+    lines = (ROOT / "LEDGER.md").read_text(encoding="utf8").splitlines()
+    for r in f.rows:
+        (row,) = as_table([r], "nbs/").splitlines()[2:]
+        assert row in lines
+    kept = json.loads((ROOT / "nbs" / "results" / "ledger.json").read_text(encoding="utf8"))
+    assert {k: (e["row"]["outcome"], e["row"]["survives"]) for k, e in kept.items()} == {
+        r.claim: (r.outcome, r.survives) for r in f.rows
+    }
+    table = (ROOT / "nbs" / "results" / "conditions.csv").read_text(encoding="utf8")
+    assert len(table.splitlines()) == len(report.conditions_table([*f.answers.values()], {}).splitlines())
+
+
+def test_a_row_is_short_enough_to_read():
+    for row in as_table(found().rows, "nbs/").splitlines()[2:]:
+        shown = re.sub(r"\]\([^)]*\)", "]", row).replace("**", "")
+        assert len(shown) <= 200, shown
+
+
+def test_every_undecided_claim_says_what_would_decide_and_every_split_why():
+    for r in found().rows:
+        assert bool(r.needed) == (r.outcome == "undecided")
+        if r.outcome == "split":
+            assert " for " in r.why and ", the other way for " in r.why
+
+
+def test_a_paper_has_a_place_for_each_outcome_and_no_number_in_its_prose():
+    for short in ("mig", "magig", "bordt"):
+        text = (ROOT / "manifold_xai" / "assets" / f"story-{short}.md").read_text(encoding="utf8")
+        assert not re.search(r"\d", text), short
+        assert {"supported", "contradicted", "split", "undecided"} < set(re.findall(r"{(\w+)}", text))
+        assert not re.search(r"{\w+}", report.story(found(), short))
+
+
+def test_every_claim_was_guessed_and_every_guess_is_counted():
+    assert [e["claim"] for e in report.expectations()] == [*claims()]
+    assert {e["expected"] for e in report.expectations()} == {*report.EXPECTED}
+
+
+def test_dates_of_what_came_later_are_those_of_the_history():
+    history = report.first_kept(ROOT)
+    if not history:
+        pytest.skip("this copy has no history")
+    kept = json.loads((ROOT / "nbs" / "results" / "added.json").read_text(encoding="utf8"))
+    assert all(day == history[claim][name] for claim, of in kept.items() for name, day in of.items())
+
+
+def test_what_the_papers_print_is_for_claims_that_exist_and_has_its_place():
+    with (ROOT / "manifold_xai" / "assets" / "paper.csv").open(encoding="utf8") as file:
+        rows = [*csv.DictReader(file)]
+    assert {r["claim"] for r in rows} < set(claims()) and all(r["where"] and r["unit"] for r in rows)
 
 
 # Whatever a file holds: read right, or refused by name

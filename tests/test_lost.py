@@ -12,16 +12,19 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from helpers import ROOT
+from papermill import execute_notebook
+from papermill.engines import papermill_engines
 from torture import CLAIM, FIGURE
 from toys import course, own_processes, status, text
 
 from manifold_xai import files
-from manifold_xai.course import products
+from manifold_xai.course import execute, products
 from manifold_xai.course.cli import main
 from manifold_xai.course.session import end_survivors, read_summary
 
@@ -554,3 +557,34 @@ def test_ten_disturbed_runs_end_as_if_undisturbed():
         text=True,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+# A cell's end is heard while a widget answers
+
+ANSWERS = """from ipywidgets import interact
+interact(lambda which: print(which), which=["x", "y"])
+import time
+time.sleep(0.5)  # its end comes while the runner is busy with what it printed"""
+
+
+def test_a_cells_end_is_heard_while_a_widget_answers(tmp_path, monkeypatch):
+    from nbclient.output_widget import OutputWidget
+
+    answered = []
+    sync_state = OutputWidget.sync_state
+
+    def slowly(self):
+        time.sleep(1.5)
+        answered.append(True)
+        sync_state(self)
+
+    monkeypatch.setattr(OutputWidget, "sync_state", slowly)
+    papermill_engines.register("course", execute.Engine)
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ANSWERS)])
+    nb.metadata.kernelspec = {"name": "python3", "display_name": "Python", "language": "python"}
+    nbformat.write(nb, tmp_path / "in.ipynb")
+    where = str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")
+    execute_notebook(*where, engine_name="course", execution_timeout=60, progress_bar=False)
+    cell = nbformat.read(where[1], 4).cells[-1]
+    assert answered
+    assert cell.metadata.papermill.duration < 30  # without the mend: the time-out's 60 s

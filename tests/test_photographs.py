@@ -89,8 +89,8 @@ def test_a_changed_photograph_changes_the_outcome(stored):
     assert before.outcome != "not tested"
     assert (raised.outcome, lowered.outcome) == ("supported", "contradicted")
     # a single photograph moves the number by its share
-    one = says([1 - row[0], *row[1:]]).conditions["Grad-CAM"]
-    assert one.value - before.conditions["Grad-CAM"].value == pytest.approx(
+    one = says([1 - row[0], *row[1:]]).conditions["Grad-CAM"].measured
+    assert one.value - before.conditions["Grad-CAM"].measured.value == pytest.approx(
         (1 - 2 * row[0]) / len(row)
     )
 

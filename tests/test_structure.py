@@ -511,3 +511,11 @@ def test_whatever_a_page_calls_is_reached(tmp_path, capsys):
         "__getattr__"
     }  # the lazy face itself
     assert len(made) > 100 and missed == set()
+
+
+def test_what_only_a_gpu_spends_changes_no_key(clone):
+    """Numbers that are kept come of the profiles cpu and evidence."""
+    page = clone / "nbs" / "20_mean.ipynb"
+    replace(page, "[1, 2]", "[1, run.pick(smoke=1, cpu=2, gpu=3)]")
+    bigger = changed(clone, "nbs/20_mean.ipynb", "gpu=3", "gpu=4")
+    assert bigger == set() and changed(clone, "nbs/20_mean.ipynb", "cpu=2", "cpu=5") == {"20_mean"}

@@ -33,13 +33,22 @@ from manifold_xai.attribution.classes import (
 )
 from .integral import Attribution, integrate
 from ..door import graphless, ordinary, refuse_train_mode, undrawn, with_arguments
+from ..options import typed
 from ..paths.path import Path
 from ..score import Score, check_input, out_of_range, score, settled
 from ..together import Layout, Together
 
 # %% ../../nbs/library/attribution/base.ipynb #22e04ca8
 class Portable:
-    """Base of what is pickled with its generators, in `vars` or in `settings`."""
+    """Base of the methods: pickled with their generators, in `vars` or in `settings`.
+
+    An option of another kind than a method's signature declares is refused, see `typed`.
+    """
+
+    def __init_subclass__(cls, **more):
+        super().__init_subclass__(**more)
+        if "__init__" in vars(cls):
+            cls.__init__ = typed(cls.__init__)
 
     def __getstate__(self):
         state = vars(self) | dict(settings=vars(self).get("settings", {}))
@@ -82,7 +91,8 @@ class PathMethod(Portable, GradientAttribution):
     Parameters:
         forward_func: explained as it is given: a model, or `score(model, output=…, preprocess=…)`
         refine, progress, integrand, finite: as in `path_attribution`; with tol, NaN is refused
-        check: refuse a model that answers at random or depends on the batch; costs two passes of at most 16 rows
+        check: refuse a model that answers at random or depends on the batch; costs two passes of
+            at most 16 rows
         span: warn where inputs look like images but not in [0, 1]
     """
 
@@ -102,26 +112,46 @@ class PathMethod(Portable, GradientAttribution):
         self.check, self.span, self.finite = check, span, finite
 
     n_steps = 200  # where `attribute` is not told otherwise
-    one_path = False  # whether the path is the same for every class: then several are walked at once
+    one_path = (
+        False  # whether the path is the same for every class: then several are walked at once
+    )
     one_input = False  # whether it can only lead through one input
     reached: Reached | None = None  # what the last call with `tol` reached: error, steps, nested
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """The path from x0 to x in `steps` segments; f scores one class, batch rows may be evaluated at once."""
+        """The path from x0 to x.
+
+        Parameters:
+            f: scores one class, (b, ...) -> (b,)
+            x0: baseline, like x
+            x: input, (b, ...)
+            steps: segments
+            batch: rows that may be evaluated at once; None for a size that suits x
+        """
         raise NotImplementedError(
-            f"{type(self).__name__} must say how its path is drawn: def path(self, f, x0, x, steps, batch)"
+            f"{type(self).__name__} must say how its path is drawn: "
+            "def path(self, f, x0, x, steps, batch)"
         )
 
     def add_up(self, f: Score, gamma: Path, **how) -> Attribution:
-        """The integral along the path, which must meet x0 and x unless it is a `Path`; a subclass may walk its paths otherwise."""
+        """The integral along the path, which must meet x0 and x unless it is a `Path`.
+
+        A subclass may walk its paths otherwise.
+        """
         return integrate(f, gamma, **how)
 
     def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path:
-        """The path that `tol` refines; what it needs beforehand is settled here, once. None: whole walks."""
+        """The path that `tol` refines; None: whole walks.
+
+        What the path needs beforehand is settled here, once.
+        """
         return self.path(f, x0, x, SETTLED_ON, batch)
 
     def finer(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """The path again, for `tol`, if it is walked as a whole; a subclass may scale what steps count."""
+        """The path again, for `tol`, if it is walked as a whole.
+
+        A subclass may scale what steps count.
+        """
         return self.path(f, x0, x, steps, batch)
 
     def within(
@@ -134,10 +164,11 @@ class PathMethod(Portable, GradientAttribution):
         several: Classes | None = None,
         **how,
     ) -> Within:
-        """As many steps as an error of `tol` takes: finer sums if the path allows, else whole walks."""
+        """As many steps as `tol` takes: finer sums if the path allows, else whole walks."""
         if how["rule"] != "trapezoid" or how["refine"] is not None:
             raise ValueError(
-                "tol refines the trapezoid rule where it is coarse, row by row: leave rule and refine."
+                "tol refines the trapezoid rule where it is coarse, row by row: "
+                "leave rule and refine."
             )
         batch, more = how["batch"], dict(max_steps=max_steps, check=False, span=False)
         more |= {name: how[name] for name in ("batch", "integrand", "progress")}
@@ -151,7 +182,8 @@ class PathMethod(Portable, GradientAttribution):
 
         if several is not None:
             raise ValueError(
-                f"{type(self).__name__} walks anew for every tol, one class at a time: hand over target."
+                f"{type(self).__name__} walks anew for every tol, one class at a time: "
+                "hand over target."
             )
 
         def walk(steps):
@@ -160,11 +192,12 @@ class PathMethod(Portable, GradientAttribution):
         return walked(walk, x, tol, max_steps)
 
     def start(self, x: Tensor, baselines) -> Tensor:
-        """The baseline of each row, like x: 0 for None, a number everywhere, a tensor, an array, or a function of x."""
+        """The baseline of each row, like x, as `baseline_of` reads it."""
         return baseline_of(x, baselines)
 
     @log_usage()
     @graphless
+    @typed
     def attribute(
         self,
         inputs,
@@ -182,35 +215,54 @@ class PathMethod(Portable, GradientAttribution):
         targets=None,
         method: str | None = None,
     ):
-        """Attribution of each input feature, like `inputs`; with return_convergence_delta also ΣA − (F(x) − F(x0)), (b,).
+        """Attribution of each input feature.
 
         Parameters:
             inputs: (b, ...), or a tuple of them, several inputs at once: then so is the result
-            baselines: None (0), a number, a tensor, an array or a function of inputs; for several inputs a tuple of those
-            target: as captum's: None for one output a row or the class predicted at `inputs`, an int, one class per row,
-                a tuple indexing larger outputs, or a list of such tuples, one per row; or a callable, outputs -> (b,)
+            baselines: None (0), a number, a tensor, an array or a function of inputs; for several
+                inputs a tuple of those
+            target: as captum's: None for one output a row or the class predicted at `inputs`, an
+                int, one class per row, a tuple indexing larger outputs, or a list of such tuples,
+                one per row; or a callable, outputs -> (b,)
             additional_forward_args: further arguments of the model, one or a tuple
             n_steps: segments (nodes for "gauss-legendre"); None: the method's own, 200 for most
-            internal_batch_size: rows at once
-            per_row: for each further argument whether it holds something for each row; None finds out
+            rule: as in `path_attribution`
+            internal_batch_size: rows at once; None for a size that suits the inputs
+            return_convergence_delta: return also ΣA − (F(x) − F(x0)), (b,)
+            per_row: for each further argument whether it holds something for each row; None
+                finds out
             tol: error to reach instead of n_steps, as a share of each map's norm, see
                 `adaptive_attribution`; `self.reached` then tells error and steps of each row
             max_steps: with tol, no row gets more segments
-            targets: in place of target, several classes at once: "all", a list of k, or integers (b, k); the result is
-                (b, k, ...). One walk where the path is the same for every class, else one walk a class
-            method: captum's name for the rule: "riemann_trapezoid", "riemann_left", "riemann_middle" or "gausslegendre"
-        Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1], and where
-            max_steps was not enough for tol
+            targets: in place of target, several classes at once: "all", a list of k, or integers
+                (b, k); the result is (b, k, ...). One walk where the path is the same for every
+                class, else one walk a class
+            method: captum's name for the rule: "riemann_trapezoid", "riemann_left",
+                "riemann_middle" or "gausslegendre"
+        Returns: the map, like `inputs`; with return_convergence_delta a pair (map, delta)
+        Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1],
+            and where max_steps was not enough for tol
         """
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
-        f, x, layout = explained(self.forward_func, inputs, first_of(target, targets), additional_forward_args, **door)
+        f, x, layout = explained(
+            self.forward_func, inputs, first_of(target, targets), additional_forward_args, **door
+        )
         if layout is not None and self.one_input:
-            raise ValueError(f"{type(self).__name__} leads through one input; with several, IG and the guided paths do.")
+            raise ValueError(
+                f"{type(self).__name__} leads through one input; "
+                "with several, IG and the guided paths do."
+            )
         x0 = self.start(x, baselines if layout is None else starts(layout, x, baselines))
         how = dict(rule=rule if method is None else rule_of(method), batch=internal_batch_size)
-        how |= dict(progress=self.progress, refine=self.refine, integrand=self.integrand, finite=self.finite)
+        how |= dict(
+            progress=self.progress, refine=self.refine, integrand=self.integrand, finite=self.finite
+        )
         steps = self.n_steps if n_steps is None else n_steps
-        far = dict(gap=return_convergence_delta) if tol is None else dict(tol=tol, max_steps=max_steps)
+        far = (
+            dict(gap=return_convergence_delta)
+            if tol is None
+            else dict(tol=tol, max_steps=max_steps)
+        )
         with undrawn(x.device, f):
             if targets is None:
                 found = self.walk(f, x0, x, steps, **far, **how)
@@ -221,8 +273,10 @@ class PathMethod(Portable, GradientAttribution):
         A = layout.split(A) if layout is not None else (A,) if isinstance(inputs, tuple) else A
         return (A, gap + ends[..., 0] - ends[..., 1]) if return_convergence_delta else A
 
-    def walk(self, f: Score, x0: Tensor, x: Tensor, steps: int, tol: float | None = None, **how) -> Attribution:
-        """The path of one class, and the integral along it, in so many steps or within `tol`."""
+    def walk(
+        self, f: Score, x0: Tensor, x: Tensor, steps: int, tol: float | None = None, **how
+    ) -> Attribution:
+        """The integral along the path of one class, in so many steps or within `tol`."""
         if tol is not None:
             return self.within(f, x0, x, tol, **how)
         gamma = self.path(f, x0, x, steps, how["batch"])
@@ -231,10 +285,13 @@ class PathMethod(Portable, GradientAttribution):
     def walks(
         self, f: Score, x0: Tensor, x: Tensor, steps: int, targets, tol: float | None = None, **how
     ) -> Attribution:
-        """The same for several classes, (b, k, ...): along one path where it is the same for all."""
+        """The same for several classes, (b, k, ...): along one path if it is the same for all."""
         targets = classes_of_all(f, x, targets)
         if not self.one_path:
-            one = lambda target: self.walk(f.of(target), x0, x, steps, tol, **how)
+
+            def one(target):
+                return self.walk(f.of(target), x0, x, steps, tol, **how)
+
             return stacked(class_by_class(self, one, targets))
         several = Classes(f, targets)
         if tol is not None:
@@ -285,11 +342,13 @@ def explained(
     span: bool = True,
     per_row: bool | Iterable[bool] | None = None,
 ) -> tuple[Score, Tensor, Layout | None]:
-    """What captum's arguments ask for: the score of one class per row, settled at the input, and the input itself.
+    """What captum's arguments ask for: the score of one class per row, settled at the input.
 
-    Several inputs come side by side, and then the layout says how.
-
-    Parameters: as in `PathMethod` and its `attribute`
+    Parameters:
+        forward_func, check, span: as in `PathMethod`
+        inputs, target, additional_forward_args, per_row: as in `PathMethod.attribute`
+        batch: rows evaluated at once
+    Returns: the score; the input, several side by side; and then how they lie, or None
     Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1]
     """
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -319,7 +378,10 @@ RULES_OF_CAPTUM = dict(
 def rule_of(method: str) -> str:
     """Our name of a rule that captum calls `method`."""
     if method not in RULES_OF_CAPTUM:
-        raise ValueError(f"method must be one of {', '.join(RULES_OF_CAPTUM)}, got {method!r}; rule= takes our names.")
+        raise ValueError(
+            f"method must be one of {', '.join(RULES_OF_CAPTUM)}, got {method!r}; "
+            "rule= takes our names."
+        )
     return RULES_OF_CAPTUM[method]
 
 
@@ -328,30 +390,46 @@ def first_of(target, targets):
     if targets is None:
         return target
     if target is not None:
-        raise ValueError("target names one class a row and targets several: hand over one of the two.")
+        raise ValueError(
+            "target names one class a row and targets several: hand over one of the two."
+        )
     return targets[0] if isinstance(targets, (list, range)) and len(targets) else None
 
 
 def starts(layout: Layout, x: Tensor, baselines):
-    """The baselines of several inputs, side by side like x: None, a number for all, a tuple, or a function to one."""
+    """The baselines of several inputs, side by side like x.
+
+    Parameters:
+        layout: how the inputs lie in x
+        x: the inputs, side by side
+        baselines: None, a number for all, a tuple, or a function of the inputs to one of these
+    Raises: ValueError for another number of them than of inputs, and as `baseline_of`
+    """
     parts = layout.split(x)
     if callable(baselines) and not isinstance(baselines, Tensor):
         baselines = baselines(*parts)
     if not isinstance(baselines, tuple):
         baselines = (baselines,) * len(parts)
     if len(baselines) != len(parts):
-        raise ValueError(f"`baselines` must hold one for each of the {len(parts)} inputs, got {len(baselines)}.")
+        raise ValueError(
+            f"`baselines` must hold one for each of the {len(parts)} inputs, got {len(baselines)}."
+        )
     if all(part is None for part in baselines):
         return None
     return layout.join(tuple(baseline_of(part, own) for part, own in zip(parts, baselines)))
 
 
 def _scored(forward_func, target, args, x, per_row) -> Score:
-    """forward_func as a Score of captum's target, its further arguments bound; those that hold something for each row follow the rows."""
+    """forward_func as a Score of captum's target, its further arguments bound.
+
+    Those that hold something for each row follow the rows.
+    """
     if args is None:
         return score(forward_func, target, "logit")
     refuse_train_mode(forward_func)
-    if isinstance(getattr(forward_func, "model", None), Score) and isinstance(forward_func, Together):
+    if isinstance(getattr(forward_func, "model", None), Score) and isinstance(
+        forward_func, Together
+    ):
         forward_func = _beside(forward_func.model, forward_func.layout)
     if isinstance(forward_func, Score):
         return score(_bound(forward_func, args, x, per_row), target, "logit")
@@ -378,12 +456,18 @@ def _bound(f, args, x, per_row):
 
 
 def baseline_of(x: Tensor, baselines) -> Tensor:
-    """The baseline of each row, like x: 0 for None, a number everywhere, a tensor, an array, or a function of x.
+    """The baseline of each row, like x.
 
+    Parameters:
+        x: input, (b, ...)
+        baselines: None for 0, a number everywhere, a tensor or array like x or one row of it, or a
+            function of x to one of these
     Raises: ValueError for anything else, for another shape than x or one row of it, for NaN
     """
     baselines = baselines[0] if isinstance(baselines, tuple) and len(baselines) == 1 else baselines
-    baselines = baselines(x) if callable(baselines) and not isinstance(baselines, Tensor) else baselines
+    baselines = (
+        baselines(x) if callable(baselines) and not isinstance(baselines, Tensor) else baselines
+    )
     if isinstance(baselines, (np.ndarray, np.number)) and baselines.dtype.kind in "fiu":
         baselines = torch.as_tensor(baselines)
     if isinstance(baselines, Tensor) and baselines.ndim:

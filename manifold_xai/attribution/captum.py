@@ -24,6 +24,7 @@ from .classes import Classes, chunk_of, class_by_class, classes_of_all
 from .integral import integrate
 from ..chunks import value_and_grad
 from ..door import Watch, graphless, here, reachable
+from ..options import typed
 from ..paths.ig2 import model_of
 from ..paths.straight import straight_path
 from ..score import Score
@@ -56,6 +57,7 @@ class Neighbour(Portable, GradientAttribution):
 
     @log_usage()
     @graphless
+    @typed
     def attribute(
         self,
         inputs,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..chunks import Chunks, value_and_grad, values
 from ..door import graphless, ordinary
+from ..options import typed
 from ..paths.path import Path, Step
 from ..score import Score, beside, check_input, rows_in_words, settled
 from ..together import Layout
@@ -27,7 +28,8 @@ class Attribution(NamedTuple):
 
     A: Tensor  # share of each feature, (b, ...)
     gap: Tensor  # sum of A minus what the score gained between the path's own ends, (b,)
-    ends: Tensor  # F(x0) - F(first point) and F(x) - F(last point), (b, 2): what the path's ends leave out
+    # F(x0) - F(first point) and F(x) - F(last point), (b, 2): what the path's ends leave out
+    ends: Tensor
 
 
 RULES = ("left", "trapezoid", "midpoint", "gauss-legendre")
@@ -35,6 +37,7 @@ INTEGRANDS = ("path", "displacement", "gradient", "important", "decision")
 
 # %% ../../nbs/library/attribution/integral.ipynb #48ad21ea
 @graphless
+@typed
 def path_attribution(
     f: Callable,
     gamma: Tensor | Path | Iterable,
@@ -51,34 +54,37 @@ def path_attribution(
     rows: bool | None = None,
     finite: bool = True,
 ) -> Attribution:
-    """Attribution A_j = ∫ ∂f/∂γ_j dγ_j along a path, its completeness gap, and what the path's ends leave out.
+    """Attribution A_j = ∫ ∂f/∂γ_j dγ_j along a path, and what is missing from it.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b,), row by row
-        gamma: a path: a tensor (T+1, b, ...), a `Path`, or an iterator of points (b, ...) or `Step`s, whose gradients
-            are used where given and filled in where missing; through several inputs at once, a Path made of tuples,
-            or a tuple of tensors (T+1, b, ...) with x a tuple as well; then A is a tuple too
+        gamma: a path: a tensor (T+1, b, ...), a `Path`, or an iterator of points (b, ...) or
+            `Step`s, whose gradients are used where given and filled in where missing; through
+            several inputs at once, a Path made of tuples, or a tuple of tensors (T+1, b, ...) with
+            x a tuple as well; then A is a tuple too
         x0, x: where the path must start and end (a `Path` knows its own)
         rule: one of "left", "trapezoid", "midpoint", "gauss-legendre" (straight paths)
         batch: rows evaluated at once, None for a size that suits x
         progress: show a bar
-        refine: halve every segment whose own gap exceeds this, up to five times (trapezoid); the gaps of the segments
-            it leaves alone still add up
-        integrand: "path"; "displacement", mean gradient times (last point − first), as in MIG's published
-            code: not complete unless the path is straight; "gradient", the mean gradient itself, which the gap
-            counts times that displacement; "important", each segment's gain shared out as the squares of its
-            gradient (IDGI; complete whatever the number of segments; rule="left" as published); "decision", the
-            path's integrand times the score's own slope, scaled to the gain (IDG; points evenly timed)
+        refine: halve every segment whose own gap exceeds this, up to five times (trapezoid); the
+            gaps of the segments it leaves alone still add up
+        integrand: "path"; "displacement", mean gradient times (last point − first), as in MIG's
+            published code: not complete unless the path is straight; "gradient", the mean gradient
+            itself, which the gap counts times that displacement; "important", each segment's gain
+            shared out as the squares of its gradient (IDGI; complete whatever the number of
+            segments; rule="left" as published); "decision", the path's integrand times the score's
+            own slope, scaled to the gain (IDG; points evenly timed)
         check: refuse a score that answers at random or depends on the batch
         span: refuse images out of range
         rows: whether f takes `rows`, the indices of its rows; None finds out
-        finite: refuse a score or gradient that is NaN or infinite on some row's path; False returns NaN for
-            that row, and the others as if they were alone
-    Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless gamma is a tensor
-    Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points; for inputs out of range;
-        for a score that is none
-    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too; Yang, Wang and Bilgic
-        2023 ("important"); Walker et al. 2024 ("decision")
+        finite: refuse a score or gradient that is NaN or infinite on some row's path; False returns
+            NaN for that row, and the others as if they were alone
+    Returns: Attribution(A, gap, ends), in float32 or better. Memory does not grow with T unless
+        gamma is a tensor
+    Raises: ValueError for a path that misses x0 or x, changes shape, or has fewer than two points;
+        for inputs out of range; for a score that is none
+    Source: Sundararajan et al. 2017, eq. 1 and §4, where paths that are not straight appear too;
+        Yang, Wang and Bilgic 2023 ("important"); Walker et al. 2024 ("decision")
 
     >>> import torch
     >>> from manifold_xai import path_attribution
@@ -134,17 +140,28 @@ def integrate(
 ) -> Attribution:
     """`path_attribution` for callers that have looked at x0, x and f themselves.
 
-    With gap=False, gap and ends are None where they would cost a pass of their own (Gauss–Legendre, whose nodes leave
-    the ends out); told says whether f takes `rows`.
+    Parameters:
+        f, gamma, x0, x, rule, batch, progress, refine, integrand, check, finite: as there
+        gap: False: gap and ends are None where they would cost a pass of their own
+            (Gauss–Legendre, whose nodes leave the ends out)
+        told: whether f takes `rows`; None finds out
+    Returns: as `path_attribution`
+    Raises: ValueError as `path_attribution`
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
     if refine is not None and rule != "trapezoid":
         raise ValueError(f"refine halves segments of the trapezoid rule, got rule={rule!r}.")
     if integrand not in INTEGRANDS or (refine is not None and integrand != "path"):
-        raise ValueError(f"integrand must be one of {', '.join(INTEGRANDS)}, and refine is for the first, got {integrand!r}.")
+        raise ValueError(
+            f"integrand must be one of {', '.join(INTEGRANDS)}, and refine is for the first, "
+            f"got {integrand!r}."
+        )
     if rule == "gauss-legendre" and integrand in ("important", "decision"):
-        raise ValueError(f"integrand={integrand!r} looks at segments, and rule='gauss-legendre' has none: choose another rule.")
+        raise ValueError(
+            f"integrand={integrand!r} looks at segments, and rule='gauss-legendre' has none: "
+            "choose another rule."
+        )
     if isinstance(gamma, Path):
         x0, x = gamma.x0, gamma.x
     if rule == "gauss-legendre":
@@ -155,7 +172,9 @@ def integrate(
     _refuse_classless(f, end)
     points = _points(gamma, progress)
     if end is not None and (isinstance(gamma, Path) or isinstance(f, Score) and f.target is None):
-        f = settled(f, ordinary(end), batch, told, check)  # before the path draws a point, which may ask f
+        f = settled(
+            f, ordinary(end), batch, told, check
+        )  # before the path draws a point, which may ask f
         first = next(points)
     else:
         first = next(points)
@@ -172,8 +191,13 @@ def integrate(
     start, end = walk.value(walk.first), walk.value(walk.run[-1])
     if integrand == "decision":
         walk.A = _scaled(walk.A, end - start)
-    own = isinstance(gamma, Path)  # such a path says where it was meant to go, and what it misses is reported
-    left_out = [_left_out(walk, walk.first.x, start, x0, "start", "x0", own), _left_out(walk, walk.run[-1].x, end, x, "end", "x", own)]
+    own = isinstance(
+        gamma, Path
+    )  # such a path says where it was meant to go, and what it misses is reported
+    left_out = [
+        _left_out(walk, walk.first.x, start, x0, "start", "x0", own),
+        _left_out(walk, walk.run[-1].x, end, x, "end", "x", own),
+    ]
     apart = away if integrand == "gradient" else None
     return _finished(walk.A, end - start, torch.stack(left_out, 1), apart, finite)
 
@@ -192,7 +216,8 @@ def _scaled(A, gain):
 def _refuse_classless(f, x):
     if x is None and isinstance(f, Score) and f.target is None:
         raise ValueError(
-            "f has no class yet: pass x, at which to predict it, or choose one with score(model, target)."
+            "f has no class yet: pass x, at which to predict it, "
+            "or choose one with score(model, target)."
         )
 
 
@@ -212,8 +237,9 @@ def _finite(A, gain=None, refuse=True):
         return A
     if refuse:
         raise ValueError(
-            f"the score or its gradient is NaN or infinite somewhere on the path of {rows_in_words(~good)}: "
-            "look at f on the path's points, or pass finite=False for the other rows."
+            "the score or its gradient is NaN or infinite somewhere on the path of "
+            f"{rows_in_words(~good)}: look at f on the path's points, "
+            "or pass finite=False for the other rows."
         )
     return A.masked_fill(~good.reshape(-1, *[1] * (A.ndim - 1)), torch.nan)
 
@@ -225,15 +251,28 @@ def _finished(A, gain, ends, away=None, refuse=True):
 
 # %% ../../nbs/library/attribution/integral.ipynb #12f29b5b
 def _points(gamma, progress) -> Iterator[Step]:
-    """The path's points as Steps, each looked at: at least two, of one shape, unchanged after they were handed over."""
+    """The path's points as Steps, each looked at.
+
+    At least two, of one shape, unchanged after they were handed over.
+    """
     points, last, version, count = gamma.draw() if isinstance(gamma, Path) else gamma, None, 0, 0
     for point in _bar(points, gamma, progress):
         step = point if isinstance(point, Step) else Step(point)
-        if not isinstance(step.x, Tensor) or step.x.ndim < 2 or (last is not None and step.x.shape != last.shape):
+        if (
+            not isinstance(step.x, Tensor)
+            or step.x.ndim < 2
+            or (last is not None and step.x.shape != last.shape)
+        ):
             got = tuple(step.x.shape) if isinstance(step.x, Tensor) else type(step.x).__name__
-            raise ValueError(f"a path's points must be tensors of one shape (b, ...), but point {count} is {got}.")
+            raise ValueError(
+                "a path's points must be tensors of one shape (b, ...), "
+                f"but point {count} is {got}."
+            )
         if last is not None and _version(last) != version:
-            raise ValueError(f"the path changed point {count - 1} in place after handing it over: yield a new tensor each time.")
+            raise ValueError(
+                f"the path changed point {count - 1} in place after handing it over: "
+                "yield a new tensor each time."
+            )
         last, version, count = step.x, _version(step.x), count + 1
         yield step._replace(x=ordinary(step.x))
     if count < 2:
@@ -249,16 +288,33 @@ def _bar(points, gamma, progress):
         return points
     from tqdm.auto import tqdm  # here: it looks for a notebook when imported
 
-    return tqdm(points, total=len(gamma) if hasattr(gamma, "__len__") else None, desc="path", leave=False)
+    return tqdm(
+        points, total=len(gamma) if hasattr(gamma, "__len__") else None, desc="path", leave=False
+    )
 
 # %% ../../nbs/library/attribution/integral.ipynb #60712e2a
 class _Walk:
-    """A walk along a path: gathers points into runs that fill a chunk, fills in missing gradients, adds the segments up."""
+    """A walk along a path, whose segments are added up as it goes.
+
+    Points are gathered into runs that fill a chunk, and missing gradients filled in.
+    """
 
     def __init__(self, f, first: Step, rule, batch, refine, integrand="path"):
-        self.f = f.at(first.x) if isinstance(f, Score) else f  # its class is settled: this only compares lengths
-        self.rule, self.refine, self.integrand, self.run, self.first, self.segments = rule, refine, integrand, [first], first, 0
-        self.chunks, self.rows = Chunks.of(first.x, batch), torch.arange(len(first.x), device=first.x.device)
+        self.f = (
+            f.at(first.x) if isinstance(f, Score) else f
+        )  # its class is settled: this only compares lengths
+        self.rule, self.refine, self.integrand, self.run, self.first, self.segments = (
+            rule,
+            refine,
+            integrand,
+            [first],
+            first,
+            0,
+        )
+        self.chunks, self.rows = (
+            Chunks.of(first.x, batch),
+            torch.arange(len(first.x), device=first.x.device),
+        )
         self.A = torch.zeros_like(first.x, dtype=torch.promote_types(first.x.dtype, torch.float32))
 
     @property
@@ -283,13 +339,22 @@ class _Walk:
         self.run = self.run[-1:]
 
     def pieces(self) -> Iterator[Tensor]:
-        """What each segment of the run adds, like A, one after the other: a segment fits the cache where a run may not."""
+        """What each segment of the run adds, like A, one after the other.
+
+        A segment fits the cache where a run may not.
+        """
         if self.rule == "midpoint":
-            grads = self.measure(torch.stack([(here.x + there.x) / 2 for here, there in pairwise(self.run)]))[1]
+            grads = self.measure(
+                torch.stack([(here.x + there.x) / 2 for here, there in pairwise(self.run)])
+            )[1]
         else:
             self.fill()
             grads = [point.grad for point in self.run]
-            grads = grads if self.rule == "left" else ((here.to(self.A.dtype) + there) / 2 for here, there in pairwise(grads))
+            grads = (
+                grads
+                if self.rule == "left"
+                else ((here.to(self.A.dtype) + there) / 2 for here, there in pairwise(grads))
+            )
         if self.integrand == "important":
             self.run = [Step(point.x, point.grad, self.value(point)) for point in self.run]
         for grad, (here, there) in zip(grads, pairwise(self.run)):
@@ -305,7 +370,7 @@ class _Walk:
         return piece if self.integrand == "path" else _by_row(piece.flatten(1).sum(1), piece)
 
     def fill(self):
-        """Fill in the gradients that the run's points did not bring, and the scores that come with them."""
+        """Fill in the gradients that the run's points did not bring, and their scores."""
         missing = [i for i, point in enumerate(self.run) if point.grad is None]
         if missing:
             value, grad = self.measure(torch.stack([self.run[i].x for i in missing]))
@@ -320,35 +385,53 @@ class _Walk:
 
     def value(self, point: Step):
         """Score at a point, (b,): its own, or one more forward pass."""
-        value = values(self.f, point.x, self.rows, self.chunks) if point.value is None else point.value
+        value = (
+            values(self.f, point.x, self.rows, self.chunks) if point.value is None else point.value
+        )
         return value.detach().to(self.A.dtype)
 
     def subdivided(self, pieces: Tensor) -> Tensor:
-        """`pieces` of the run's segments, (k, b, ...), those whose own gap in a row is above `refine` replaced by sums over their halves."""
+        """`pieces` of the run's segments, (k, b, ...), the coarse ones replaced.
+
+        Where a row's own gap is above `refine`, the sum over the segment's halves takes its place.
+        """
         self.run = [Step(point.x, point.grad, self.value(point)) for point in self.run]
-        x, grad, value = (torch.stack([point[k] for point in self.run]).to(self.A.dtype) for k in range(3))
-        t, b = ((pieces.flatten(2).sum(2) - value.diff(dim=0)).abs() > self.refine).nonzero(as_tuple=True)
+        x, grad, value = (
+            torch.stack([point[k] for point in self.run]).to(self.A.dtype) for k in range(3)
+        )
+        t, b = ((pieces.flatten(2).sum(2) - value.diff(dim=0)).abs() > self.refine).nonzero(
+            as_tuple=True
+        )
         if len(t):
             ends = ([v[t, b] for v in (x, grad, value)], [v[t + 1, b] for v in (x, grad, value)])
-            measure = lambda x, rows: value_and_grad(self.f, x.to(self.first.x.dtype), rows, self.chunks)
+            measure = lambda x, rows: value_and_grad(  # noqa: E731
+                self.f, x.to(self.first.x.dtype), rows, self.chunks
+            )
             pieces[t, b] = _halved(measure, *ends, b, self.refine)
         return pieces
 
 # %% ../../nbs/library/attribution/integral.ipynb #576521db
 def _left_out(walk, point, value, end, place, name, own):
-    """Score at `end` minus score at the path's `place`, (b,); an error if a path that is not ours misses it."""
+    """Score at `end` minus score at the path's `place`, (b,).
+
+    An error if a path that is not ours misses it.
+    """
     if end is None:
         return torch.zeros_like(value)
     miss = (end - point).abs().max().item() if end.shape == point.shape else float("inf")
     if miss == 0:
         return torch.zeros_like(value)
-    tiny = torch.finfo(point.dtype).eps ** 0.5 * max(1.0, end.abs().max().item())  # rounding of a path's own arithmetic is far below
+    tiny = torch.finfo(point.dtype).eps ** 0.5 * max(
+        1.0, end.abs().max().item()
+    )  # rounding of a path's own arithmetic is far below
     if end.shape != point.shape or (not own and miss > tiny):
         index = 0 if place == "start" else -1
         raise ValueError(
-            f"`gamma` must {place} at `{name}`, but its {'first' if index == 0 else 'last'} point differs from it by {miss:.2g} (max abs).\n"
+            f"`gamma` must {place} at `{name}`, but its {'first' if index == 0 else 'last'} point "
+            f"differs from it by {miss:.2g} (max abs).\n"
             f"  gamma[{index}]: {tuple(point.shape)}   {name}: {tuple(end.shape)}\n"
-            f"Latent paths {place} at decode(encode({name})), not at {name}: anchor the path, or explain decode(encode({name}))."
+            f"Latent paths {place} at decode(encode({name})), not at {name}: "
+            f"anchor the path, or explain decode(encode({name}))."
         )
     return walk.value(Step(end)) - value
 
@@ -361,7 +444,10 @@ def _nodes(n):
 
 
 def _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite):
-    """Gauss–Legendre quadrature with as many nodes as the straight path has steps: exact for scores of degree 2T on the line."""
+    """Gauss–Legendre quadrature with as many nodes as the straight path has steps.
+
+    It is exact for scores of degree 2T on the line.
+    """
     x0, x = ordinary(gamma.x0), ordinary(gamma.x)
     walk = _Walk(f, Step(x0), "gauss-legendre", batch, None)
     runs = _nodes(gamma.steps).to(walk.A).split(walk.size)
@@ -373,21 +459,30 @@ def _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite):
     A = walk.A if integrand == "gradient" else walk.A * (x - x0)
     if not gap:
         return Attribution(_finite(A, refuse=finite), None, None)
-    start, end = values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(A.dtype).chunk(2)
+    start, end = (
+        values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(A.dtype).chunk(2)
+    )
     ends = torch.zeros(len(start), 2, dtype=end.dtype, device=end.device)
     return _finished(A, end - start, ends, away, finite)
 
 # %% ../../nbs/library/attribution/integral.ipynb #83fc69f2
 def _halved(measure, left, right, rows, refine, times: int = 5):
-    """Integrals over n segments from `left` to `right`, each (x, grad, value), halved until their own gaps are at most `refine`."""
+    """Integrals over n segments, halved until their own gaps are at most `refine`.
+
+    They lead from `left` to `right`, each (x, grad, value).
+    """
     total, owner = torch.zeros_like(left[0]), torch.arange(len(rows), device=rows.device)
     for again in reversed(range(times)):
         x = (left[0] + right[0]) / 2
         value, grad = measure(x, rows[owner])
         middle = (x, grad.to(x.dtype), value.to(x.dtype))
-        left, right = zip(*((torch.cat([a, m]), torch.cat([m, b])) for a, m, b in zip(left, middle, right)))
+        left, right = zip(
+            *((torch.cat([a, m]), torch.cat([m, b])) for a, m, b in zip(left, middle, right))
+        )
         owner, piece = owner.repeat(2), (left[1] + right[1]) / 2 * (right[0] - left[0])
-        wide = (piece.flatten(1).sum(1) - (right[2] - left[2])).abs() > (refine if again else float("inf"))
+        wide = (piece.flatten(1).sum(1) - (right[2] - left[2])).abs() > (
+            refine if again else float("inf")
+        )
         total.index_add_(0, owner[~wide], piece[~wide])
         left, right, owner = [v[wide] for v in left], [v[wide] for v in right], owner[wide]
         if not len(owner):

@@ -36,11 +36,12 @@ from ..together import side_by_side
 
 # %% ../../nbs/library/attribution/methods.ipynb #6e80e742
 class IntegratedGradients(PathMethod):
-    """Integrated Gradients (Sundararajan et al. 2017): the straight line from the baseline to the input.
+    """Integrated Gradients: the straight line from the baseline to the input.
 
     Parameters:
         forward_func and further options: as in `PathMethod`
         multiply_by_inputs: as captum's; False gives the mean gradient on the line, not its shares
+    Source: Sundararajan et al. 2017
     """
 
     one_path = True
@@ -61,21 +62,33 @@ class IntegratedGradients(PathMethod):
 
 
 class BlurIG(PathMethod):
-    """BlurIG (Xu et al. 2020): from the blurred input to the input; it takes no baseline.
+    """BlurIG: from the blurred input to the input; it takes no baseline.
 
-    Parameters: sigma, edge, as in `blur_path`; the rest as in `PathMethod`.
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        sigma, edge: as in `blur_path`
+    Source: Xu et al. 2020
     """
 
     one_path = one_input = True
 
-    def __init__(self, forward_func: Callable, sigma: float | None = None, edge: str = "renormalise", **options):
+    def __init__(
+        self,
+        forward_func: Callable,
+        sigma: float | None = None,
+        edge: str = "renormalise",
+        **options,
+    ):
         super().__init__(forward_func, **options)
         self.sigma, self.edge = sigma, edge
 
     def start(self, x, baselines):
         """x itself: the path makes its own start."""
         if baselines is not None:
-            raise ValueError("BlurIG starts at the blurred input: leave baselines at None, and choose sigma instead.")
+            raise ValueError(
+                "BlurIG starts at the blurred input: leave baselines at None, "
+                "and choose sigma instead."
+            )
         return x
 
     def path(self, f, x0, x, steps, batch):
@@ -84,10 +97,14 @@ class BlurIG(PathMethod):
 
 # %% ../../nbs/library/attribution/methods.ipynb #c1900bb9
 class GuidedIG(PathMethod):
-    """Guided IG (Kapishnikov et al. 2021): the features the score hardly reacts to move first.
+    """Guided IG: the features the score hardly reacts to move first.
 
-    Parameters: forward_func and further options as in `PathMethod`; fraction, max_dist, order, schedule, generator as in `guided_path`.
-    On photographs its signed maps do not repeat; `SettledIG` does.
+    On photographs its signed maps do not repeat; those of `SettledIG` do.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        fraction, max_dist, order, schedule, generator: as in `guided_path`
+    Source: Kapishnikov et al. 2021
     """
 
     def __init__(
@@ -102,7 +119,13 @@ class GuidedIG(PathMethod):
         **options,
     ):
         super().__init__(forward_func, **options)
-        self.settings = dict(fraction=fraction, max_dist=max_dist, order=order, schedule=schedule, generator=generator)
+        self.settings = dict(
+            fraction=fraction,
+            max_dist=max_dist,
+            order=order,
+            schedule=schedule,
+            generator=generator,
+        )
 
     def path(self, f, x0, x, steps, batch):
         """guided_path(f, x0, x, steps, …)"""
@@ -112,7 +135,9 @@ class GuidedIG(PathMethod):
 class SettledIG(PathMethod):
     """Guided IG with the order of features settled beforehand: maps that repeat.
 
-    Parameters: forward_func and further options as in `PathMethod`; window, order as in `settled_path`.
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        window, order: as in `settled_path`
     """
 
     def __init__(self, forward_func, window: float = 0.5, order: Tensor | None = None, **options):
@@ -130,15 +155,27 @@ class SettledIG(PathMethod):
 
 # %% ../../nbs/library/attribution/methods.ipynb #3653aa7a
 class EnhancedIG(PathMethod):
-    """Enhanced IG (Jha et al. 2020): Integrated Gradients along the decoded line between the codes of baseline and input.
+    """Enhanced IG: along the decoded line between the codes of baseline and input.
 
-    Parameters: forward_func and further options as in `PathMethod`; autoencoder, anchor, jump, as in `enhanced_path`.
-    The convergence delta counts what an unanchored path's ends leave out; anchor=True leaves nothing out.
+    The convergence delta counts what an unanchored path's ends leave out; anchor=True leaves
+    nothing out.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        autoencoder, anchor, jump: as in `enhanced_path`
+    Source: Jha et al. 2020
     """
 
     one_path = one_input = True
 
-    def __init__(self, forward_func: Callable, autoencoder: Autoencoder, anchor: bool | str = False, jump: int = 10, **options):
+    def __init__(
+        self,
+        forward_func: Callable,
+        autoencoder: Autoencoder,
+        anchor: bool | str = False,
+        jump: int = 10,
+        **options,
+    ):
         super().__init__(forward_func, **options)
         check_anchor(anchor, jump)
         self.autoencoder, self.anchor, self.jump = check_autoencoder(autoencoder), anchor, jump
@@ -150,14 +187,25 @@ class EnhancedIG(PathMethod):
 
 
 class ManifoldIG(EnhancedIG):
-    """Manifold IG (Zaher et al. 2024): along the decoded geodesic between the codes of baseline and input.
+    """Manifold IG: along the decoded geodesic between the codes of baseline and input.
 
-    Parameters: as in `EnhancedIG`, among them integrand, "path" (the path integral) or "displacement" (the published code's form, not
-    complete); geodesic, options for `manifold_path` and `geodesic`, such as dict(segments=50) or dict(solver="gradient").
+    Parameters:
+        forward_func, autoencoder, anchor, jump and further options: as in `EnhancedIG`; among them
+            integrand, "path" (the path integral) or "displacement" (the published code's form,
+            not complete)
+        geodesic: options for `manifold_path` and `geodesic`, such as dict(segments=50) or
+            dict(solver="gradient")
+    Source: Zaher et al. 2024
     """
 
     def __init__(
-        self, forward_func: Callable, autoencoder: Autoencoder, anchor: bool | str = False, jump: int = 10, geodesic: dict | None = None, **options
+        self,
+        forward_func: Callable,
+        autoencoder: Autoencoder,
+        anchor: bool | str = False,
+        jump: int = 10,
+        geodesic: dict | None = None,
+        **options,
     ):
         super().__init__(forward_func, autoencoder, anchor, jump, **options)
         self.geodesic = geodesic or {}
@@ -169,10 +217,15 @@ class ManifoldIG(EnhancedIG):
 
 # %% ../../nbs/library/attribution/methods.ipynb #16044804
 class ManifoldAlignedGuidedIG(PathMethod):
-    """MA-GIG (Kim et al. 2026): guided steps in an autoencoder's latents, decoded, between the raw baseline and the raw input.
+    """MA-GIG: guided steps in an autoencoder's latents, decoded, from raw baseline to raw input.
 
-    Parameters: forward_func and further options as in `PathMethod`; autoencoder, fraction, slerp, anchor, jump, order, schedule,
-    generator as in `manifold_guided_path`. On photographs its signed maps do not repeat; `ManifoldSettledIG` does.
+    On photographs its signed maps do not repeat; those of `ManifoldSettledIG` do.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        autoencoder, fraction, slerp, anchor, jump, order, schedule, generator: as in
+            `manifold_guided_path`
+    Source: Kim et al. 2026
     """
 
     one_input = True
@@ -193,7 +246,15 @@ class ManifoldAlignedGuidedIG(PathMethod):
     ):
         super().__init__(forward_func, **options)
         self.autoencoder = check_autoencoder(autoencoder)
-        self.settings = dict(fraction=fraction, slerp=slerp, anchor=anchor, jump=jump, order=order, schedule=schedule, generator=generator)
+        self.settings = dict(
+            fraction=fraction,
+            slerp=slerp,
+            anchor=anchor,
+            jump=jump,
+            order=order,
+            schedule=schedule,
+            generator=generator,
+        )
 
     def path(self, f, x0, x, steps, batch):
         """manifold_guided_path(f, autoencoder, x0, x, steps, …)"""
@@ -204,7 +265,9 @@ class ManifoldAlignedGuidedIG(PathMethod):
 class ManifoldSettledIG(PathMethod):
     """MA-GIG with the order of latents settled beforehand: maps that repeat.
 
-    Parameters: forward_func and further options as in `PathMethod`; autoencoder, window, anchor, jump, order as in `manifold_settled_path`.
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        autoencoder, window, anchor, jump, order: as in `manifold_settled_path`
     """
 
     one_input = True
@@ -220,7 +283,10 @@ class ManifoldSettledIG(PathMethod):
         **options,
     ):
         super().__init__(forward_func, **options)
-        self.autoencoder, self.settings = check_autoencoder(autoencoder), dict(window=window, anchor=anchor, jump=jump, order=order)
+        self.autoencoder, self.settings = (
+            check_autoencoder(autoencoder),
+            dict(window=window, anchor=anchor, jump=jump, order=order),
+        )
 
     def path(self, f, x0, x, steps, batch):
         """manifold_settled_path(f, autoencoder, x0, x, steps, window, anchor, jump, order)"""
@@ -234,9 +300,10 @@ class ManifoldSettledIG(PathMethod):
 
 # %% ../../nbs/library/attribution/methods.ipynb #85875336
 class Outward(PathMethod):
-    """Base of the path methods that walk from the input and find their own end: the shares change sign.
+    """Base of the path methods that walk from the input and find their own end.
 
-    How far they go is steps times `settings["step"]`; for `tol` more steps are shorter ones.
+    Walked this way round the shares change their sign. How far they go is steps times
+    `settings["step"]`; for `tol` more steps are shorter ones.
     """
 
     drawn = None  # where the generator stood when the first of several walks began
@@ -245,7 +312,7 @@ class Outward(PathMethod):
         """Nothing: the walk finds its own way each time."""
 
     def within(self, f, x0, x, tol, max_steps, **how):
-        """Whole walks, which all draw alike."""
+        """Whole walks, whose random draws are the same."""
         method = copy(self)
         method.drawn = None if self.generator is None else self.generator.get_state()
         return PathMethod.within(method, f, x0, x, tol, max_steps, **how)
@@ -265,12 +332,18 @@ class Outward(PathMethod):
 
 
 class IG2(Outward):
-    """IG2 (Zhuo and Ge 2024): along the way on which the input comes to look, to the network, like an image of another class.
+    """IG2: the way on which the input comes to look, to the network, like another class's image.
 
-    Parameters: forward_func and further options as in `PathMethod`; references, images (n, ...) to draw one from for each row, of
-    another predicted class; or hand `attribute` one for each row as baselines; represent, step, clip as in `iterative_path`;
-    generator, for the draw. `attribute` takes 201 steps; its baselines are the references. The convergence delta is to the counterfactual
-    that the path reaches.
+    `attribute` takes 201 steps; its baselines are the references, one for each row. The convergence
+    delta is to the counterfactual that the path reaches.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        references: images (n, ...), of which each row is given one of another predicted class;
+            None: they are handed to `attribute`
+        represent, step, clip: as in `iterative_path`
+        generator: picks among the references
+    Source: Zhuo and Ge 2024
     """
 
     n_steps = 201
@@ -288,12 +361,19 @@ class IG2(Outward):
     ):
         super().__init__(forward_func, **options)
         self.references, self.generator = references, generator
-        self.settings = dict(represent=represent if represent is not None else model_of(forward_func), step=step, clip=clip)
+        self.settings = dict(
+            represent=represent if represent is not None else model_of(forward_func),
+            step=step,
+            clip=clip,
+        )
 
     def start(self, x, baselines):
-        """The references, or None where they are to be drawn."""
+        """The references, or None where they are to be picked."""
         if baselines is None and self.references is None:
-            raise ValueError("IG2 needs an image of another class to go to: IG2(model, references=…), or one for each row as baselines.")
+            raise ValueError(
+                "IG2 needs an image of another class to go to: IG2(model, references=…), "
+                "or one for each row as baselines."
+            )
         return None if baselines is None else super().start(x, baselines)
 
     def path(self, f, x0, x, steps, batch):
@@ -308,18 +388,24 @@ class IG2(Outward):
 def _refuse_arguments(f):
     if isinstance(f.model, WithArguments) and any(f.model.per_row):
         raise ValueError(
-            "IG2 cannot draw references for a model whose further arguments follow the rows: references have none. "
-            "Hand one reference for each row as baselines."
+            "IG2 cannot pick references for a model whose further arguments follow the rows: "
+            "references have none. Hand one reference for each row as baselines."
         )
 
 # %% ../../nbs/library/attribution/methods.ipynb #150a67e1
 class AGI(Outward):
-    """AGI (Pan et al. 2021): the mean over k other classes of the way uphill to an image the network takes for one of them.
+    """AGI: the mean over k other classes of the way uphill to an image the network takes for one.
 
-    Parameters: forward_func and further options as in `PathMethod`; k, other classes, None for min(10, classes − 1); step, step_from,
-    clip as in `adversarial_path`; generator, draws the classes anew for each row where k leaves a choice, None takes them evenly spaced.
-    `attribute` takes at most 15 steps to each class; its rule is "left" with step_from="input". The convergence delta is to the mean
-    score of the adversarial images.
+    `attribute` takes at most 15 steps to each class; its rule is "left" with step_from="input".
+    The convergence delta is to the mean score of the adversarial images.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
+        k: other classes; None for min(10, classes − 1)
+        step, step_from, clip: as in `adversarial_path`
+        generator: draws the classes anew for each row where k leaves a choice; None takes them
+            evenly spaced
+    Source: Pan et al. 2021
     """
 
     n_steps = 15
@@ -342,15 +428,26 @@ class AGI(Outward):
     def start(self, x, baselines):
         """x itself: the paths find their own ends."""
         if baselines is not None:
-            raise ValueError("AGI finds its own baselines, one for each other class: leave baselines at None.")
+            raise ValueError(
+                "AGI finds its own baselines, one for each other class: leave baselines at None."
+            )
         return x
 
     def path(self, f, x0, x, steps, batch):
         """adversarial_path from k copies of each row, one to each of k other classes"""
         every = Score(f.model, None, f.output, f.preprocess)
-        other = other_classes(classes_of(f, x, "AGI"), values(every, x[:1]).shape[-1], self.k, self.generator)
+        other = other_classes(
+            classes_of(f, x, "AGI"), values(every, x[:1]).shape[-1], self.k, self.generator
+        )
         k = other.shape[1]
-        gamma = adversarial_path(copies(f, k), x.repeat_interleave(k, 0), other.flatten(), steps, batch=batch, **self.settings)
+        gamma = adversarial_path(
+            copies(f, k),
+            x.repeat_interleave(k, 0),
+            other.flatten(),
+            steps,
+            batch=batch,
+            **self.settings,
+        )
         gamma.notes["copies"] = k
         return gamma
 
@@ -358,4 +455,9 @@ class AGI(Outward):
         """The mean of `Outward.add_up` over the copies of each row."""
         k = gamma.notes["copies"]
         how |= dict(rule="left") if self.settings["step_from"] == "input" else {}
-        return Attribution(*(part.unflatten(0, (-1, k)).mean(1) for part in super().add_up(copies(f, k), gamma, **how)))
+        return Attribution(
+            *(
+                part.unflatten(0, (-1, k)).mean(1)
+                for part in super().add_up(copies(f, k), gamma, **how)
+            )
+        )

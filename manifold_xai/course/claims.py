@@ -83,8 +83,8 @@ def _enough(cell):
     return cell
 
 
-COLUMNS: dict[str, Callable[[str], str]] = dict(id=filled, paper=filled, claim=filled)
-COLUMNS |= dict(where=str, paper_value=str, quantity=filled)
+COLUMNS: dict[str, Callable[[str], str]] = dict(id=filled, paper=filled, where=str, claim=filled)
+COLUMNS |= dict(paper_value=str, quantity=filled)
 COLUMNS |= dict(direction=_one_of("above", "below", "equal"), threshold=_finite)
 COLUMNS |= dict(tolerance=_tolerance, aggregate=_aggregate, n_min=_enough, needs=str)
 PRESET = tuple(COLUMNS)  # nobody changes these: tests/test_ledger.py knows their hash

@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..benchmark.command import add_benchmark, benchmark
 from . import products
 from ..files import output, profiles, repository, trouble
 from .notebooks import chapter_name, chapters
@@ -193,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(dest="command", required=True)
     add_run(commands.add_parser("run", help="execute chapters").add_argument)
+    add_benchmark(commands.add_parser("benchmark", help="methods on many images").add_argument)
     for name, text in COMMANDS.items():
         sub = commands.add_parser(name, help=text)
         if name in ("table", "colab"):
@@ -270,6 +272,7 @@ COMMANDS = {
     "fold": "hide the source of checks and solutions, until a reader unfolds them",
     "restamp": "give evidence today's key where a cpu run gave the same numbers to the last bit",
     "evidence": "keep what an evidence run recorded",
+    "ledger": "write LEDGER.md, its tables, figures and pages from the kept evidence",
     "handout": "student notebooks for a class, and the teacher's",
 }
 FOLDERS = {
@@ -283,6 +286,8 @@ def command(name: str):
     """The function behind a subcommand; what only some need is imported late."""
     if name == "run":
         return run
+    if name == "benchmark":
+        return benchmark
     if name == "doctor":
         from manifold_xai.course.doctor import doctor
 
@@ -291,6 +296,10 @@ def command(name: str):
         from manifold_xai.course import provenance
 
         return getattr(provenance, name)
+    if name == "ledger":
+        from manifold_xai.course.report import write
+
+        return write
     if name == "handout":
         from manifold_xai.course.handout import handout
 

@@ -14,6 +14,7 @@ import threading
 # a grammar of addresses: two seconds to build, no notebook needs it
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
+import zmq
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill import execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
@@ -33,7 +34,18 @@ class Client(PapermillNotebookClient):
             self.cell_index, self.room, self.noted = cell_index, MOST, False
         if not self.shorten(msg["msg_type"], msg["content"]):
             return None
-        return super().process_message(msg, cell, cell_index)
+        try:
+            return super().process_message(msg, cell, cell_index)
+        finally:
+            self.wake()
+
+    def wake(self) -> None:
+        """Hear a reply that came while a widget's answer was being sent.
+
+        Sending (nbclient's widgets do, jupyter_client past asyncio) takes the one signal that the
+        socket gives for it, and the cell's end would only be seen when its time is up.
+        """
+        self.kc.shell_channel.socket.get(zmq.EVENTS)
 
     def shorten(self, kind: str, content: dict) -> bool:
         """Cut what `content` has too much, in place; False if nothing is left to say."""

@@ -95,6 +95,10 @@ def plot_paper(answers: list[Answer], ax: Axes) -> Axes:
     names = [f"{claims()[a.claim]['plainly']}  {a.claim}" for a in answers]
     ax.set_yticks(range(len(answers)), names, fontsize=7)
     ax.set_xticks([-1, 0, 1], ["the other side", "bar", "as claimed"])
+    for outcome, colour in SHADES.items():
+        ax.plot([], [], "o-", color=colour, markersize=3, label=outcome)
+    ax.plot([], [], "D", color="black", markersize=2, label="the paper's number")
+    ax.legend(ncols=5, fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), columnspacing=1)
     return ax
 
 

@@ -73,7 +73,7 @@ def needed(c: Condition, about: Mapping[str, str]) -> float:
     """
     e, n = c.measured, c.seeds if c.seeds > 1 else c.measured.n
     away = min(abs(e.value - end) for end in _claimed(about))
-    if away == 0:
+    if away <= 1e-6 * smallest_effect(c):
         return math.inf
     factor = smallest_effect(c) / away
     if about["effect"]:
@@ -337,7 +337,8 @@ def _reasons(about, rule, found, sides, outcome):
     bar += f" ± {about['tolerance']}" if about["tolerance"] else ""
     counts = Counter(sides.values())
     if outcome == "split":
-        yield "; ".join(f"{s}: {_names(sides, s)}" for s in SIDES if counts[s])
+        said = dict(zip(SIDES, (f"{bar} for", "the other way for", "open for")))
+        yield ", ".join(f"{said[s]} {_names(sides, s)}" for s in SIDES if counts[s])
     elif sides:
         others = ", ".join(f"{counts[s]} {s}" for s in SIDES[1:] if counts[s])
         others += {"exists": "; one is enough", "all": "; all are needed"}.get(rule, "")
@@ -355,4 +356,4 @@ def _reasons(about, rule, found, sides, outcome):
 def _names(sides, which, most=3):
     names = [name for name, s in sides.items() if s == which]
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return " · ".join(names[:most]) + more

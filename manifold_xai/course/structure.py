@@ -316,6 +316,12 @@ class Reader:
     def field(self, node):
         return f"Field({self.text(node.target)}, {self.text(node.value)})"
 
+    def Call(self, node):
+        """A call; of `run.pick` without what a GPU spends: no number that is kept comes of it."""
+        picks = isinstance(node.func, ast.Attribute) and node.func.attr == "pick"
+        kept = [word for word in node.keywords if not (picks and word.arg == "gpu")]
+        return self.plain(ast.Call(node.func, node.args, kept))
+
     # Strings, and names of arguments
 
     def Constant(self, node):

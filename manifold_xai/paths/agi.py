@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..chunks import Chunks, takes_rows
+from ..options import typed
 from .ig2 import check_step, classes_of, clipped, two_gradients
 from .path import Path, Step
 from .straight import check_ends
@@ -19,6 +20,7 @@ from ..score import Score
 STARTS = ("current", "input")
 
 
+@typed
 def adversarial_path(
     f: Score,
     x: Tensor,

@@ -9,6 +9,7 @@ __all__ = ['gaussian_rows', 'blur', 'blur_path']
 import torch
 from torch import Tensor
 
+from ..options import typed
 from .path import Path
 from .straight import check_ends
 
@@ -63,6 +64,7 @@ def blur(x: Tensor, sigma: float, edge: str = "renormalise") -> Tensor:
     return rows @ x @ cols.T
 
 # %% ../../nbs/library/paths/blur.ipynb #2783cf20
+@typed
 def blur_path(
     x: Tensor, steps: int = 200, sigma: float | None = None, edge: str = "renormalise"
 ) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..chunks import Chunks, values
 from ..door import RowWise, WithArguments, here, row_wise
+from ..options import typed
 from .path import Path, Step
 from .straight import check_ends
 from ..score import Score, is_image, settled
@@ -107,6 +108,7 @@ def scored_and_represented(f: Callable, represent: Callable) -> Callable:
     return both
 
 # %% ../../nbs/library/paths/ig2.ipynb #88e743b7
+@typed
 def iterative_path(
     f: Callable,
     x: Tensor,

@@ -24,6 +24,7 @@ from ..chunks import Chunks
 from ..door import graphless, refuse_inference_weights
 from ..geometry.geodesic import geodesic, resample
 from ..geometry.metric import Decoder, latent_line, path_chords
+from ..options import typed
 from .curve import decoded_curve, line_curve, spline_curve
 from .path import Path, Step
 from .straight import check_ends
@@ -161,7 +162,7 @@ def decoded_path(
         jump: segments of each jump, as in `anchored`
         batch: rows decoded at once; None for a size that suits x
         curve_z: (places, rows) -> codes, the curve on which gamma_z lies
-        notes: kept with the path
+        notes: kept with the path; smooth=True says that its curve has no corner
     Returns: a Path of T segments, and 2·jump more with anchor=True. It declares x0 and x as its
         ends: what an unanchored path misses is reported
     Raises: ValueError for ends of different shape or NaN, an unknown anchor, a path that does not
@@ -206,6 +207,7 @@ def decoded_path(
     return Path(lambda: anchored(frames(), x0, x, anchor, jump), x0, x, steps, **notes)
 
 
+@typed
 def enhanced_path(
     autoencoder: Autoencoder,
     x0: Tensor,
@@ -241,7 +243,7 @@ def enhanced_path(
     check_ends(x0, x, steps)
     z = encoded(autoencoder, x, batch, check)
     z0 = encoded(autoencoder, x0, batch)
-    how = dict(batch=batch, curve_z=line_curve(z0, z))
+    how = dict(batch=batch, curve_z=line_curve(z0, z), smooth=anchor is False)
     return decoded_path(autoencoder.decode, latent_line(z0, z, steps), x0, x, anchor, jump, **how)
 
 # %% ../../nbs/library/paths/manifold.ipynb #65116138
@@ -267,6 +269,7 @@ def lay(
 
 
 @graphless
+@typed
 def manifold_path(
     autoencoder: Autoencoder,
     x0: Tensor,
@@ -326,5 +329,5 @@ def manifold_path(
         fine = geodesic(decode, *ends, steps, batch=batch, **again)
         found = fine._replace(iterations=found.iterations + fine.iterations)
         gamma_z = fine.gamma_z
-    how = dict(batch=batch, curve_z=spline_curve(gamma_z), geodesic=found)
+    how = dict(batch=batch, curve_z=spline_curve(gamma_z), smooth=anchor is False, geodesic=found)
     return decoded_path(decode, gamma_z, x0, x, anchor, jump, **how)

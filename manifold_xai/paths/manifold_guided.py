@@ -17,6 +17,7 @@ from ..autoencoder import Autoencoder, check_decoder
 from ..chunks import Chunks, among, value_and_grad
 from ..door import RowWise, refuse_inference_weights, row_wise
 from ..geometry.metric import Decoder
+from ..options import typed
 from .guided import check_guided, drawn_order, guided_point, settled_path
 from .manifold import anchored, check_anchor, decoded_path, encoded
 from .order import places
@@ -87,6 +88,7 @@ def decode_and_grad(
     return Decoded(*map(torch.cat, zip(*parts)))
 
 # %% ../../nbs/library/paths/manifold_guided.ipynb #dccda7a2
+@typed
 def manifold_guided_path(
     f: Callable,
     autoencoder: Autoencoder,
@@ -194,6 +196,7 @@ def _drawn(decode: Decoder, z: Tensor, chunks: Chunks, like: Tensor) -> Tensor:
         return torch.cat(chunks(one, z, torch.arange(len(z), device=z.device)))
 
 # %% ../../nbs/library/paths/manifold_guided.ipynb #78714f1d
+@typed
 def manifold_settled_path(
     f: Callable,
     autoencoder: Autoencoder,

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from ..geometry.geodesic import geodesic
+from ..options import typed
 from .path import Path
 from .straight import check_ends
 
 # %% ../../nbs/37_newer_paths.ipynb #e7a0335a
+@typed
 def least_resistance_path(
     outputs: Callable[[Tensor], Tensor],
     x0: Tensor,

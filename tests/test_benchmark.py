@@ -1,0 +1,258 @@
+"""The benchmark: the same numbers however it is cut, killed, resumed, shared out; wrong words named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import ROOT
+
+pq = pytest.importorskip("pyarrow.parquet")
+
+from manifold_xai.benchmark import results  # noqa: E402
+from manifold_xai.benchmark.grid import GRIDS, Cell, read_grid  # noqa: E402
+from manifold_xai.benchmark.run import run  # noqa: E402
+from manifold_xai.benchmark.unit import Worker, compute  # noqa: E402
+from manifold_xai.course.cli import main  # noqa: E402
+
+SMALL = """
+about = "Three methods, one of them with feedback, on a few digits."
+steps = 4
+precision = "float64"
+measures = ["removal", "path"]
+[methods]
+GradInput = {}
+IG = { refine = 0.01 }
+IG2 = { steps = 4 }
+GIG = {}
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    return read_grid(file)
+
+
+def done(grid, out, **how):
+    return pq.read_table(run(grid, out, **dict(limit=6, block=3, progress=False) | how))
+
+
+def numbers(table):
+    """All numbers of a table, (rows, columns)."""
+    names = [c for c in table.column_names if str(table.schema.field(c).type) == "double"]
+    return torch.tensor([[row[c] for c in names] for row in table.to_pylist()]), names
+
+
+def test_a_grid_run_twice_gives_the_same_bytes(grid, tmp_path):
+    done(grid, tmp_path / "a")
+    done(grid, tmp_path / "b")
+    a, b = ((tmp_path / x / "scores.parquet").read_bytes() for x in "ab")
+    assert a == b and len(a) > 1000
+
+
+def test_numbers_do_not_depend_on_the_block_nor_on_the_order(grid, tmp_path):
+    a, names = numbers(done(grid, tmp_path / "a"))
+    b, _ = numbers(done(grid, tmp_path / "b", block=4))
+    c, _ = numbers(done(grid, tmp_path / "c", block=1))
+    assert {"diffid", "perceptual_left", "delta"} <= {*names}
+    for other in (b, c):
+        torch.testing.assert_close(a, other, atol=1e-6, rtol=0, equal_nan=True)
+    assert a.nan_to_num().std(0).max() > 0.1
+
+
+def test_what_is_done_is_not_done_again_and_more_images_join(grid, tmp_path):
+    out = tmp_path / "a"
+    done(grid, out, limit=4)
+    before = {p: p.stat().st_mtime_ns for p in results.unit_files(out)}
+    with pytest.raises(ValueError, match="--resume"):
+        done(grid, out)
+    more = done(grid, out, resume=True)
+    after = {p: p.stat().st_mtime_ns for p in results.unit_files(out)}
+    assert before.items() < after.items()
+    assert more.equals(done(grid, tmp_path / "b").replace_schema_metadata(more.schema.metadata))
+
+
+def test_shards_are_put_together(grid, tmp_path):
+    whole = done(grid, tmp_path / "whole")
+    parts = [tmp_path / f"s{i}" for i in (1, 2, 3)]
+    for i, part in enumerate(parts, 1):
+        done(grid, part, shard=f"{i}/3")
+    merged = pq.read_table(results.merge(parts, tmp_path / "merged"))
+    one, other = (numbers(t)[0] for t in (whole, merged))
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=0, equal_nan=True)
+    assert merged["row"].equals(whole["row"])
+    for wrong, said in ((parts[:2], "3/3"), ([*parts, parts[0]], "twice")):
+        with pytest.raises(ValueError, match=said):
+            results.merge(wrong, tmp_path / "no")
+    next(results.unit_files(parts[1])).unlink()
+    with pytest.raises(ValueError, match="not finished: 1 image|not finished: 2 images"):
+        results.merge(parts, tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(measures=["remval"]), "Did you mean 'removal'"),
+        (dict(stepps=3), "Did you mean 'steps'"),
+    ],
+)
+def test_a_wrong_word_is_named_with_the_nearest(change, said):
+    with pytest.raises(ValueError, match=said):
+        read_grid("digits", **change)
+
+
+def test_wrong_grids_methods_and_data_are_named(tmp_path, capsys):
+    assert main(["benchmark", "magig-tabel1"]) == 2
+    assert "Did you mean 'magig-table1'" in capsys.readouterr().err
+    file = tmp_path / "own.toml"
+    file.write_text('[methods]\n"MAGIG" = {}\n')
+    with pytest.raises(ValueError, match="Did you mean 'MA-GIG'"):
+        read_grid(file)
+    file.write_text('data = "imagenet-vall"\n[methods]\nIG = {}\n')
+    with pytest.raises(ValueError, match="Did you mean 'imagenet'"):
+        run(read_grid(file), tmp_path / "out", tmp_path, progress=False)
+
+
+def test_results_of_another_version_are_refused_by_name(grid, tmp_path, monkeypatch):
+    done(grid, tmp_path)
+    monkeypatch.setattr("manifold_xai.__version__", "9.9.9")
+    with pytest.raises(ValueError, match=r"manifold_xai 0\.\d\.\d \(here 9\.9\.9\)"):
+        done(grid, tmp_path, resume=True)
+
+
+def test_another_grid_does_not_join_a_folder(grid, tmp_path):
+    done(grid, tmp_path / "out")
+    (tmp_path / "small.toml").write_text(SMALL.replace("steps = 4", "steps = 5", 1))
+    with pytest.raises(ValueError, match="begun with other cells"):
+        done(read_grid(tmp_path / "small.toml"), tmp_path / "out", resume=True)
+
+
+def test_a_full_disk_leaves_a_folder_to_go_on_with(grid, tmp_path, monkeypatch):
+    wrote, kept = [], results.write_unit
+
+    def full(out, cell, unit):
+        if len(wrote) == 3:
+            raise OSError(28, "No space left on device", str(out))
+        wrote.append(kept(out, cell, unit))
+
+    monkeypatch.setattr(results, "write_unit", full)
+    with pytest.raises(OSError):
+        done(grid, tmp_path / "a")
+    monkeypatch.setattr(results, "write_unit", kept)
+    assert done(grid, tmp_path / "a", resume=True).equals(done(grid, tmp_path / "b"))
+
+
+RUN = """
+import sys, torch
+torch.set_num_threads(1)
+from manifold_xai.benchmark.grid import read_grid
+from manifold_xai.benchmark.run import run
+run(read_grid(sys.argv[1]), sys.argv[2], limit=6, block=1, resume=True, progress=False)
+"""
+
+
+def test_killed_at_random_moments_and_resumed(grid, tmp_path):
+    """Killed as hard as can be, whenever so many units are there: nothing lost, nothing doubled."""
+    out, words = tmp_path / "out", [sys.executable, "-c", RUN, tmp_path / "small.toml"]
+    env = os.environ | dict(PYTHONPATH=str(ROOT))
+    for wanted in (1, 5, 12):
+        process = subprocess.Popen([*words, out], env=env, stdout=subprocess.DEVNULL)
+        while process.poll() is None and len([*results.unit_files(out)]) < wanted:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len([*results.unit_files(out)]) < 24
+    subprocess.run([*words, out], env=env, check=True, stdout=subprocess.DEVNULL)
+    torch.testing.assert_close(
+        numbers(pq.read_table(out / "scores.parquet"))[0],
+        numbers(done(grid, tmp_path / "b", block=1))[0],
+        atol=1e-9,
+        rtol=0,
+        equal_nan=True,
+    )
+
+
+def test_a_damaged_unit_is_named(grid, tmp_path):
+    done(grid, tmp_path)
+    path = next(results.unit_files(tmp_path))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is not a whole unit"):
+        results.write_scores(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_grid_that_ships_can_be_read(path):
+    grid = read_grid(path.stem)
+    assert grid.about and grid.cells
+    assert len({cell.key for cell in grid.cells}) == len(grid.cells)
+
+
+def test_a_cell_survives_its_json(grid):
+    from dataclasses import asdict
+
+    cell = grid.cells[0]
+    assert Cell(**json.loads(json.dumps(asdict(cell)))).key == cell.key
+
+
+def test_the_report_stands_the_paper_beside_it(grid, tmp_path):
+    from manifold_xai.benchmark.report import write_report
+
+    done(grid, tmp_path)
+    text = write_report(tmp_path).read_text()
+    assert "| IG2 |" in text and "rank" in text and (tmp_path / "figure.svg").exists()
+    assert (tmp_path / "table.html").read_text().count("<table>") == text.count("\n## ")
+
+
+def test_maps_are_kept_in_half_precision(grid, tmp_path):
+    from manifold_xai.subjects import store
+
+    done(grid, tmp_path, maps=True)
+    tensors, _ = store.load_tensors(next(results.unit_files(tmp_path)).with_suffix(".safetensors"))
+    assert tensors["A"].dtype == torch.float16 and len(tensors["A"]) == len(tensors["rows"])
+
+
+def test_on_ray_a_lost_worker_s_block_comes_back(grid, tmp_path, monkeypatch):
+    """Two actors; one is killed in the middle, a third takes its place, and no number changes."""
+    ray = pytest.importorskip("ray")
+    from manifold_xai.benchmark import cluster
+
+    hired, hire, written, write = [], cluster.hire, [], results.write_unit
+
+    def hiring(worker):
+        hired.append(hire(worker))
+        return hired[-1]
+
+    def killing(out, cell, unit):
+        write(out, cell, unit)
+        written.append(unit.by)
+        if len(written) == 3:
+            ray.kill(hired[0])
+
+    monkeypatch.setattr(cluster, "hire", hiring)
+    monkeypatch.setattr(results, "write_unit", killing)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    try:
+        there = done(grid, tmp_path / "a", engine="ray", workers=2, block=1)
+    finally:
+        ray.shutdown()
+    monkeypatch.setattr(results, "write_unit", write)
+    here = done(grid, tmp_path / "b", block=1)
+    assert len(hired) == 3 and len({*written}) == 3 and len(written) == 24
+    torch.testing.assert_close(
+        numbers(there)[0], numbers(here)[0], atol=1e-9, rtol=0, equal_nan=True
+    )
+
+
+def test_passes_are_counted_as_they_are_made(grid):
+    """IG of T segments: T + 1 gradients a row at least; the measures' own are told apart."""
+    worker = Worker()
+    (cell,) = [c for c in grid.cells if c.label == "IG"]
+    found = compute(worker, cell, [0, 1])
+    assert found.passes["map: digits-smooth, gradient"] >= 2 * 5
+    assert found.passes["measure: digits-smooth, forward"] >= 2 * (2 * 19 + 1)

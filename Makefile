@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters lint tests torture offline device audit outputs evidence weights lock hooks bench clean
+.PHONY: course claims test chapters lint tests torture offline device site site-check audit outputs evidence weights lock hooks bench clean
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -37,6 +37,18 @@ offline: .venv/ready          ## every chapter at reading size where no network 
 device: .venv/ready           ## every chapter, small, on a device that is the CPU under another name
 	PYTHONPATH=$(CURDIR)/tests/device $(RUN) --profile smoke --device pretend --out _out/device
 
+SITE := _out/site
+site: .venv/ready $(SITE)/vendor/ready  ## the website, from committed notebooks: _out/site/html/index.html opens without a server
+	$(BIN)/python website/stage.py $(SITE)/src
+	cp -r $(SITE)/vendor $(SITE)/src/_static/vendor
+	$(BIN)/python -m sphinx -b html -c website -j 2 -W --keep-going -q $(SITE)/src $(SITE)/html
+
+$(SITE)/vendor/ready: website/vendor.sh
+	PYTHON=$(BIN)/python website/vendor.sh $(SITE)/vendor
+
+site-check: .venv/ready       ## every page of it in Chromium: no error, nothing from elsewhere, legible, fit for a phone
+	$(BIN)/python website/check.py $(SITE)/html
+
 audit:                        ## known vulnerabilities in the pinned packages; what cannot be looked up counts as a failure
 	$(PYTHON) -m pip install --quiet pip-audit
 	$(PYTHON) -m pip_audit --strict --disable-pip --require-hashes -r requirements/lock.txt
@@ -44,7 +56,7 @@ audit:                        ## known vulnerabilities in the pinned packages; w
 .venv/ready: settings.ini setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[course,natural,dev]'
+	$(BIN)/python -m pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[course,natural,dev,site]'
 	touch $@
 
 outputs: .venv/ready          ## run cpu and smoke, write outputs and measured seconds back into nbs/

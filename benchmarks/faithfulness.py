@@ -171,7 +171,10 @@ def evidence(args):
         photographs(args.size, args.photographs, root=args.data_root),
     )
     fill = channel_mean(images.x, preprocess)
-    command = f"python benchmarks/faithfulness.py --photographs {args.photographs} --steps {args.steps} --size {args.size} --data-root FOLDER"
+    command = (
+        f"python benchmarks/faithfulness.py --photographs {args.photographs} "
+        f"--steps {args.steps} --size {args.size} --data-root FOLDER"
+    )
     machine = f"1 thread, {platform.machine()}, torch {torch.__version__}"
     result = dict(machine=machine, seconds=0.0, rows=[], methods={})
     if args.results.exists():

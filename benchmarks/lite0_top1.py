@@ -1,10 +1,14 @@
-"""How often is EfficientNet-Lite0 right? Top-1 accuracy on photographs of ImageNet's validation set, which it was not trained on.
+"""How often is EfficientNet-Lite0 right?
 
-    python benchmarks/lite0_top1.py --data-root FOLDER     (500 photographs, two minutes on one core)
+Top-1 accuracy on photographs of ImageNet's validation set, which it was not trained on.
+
+    python benchmarks/lite0_top1.py --data-root FOLDER
+        (500 photographs, two minutes on one core)
     python benchmarks/lite0_top1.py --data-root FOLDER --quick
 
-FOLDER holds `imagenet-val`, with its labels.csv. The result becomes nbs/results/11_efficientnet_lite0_top1.json,
-which the chapter on classifiers shows where it has no photographs of its own.
+FOLDER holds `imagenet-val`, with its labels.csv. The result becomes
+nbs/results/11_efficientnet_lite0_top1.json, which the chapter on classifiers shows where it has no
+photographs of its own.
 """
 
 import argparse

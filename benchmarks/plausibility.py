@@ -168,7 +168,10 @@ def main():
         dict(settings, n=min(a.n, len(order)), rows=rows),
         ROOT / "nbs" / "results" / "42_photographs.json",
     )
-    command = f"python benchmarks/plausibility.py --data-root FOLDER --n {a.n} --steps {a.steps} --size {a.size}"
+    command = (
+        f"python benchmarks/plausibility.py --data-root FOLDER --n {a.n} "
+        f"--steps {a.steps} --size {a.size}"
+    )
     have = json.loads(file.read_text(encoding="utf8")) if file.exists() and not a.quick else {}
     have = have["paths"] if about.items() <= have.items() and is_of(have, command, ROOT) else {}
     settings["have"] = sorted(have)

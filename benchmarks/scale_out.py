@@ -4,7 +4,8 @@ once in this process, once by two actors, one thread each.
     python benchmarks/scale_out.py             (40 digits, 50 steps: some minutes)
     python benchmarks/scale_out.py --quick     (6 digits, 10 steps)
 
-The cost is counted passes times the seconds a pass that are measured before and after. The gain of
+The cost is counted passes times measured seconds a pass, plus the rest that one block has shown.
+The gain of
 two workers is the seconds of the one process over those of the busier of the two, in process
 seconds, so that a busy machine does not spoil it; the clock's is printed beside it.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from manifold_xai.benchmark import results
-from manifold_xai.benchmark.cost import expected, pace
+from manifold_xai.benchmark.cost import forecast
 from manifold_xai.benchmark.grid import read_grid
 from manifold_xai.benchmark.run import run
 from manifold_xai.benchmark.unit import Worker
@@ -43,12 +44,16 @@ def main():
     how = dict(limit=6 if quick else 40, block=2 if quick else 4, progress=False)
     with tempfile.TemporaryDirectory() as folder:
         one, two = Path(folder) / "one", Path(folder) / "two"
-        before, begun = pace(Worker(), grid.cells[-1]), time.perf_counter()
+        told, begun = forecast(Worker(), grid, how["limit"], how["block"]), time.perf_counter()
         run(grid, one, **how)
-        alone, after = time.perf_counter() - begun, pace(Worker(), grid.cells[-1])
-        for cost in results.costs(one):
-            told = sum(expected(cost["passes"], p) for p in (before, after)) / 2
-            print(f"{cost['label']}: {told:.2f} s computed, {cost['cpu']:.2f} s measured")
+        alone = time.perf_counter() - begun
+        took = {c["label"]: c["cpu"] / c["images"] for c in results.costs(one)}
+        for c in told:
+            name, passes, rest = c["method"], c["passes"], c["rest"] / c["seconds"]
+            beside = f"{c['seconds']:.3f} s an image computed, {took[name]:.3f} s measured"
+            print(f"{name}: {passes:.0f} passes, {rest:.0%} rest, {beside}")
+        gap = sum(c["seconds"] for c in told) / sum(took.values()) - 1
+        print(f"all methods: computed is {gap:+.0%} off")
         begun = time.perf_counter()
         run(grid, two, engine="ray", workers=2, **how)
         together = time.perf_counter() - begun

@@ -95,7 +95,16 @@ def out_of_range(x: Tensor, name: str = "x") -> str:
 
 # %% ../nbs/library/score.ipynb #e8ee24db
 class Score:
-    """The score of one class per row, or of every class while none is chosen; made by `score`."""
+    """The score of one class per row, or of every class while none is chosen; made by `score`.
+
+    >>> import torch
+    >>> from manifold_xai import score
+    >>> f = score(torch.nn.Identity(), output="logit")
+    >>> f
+    Score(logit of each class)
+    >>> f.at(torch.tensor([[1.0, 3.0], [2.0, 0.0]])).target  # what is predicted there
+    tensor([1, 0])
+    """
 
     row_wise = True
 

@@ -1,4 +1,4 @@
-"""Networks that are not ours, of the kinds people bring, and what a map must be whatever library made it: sums row by row."""
+"""Networks that are not ours, of the kinds people bring; what a map must be: sums row by row."""
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class Centred(Net):
 
 
 class Spectral(Net):
-    """Spectral norm goes on estimating its largest singular value whenever it runs in train mode."""
+    """Spectral norm goes on estimating its largest singular value while it is in train mode."""
 
     def __init__(self, features=48):
         super().__init__(features)

@@ -1,7 +1,8 @@
 """`manifold-xai` in a namespace without network, where only the machine itself can be reached.
 
-`unshare --user --map-root-user --net .venv/bin/python tests/offline.py run --profile cpu`, as `make offline` does:
-the kernels of the chapters are spoken to over the loopback device, which such a namespace does not switch on.
+`unshare --user --map-root-user --net .venv/bin/python tests/offline.py run --profile cpu`, as
+`make offline` does: the kernels of the chapters are spoken to over the loopback device, which such
+a namespace does not switch on.
 """
 
 import fcntl

@@ -15,6 +15,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from manifold_xai.benchmark import results  # noqa: E402
 from manifold_xai.benchmark.grid import GRIDS, Cell, read_grid  # noqa: E402
+from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
 from manifold_xai.benchmark.run import run  # noqa: E402
 from manifold_xai.benchmark.unit import Worker, compute  # noqa: E402
 from manifold_xai.course.cli import main  # noqa: E402
@@ -152,6 +153,7 @@ RUN = """
 import sys, torch
 torch.set_num_threads(1)
 from manifold_xai.benchmark.grid import read_grid
+from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
 from manifold_xai.benchmark.run import run
 run(read_grid(sys.argv[1]), sys.argv[2], limit=6, block=1, resume=True, progress=False)
 """
@@ -186,6 +188,20 @@ def test_a_damaged_unit_is_named(grid, tmp_path):
         results.write_scores(tmp_path)
 
 
+def test_every_measure_measures(tmp_path):
+    file = tmp_path / "all.toml"
+    file.write_text(f'steps = 4\nmeasures = {[*MEASURES]}\n[methods]\nIG = {{}}\n')
+    worker = Worker()
+    (cell,) = read_grid(file).cells
+    whole, one = (compute(worker, cell, rows).columns for rows in ([3, 4], [4]))
+    assert {"ssim", "infidelity", "max_sensitivity", "repeatability", "complexity"} <= {*whole}
+    for name, values in whole.items():
+        if name != "image":
+            both = torch.tensor([values[1], one[name][0]], dtype=torch.float64)
+            assert both.isfinite().all(), name
+            torch.testing.assert_close(both[0], both[1], atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda p: p.stem)
 def test_every_grid_that_ships_can_be_read(path):
     grid = read_grid(path.stem)
@@ -217,6 +233,18 @@ def test_maps_are_kept_in_half_precision(grid, tmp_path):
     assert tensors["A"].dtype == torch.float16 and len(tensors["A"]) == len(tensors["rows"])
 
 
+def started(ray):
+    """A cluster of two cores on this machine; on a busy one it may take more than one try."""
+    how = dict(include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    for again in (True, True, False):
+        try:
+            return ray.init(num_cpus=2, **how)
+        except Exception:
+            ray.shutdown()
+            if not again:
+                raise
+
+
 def test_on_ray_a_lost_worker_s_block_comes_back(grid, tmp_path, monkeypatch):
     """Two actors; one is killed in the middle, a third takes its place, and no number changes."""
     ray = pytest.importorskip("ray")
@@ -236,7 +264,7 @@ def test_on_ray_a_lost_worker_s_block_comes_back(grid, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cluster, "hire", hiring)
     monkeypatch.setattr(results, "write_unit", killing)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    started(ray)
     try:
         there = done(grid, tmp_path / "a", engine="ray", workers=2, block=1)
     finally:

@@ -104,8 +104,10 @@ RULES = [  # claim, its rule, intervals, outcome
 @pytest.mark.parametrize("claim, rule, intervals, expected", RULES)
 def test_outcome_follows_the_rule_set_beforehand(claim, rule, intervals, expected):
     c = claims()[claim]
-    side = f"{c['direction']} {c['threshold']}" + (f" ± {c['tolerance']}" if c["tolerance"] else "")
-    assert f"{side}, {c['rule'] or c['aggregate']}" == rule  # else this table tests another rule than it says
+    band = f" ± {c['tolerance']}" if c["tolerance"] else ""
+    side = f"{c['direction']} {c['threshold']}{band}"
+    # else this table tests another rule than it says
+    assert f"{side}, {c['rule'] or c['aggregate']}" == rule
     measured = {str(i): estimate(*ends) for i, ends in enumerate(intervals)}
     assert answer(claim, measured).outcome == expected
 
@@ -260,7 +262,8 @@ def test_begin_seeds_and_finds_its_places(tmp_path):
 
 
 def test_only_the_gpu_profile_asks_for_whole_data_sets_and_the_papers_network(tmp_path):
-    small, large = (begin(p, device="cpu", out=tmp_path, data_root=tmp_path) for p in ("cpu", "gpu"))
+    spend = dict(device="cpu", out=tmp_path, data_root=tmp_path)
+    small, large = (begin(profile, **spend) for profile in ("cpu", "gpu"))
     assert (small.full, large.full) == (False, True)
     assert small.network == large.network == "efficientnet_lite0"
     (tmp_path / "weights").mkdir()

@@ -862,17 +862,39 @@ def test_unknown_names_and_parts_are_refused(tmp_path):
 
 
 SHA_256 = {  # of the files whose MD5 torchvision publishes, by that
-    "f68b3c2dcbeaaa9fbdd348bbdeb94873": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "d53e105ee54ea40749a09fcbcd1e9432": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "9fb629c4189551a2d022fa330f9573f3": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "ec29112dd5afa0611ce80d1b7f02629c": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    "58c8d27c78d21e728a6bc7b3cc06412e": "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
-    "c58f30108f718f92721af3b95e74349a": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    "5c4f3ee8e5d25df40f4fd59a7f44e54c": "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d",
-    "95a8c909bbe2e81eed6a22bccdf3f68f": "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91",
-    "52808999861908f626f3c1f4e79d11fa": "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
-    "e0620be6f572b9609742df49c70aed4d": "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
-    "a5357ecc9cb78c4bef273ce3793fc85c": "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "d53e105ee54ea40749a09fcbcd1e9432": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "9fb629c4189551a2d022fa330f9573f3": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "ec29112dd5afa0611ce80d1b7f02629c": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+    "58c8d27c78d21e728a6bc7b3cc06412e": (
+        "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"
+    ),
+    "c58f30108f718f92721af3b95e74349a": (
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+    ),
+    "5c4f3ee8e5d25df40f4fd59a7f44e54c": (
+        "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d"
+    ),
+    "95a8c909bbe2e81eed6a22bccdf3f68f": (
+        "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91"
+    ),
+    "52808999861908f626f3c1f4e79d11fa": (
+        "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"
+    ),
+    "e0620be6f572b9609742df49c70aed4d": (
+        "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"
+    ),
+    "a5357ecc9cb78c4bef273ce3793fc85c": (
+        "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"
+    ),
 }
 
 
@@ -935,7 +957,8 @@ def serve(monkeypatch, server, name, archives):
     for download, content in zip(sources.SOURCES[name].downloads, archives, strict=True):
         file = download.url.rsplit("/", 1)[1]
         (folder / file).write_bytes(content)
-        downloads.append(download._replace(url=url + file, hash=f"sha256:{hashlib.sha256(content).hexdigest()}"))
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        downloads.append(download._replace(url=url + file, hash=digest))
     patch(monkeypatch, name, downloads=tuple(downloads))
 
 

@@ -1,4 +1,4 @@
-"""`explain`: a data set block by block, interrupted and gone on with, equal to the maps in memory."""
+"""`explain`: a data set block by block, interrupted, gone on with, equal to maps in memory."""
 
 import subprocess
 import sys
@@ -107,7 +107,10 @@ def test_equal_to_attribute_on_each_batch(tmp_path):
 )
 def test_a_folder_made_otherwise_is_refused_by_name(tmp_path, other, says):
     first = dict(f=score(Net()), method=IntegratedGradients, how=dict(n_steps=5))
-    ask = lambda f, method, how, **more: quiet(f, LOADER, method, tmp_path, **more, **how)
+
+    def ask(f, method, how, **more):
+        return quiet(f, LOADER, method, tmp_path, **more, **how)
+
     before = ask(**first).whole().A
     with pytest.raises(ValueError, match=says):
         ask(**first | other)
@@ -117,7 +120,9 @@ def test_a_folder_made_otherwise_is_refused_by_name(tmp_path, other, says):
 
 
 def test_another_seed_is_another_setting(tmp_path):
-    way = lambda seed: lambda f: SmoothGrad(f, 3, generator=seeded(seed))
+    def way(seed):
+        return lambda f: SmoothGrad(f, 3, generator=seeded(seed))
+
     quiet(made(Net), LOADER, way(1), tmp_path)
     with pytest.raises(ValueError, match=r"options\.generator"):
         quiet(made(Net), LOADER, way(2), tmp_path)
@@ -167,7 +172,9 @@ def test_any_iterable_of_any_batches(tmp_path):
 
 
 def test_several_inputs_and_several_classes(tmp_path):
-    two = lambda a, b: Net()(a) * b.sum(1, keepdim=True)
+    def two(a, b):
+        return Net()(a) * b.sum(1, keepdim=True)
+
     b = inputs((7,), 11, seed=3)
     batches = [dict(inputs=pair) for pair in zip(X.split(4), b.split(4))]
     how = dict(targets=[0, 3], n_steps=4)
@@ -179,7 +186,10 @@ def test_several_inputs_and_several_classes(tmp_path):
 
 def test_an_autoencoders_weights_count(tmp_path):
     vae, x = digit_vae(), torch.rand(2, 1, 32, 32, generator=seeded())
-    model = lambda x: x.flatten(1)[:, :5]
+
+    def model(x):
+        return x.flatten(1)[:, :5]
+
     way = partial(ManifoldIG, autoencoder=vae, geodesic=dict(iterations=1))
     quiet(model, [x], way, tmp_path, n_steps=3)
     other = adapt(lambda x: vae.encode(x), lambda z: vae.decode(0.9 * z))

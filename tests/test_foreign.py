@@ -1,4 +1,7 @@
-"""The library on other people's models: right, or refused by name. Never silently wrong, and nothing of theirs is changed."""
+"""The library on other people's models: right, or refused by name.
+
+Never silently wrong, and nothing of theirs is changed.
+"""
 
 import gc
 import threading
@@ -128,9 +131,10 @@ def test_arguments_of_both_kinds_at_once():
     A = IntegratedGradients(model).attribute(
         X, target=y, additional_forward_args=args, n_steps=20, internal_batch_size=3
     )
-    alone = lambda x, i: model(
-        x, PROMPTS, ONE_EACH[[i]], 2.0, ["a"] * len(x), {"shift": shift[[i]]}
-    )
+
+    def alone(x, i):
+        return model(x, PROMPTS, ONE_EACH[[i]], 2.0, ["a"] * len(x), {"shift": shift[[i]]})
+
     assert close(A, maps(alone, y=y))
 
 
@@ -224,10 +228,13 @@ def test_an_argument_that_fits_neither_way_is_refused_by_name():
 def test_a_models_own_rows_are_its_own(name):
     model = made(Patches)
     twin = score(lambda x: model(x), output="logit")
-    fix = lambda m: (
-        m.settings.update(represent=lambda x: x.flatten(1)) if name == "IG2" else None,
-        m,
-    )[1]
+
+    def fix(m):
+        return (
+            m.settings.update(represent=lambda x: x.flatten(1)) if name == "IG2" else None,
+            m,
+        )[1]
+
     given = (dict(baselines=1 - X) if name == "IG2" else {}) | (
         {} if name in NEIGHBOURS else dict(n_steps=6)
     )
@@ -249,7 +256,9 @@ class OwnRows(Net):
 
 @pytest.mark.parametrize("model", [Patches(), OwnRows()])
 def test_in_the_core_too(model):
-    f = lambda x, rows=None: (model(x) if rows is None else model(x, rows=rows))[:, 2]
+    def f(x, rows=None):
+        return (model(x) if rows is None else model(x, rows=rows))[:, 2]
+
     own = path_attribution(f, straight_path(0 * X, X, 20))
     assert close(own.A, maps(lambda x, i: model(x), y=torch.full((4,), 2)))
     for path in (guided_path, settled_path):
@@ -264,11 +273,17 @@ def test_in_the_core_too(model):
 
 def test_rows_can_be_said_outright():
     model = made(Conditioned)
-    aware = lambda x, rows=None: model(x, ONE_EACH if rows is None else ONE_EACH[rows])[:, 1]
+
+    def aware(x, rows=None):
+        return model(x, ONE_EACH if rows is None else ONE_EACH[rows])[:, 1]
+
     expected = maps(lambda x, i: model(x, ONE_EACH[[i]]), y=torch.ones(4).long())
     for rows in (None, True):
         assert close(path_attribution(aware, straight_path(0 * X, X, 20), rows=rows).A, expected)
-    needs = lambda x, rows: aware(x, rows)
+
+    def needs(x, rows):
+        return aware(x, rows)
+
     assert close(path_attribution(needs, straight_path(0 * X, X, 20)).A, expected)
     assert close(
         path_attribution(
@@ -329,13 +344,15 @@ WAYS = ["module", "closure", "bound method", "partial", "object"]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", EVAL)
 def test_train_mode_is_refused_and_eval_mode_right(kind, way):
-    """However the model is handed over, and whatever it does in train mode; its state stays as it was."""
+    """However it is handed over, and whatever it does in train mode; its state stays as it was."""
     model = made(EVAL[kind], train=True)
     before = state_of(model)
     with pytest.raises(ValueError, match="train|random|batch|chang"):
         IntegratedGradients(reached(model, way)).attribute(X, target=Y, n_steps=4)
     after = state_of(model)
-    assert same(weightless(before), weightless(after))  # a buffer that was put back has been written to
+    assert same(
+        weightless(before), weightless(after)
+    )  # a buffer that was put back has been written to
     model.eval()
     A = IntegratedGradients(reached(model, way)).attribute(X, target=Y, n_steps=20)
     assert close(A, maps(lambda x, i: model(x)))
@@ -377,7 +394,10 @@ def test_whoever_wants_it_switches_the_check_off():
     noisy, calls = made(NOISY["always_noisy"]), []
     A = IntegratedGradients(noisy, check=False).attribute(X, target=Y, n_steps=4)
     assert A.isfinite().all()
-    counted = lambda x: calls.append(len(x)) or Net()(x)
+
+    def counted(x):
+        return calls.append(len(x)) or Net()(x)
+
     IntegratedGradients(counted, check=False).attribute(X, target=Y, n_steps=4)
     assert sum(calls) == 4 * 5
     calls.clear()
@@ -510,7 +530,7 @@ def test_an_autoencoder_that_works_in_place_is_as_good_as_another(name):
 
 @pytest.fixture(scope="module")
 def of_frozen_weights():
-    """Six digits, a network, and their maps while nobody asks the autoencoder's weights for gradients."""
+    """Six digits, a network, and their maps while the autoencoder's weights are frozen."""
     x, model = digits("test").x[:6], made(partial(Net, 1024)).float()
     how = dict(target=torch.arange(6) % 5, n_steps=12)
     return x, model, how, ManifoldIG(model, digit_vae()).attribute(x, **how)
@@ -518,7 +538,7 @@ def of_frozen_weights():
 
 @pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode"])
 def test_manifold_ig_with_weights_that_ask_for_gradients(around, of_frozen_weights):
-    """Refused steps wrote blocks in place into graph tensors; the maps are those of frozen weights, to the bit."""
+    """Refused steps wrote into graph tensors; maps are those of frozen weights, to the bit."""
     x, model, how, expected = of_frozen_weights
     vae = digit_vae().requires_grad_(True)
     before, mode = (
@@ -578,8 +598,13 @@ def test_removal_by_a_model_that_works_in_place(measure):
         close(found, diffid(score(lambda x: plain((x - 0.4) * 2), Y), A, X, 0.5, measure=measure))
         and found.abs().max() > 0
     )
-    inside = lambda x: model(x).softmax(1)[:, 2]
-    outside = lambda x: plain((x - 0.4) * 2).softmax(1)[:, 2]
+
+    def inside(x):
+        return model(x).softmax(1)[:, 2]
+
+    def outside(x):
+        return plain((x - 0.4) * 2).softmax(1)[:, 2]
+
     for ask_it in (
         lambda f, x: diffid(f, A, x, 0.5),
         lambda f, x: probes(f, x, 0 * x, generator=seeded()).drop,
@@ -665,9 +690,10 @@ def in_threads(n, fn):
 def test_six_threads_do_not_disturb_each_other(name):
     model = made(Net)
     state = torch.get_rng_state()
-    ask_it = lambda ways, i: ways[i].attribute(
-        X[i % 4 :], target=Y[i % 4 :], **given_to(name, X[i % 4 :])
-    )
+
+    def ask_it(ways, i):
+        return ways[i].attribute(X[i % 4 :], target=Y[i % 4 :], **given_to(name, X[i % 4 :]))
+
     alone, *rounds = ([method(name, model) for _ in range(6)] for _ in range(3))
     alone = [ask_it(alone, i) for i in range(6)]
     for ways in rounds:
@@ -745,7 +771,10 @@ def test_memory_is_flat_over_fifty_calls(name):
     model, x = made(Net), X[:1]
     m = method(name, model)
     given = given_to(name, x, 2)
-    ask_it = lambda: m.attribute(x, target=Y[:1], **given)
+
+    def ask_it():
+        return m.attribute(x, target=Y[:1], **given)
+
     for _ in range(3):
         ask_it()
     before = tensors_alive()

@@ -1,4 +1,4 @@
-"""Several classes at once: equal to one class after the other, and cheaper where the path allows."""
+"""Several classes at once: as one class after the other, and cheaper where the path allows."""
 
 import captum.attr
 import pytest
@@ -184,10 +184,15 @@ def test_places_in_larger_outputs():
             assert close(A[i, j], oracle(lambda x: model(x)[:, c, h, w], X[[i]], 9)[0])
         c, h, w = places[i]
         assert close(each[i], oracle(lambda x: model(x)[:, c, h, w], X[[i]], 9)[0])
-    region = lambda out: out[:, 1, :2].mean((1, 2))
+
+    def region(out):
+        return out[:, 1, :2].mean((1, 2))
+
     two = m.attribute(X, targets=[region, (0, 0, 0)], n_steps=9)
     assert close(two[:, 0], m.attribute(X, target=region, n_steps=9))
-    captums = captum.attr.Saliency(model).attribute(X.clone().requires_grad_(), target=places, abs=False)
+    captums = captum.attr.Saliency(model).attribute(
+        X.clone().requires_grad_(), target=places, abs=False
+    )
     assert close(Saliency(model).attribute(X, target=places), captums)
 
 
@@ -238,7 +243,10 @@ def test_jacobian_rows():
     assert close(value, model(X))
     for y in range(5):
         assert close(J[:, y], gradient(lambda x: model(x)[:, y], X))
-    constant = lambda x: torch.stack([x.flatten(1).sum(1), torch.ones(len(x)).double()], 1)
+
+    def constant(x):
+        return torch.stack([x.flatten(1).sum(1), torch.ones(len(x)).double()], 1)
+
     assert value_and_jacobian(constant, X)[1][:, 1].eq(0).all()
 
 

@@ -1,4 +1,7 @@
-"""One law for all of it: any model, any input, any method, any way to ask gives the map that each row has alone, or a refusal by name."""
+"""One law for any model, any input, any method, any way to ask.
+
+Each row has the map that it has alone, or is refused by name.
+"""
 
 import copy
 import threading
@@ -33,14 +36,22 @@ from manifold_xai import score
 from manifold_xai.together import Layout
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
-KINDS = GOOD | EVAL | NOISY | MIXING | dict(clip=Clip, conditioned=Conditioned, named=Named, pair=Pair)
+KINDS = (
+    GOOD | EVAL | NOISY | MIXING | dict(clip=Clip, conditioned=Conditioned, named=Named, pair=Pair)
+)
 PROMPTS = torch.randn(4, 5, generator=seeded(5), dtype=torch.float64)
 STEPS = 4
 
 
 def alone(name, f, x, y, seed):
-    """The map of one row, (1, ...), of f, images to outputs: the path drawn by the row alone, then summed point after point."""
-    plain = lambda x: f(x)[:, y]
+    """The map of one row, (1, ...), of f, images to outputs.
+
+    The path is drawn by the row alone, then summed point after point.
+    """
+
+    def plain(x):
+        return f(x)[:, y]
+
     if name == "Saliency":
         return gradient(plain, x)
     if name == "Input × Gradient":
@@ -133,7 +144,9 @@ MODES = dict(plain=torch.enable_grad, no_grad=torch.no_grad, inference=torch.inf
     several=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode, train, several, seed):
+def test_right_or_refused(
+    kind, name, shape, b, cut, dtype, device, thread, mode, train, several, seed
+):
     model, shape = made(KINDS[kind], train=train), SHAPES[shape]
     if dtype == torch.float32:
         model = model.float()
@@ -167,7 +180,9 @@ def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode
             "one input",
         ]
         assert any(word in str(refused) for word in words), refused
-        good = kind in GOOD or (kind in EVAL and not train) or kind in ("clip", "conditioned", "pair")
+        good = (
+            kind in GOOD or (kind in EVAL and not train) or kind in ("clip", "conditioned", "pair")
+        )
         assert (
             not good
             or (name == "BlurIG" and len(shape) != 3)
@@ -188,14 +203,21 @@ def test_right_or_refused(kind, name, shape, b, cut, dtype, device, thread, mode
     if kind == "pair":  # as one tensor in which both lie side by side
         layout = Layout.of(x)
         net = precise
-        precise = lambda v: net(*Layout(layout.shapes, (torch.float64,) * 2).split(v))
+
+        def precise(v):
+            return net(*Layout(layout.shapes, (torch.float64,) * 2).split(v))
+
         lead = 2 if several else 1
         x, A = layout.join(x), layout.join(A, lead)
     pairs = [(i, j) for i in range(b) for j in range(2 if several else 1)]
     for i, j in pairs:
         own = (PROMPTS[:b],) if kind == "clip" else (PROMPTS[[i]],) if kind == "conditioned" else ()
         expected = alone(
-            name, lambda x: precise(x.clone(), *own), x[[i]].double(), int(y[i, j] if several else y[i]), seeds[i]
+            name,
+            lambda x: precise(x.clone(), *own),
+            x[[i]].double(),
+            int(y[i, j] if several else y[i]),
+            seeds[i],
         )
         found = A[[i], j] if several else A[[i]]
         difference = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""Methods and scores can be pickled, copied and sent to another process, and give the same maps there."""
+"""Methods and scores, pickled, copied, sent to another process, give the same maps there."""
 
 import copy
 import multiprocessing
@@ -9,7 +9,14 @@ import torch
 from every import EVERY, NEIGHBOURS
 from foreign import Conditioned, Net, autoencoder, inputs, made, method
 
-from manifold_xai import GuidedBackprop, IntegratedGradients, SmoothGrad, catalogue, digit_vae, score
+from manifold_xai import (
+    GuidedBackprop,
+    IntegratedGradients,
+    SmoothGrad,
+    catalogue,
+    digit_vae,
+    score,
+)
 from manifold_xai.attribution.classes import Classes
 from manifold_xai.door import with_arguments
 from manifold_xai.together import Layout, Together

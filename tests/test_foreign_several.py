@@ -123,7 +123,10 @@ def test_every_method_that_needs_no_image(name):
     before = state_of(model)
     A = made(model).attribute(BOTH, target=Y, **given)
     flat = torch.cat([IMAGE.flatten(1), TABLE], 1)
-    one = lambda x: model(x[:, :48].unflatten(1, (3, 4, 4)), x[:, 48:])
+
+    def one(x):
+        return model(x[:, :48].unflatten(1, (3, 4, 4)), x[:, 48:])
+
     m = made(one)
     if name in ("IG2", "Expected Gradients"):
         m.references = torch.cat([REFERENCES[0].flatten(1), REFERENCES[1]], 1)
@@ -167,7 +170,10 @@ def test_within_an_error_instead_of_steps():
 
 def test_types_stay_apart():
     model = Two().eval()
-    mixed = lambda image, table: model(image.double(), table)
+
+    def mixed(image, table):
+        return model(image.double(), table)
+
     A = IntegratedGradients(mixed).attribute((IMAGE.float(), TABLE), target=Y, n_steps=9)
     assert [v.dtype for v in A] == [torch.float32, torch.float64]
     double = (IMAGE.float().double(), TABLE)
@@ -186,10 +192,16 @@ def test_arguments_that_follow_the_rows():
 
 def test_a_score_of_two_inputs():
     model = Two().eval()
-    bright = lambda image, table: (2 * image, table)
+
+    def bright(image, table):
+        return (2 * image, table)
+
     f = score(model, preprocess=bright)
     A = IntegratedGradients(f).attribute(BOTH, target=Y, n_steps=9)
-    plain = lambda image, table: model(2 * image, table).softmax(1)
+
+    def plain(image, table):
+        return model(2 * image, table).softmax(1)
+
     expected = IntegratedGradients(plain).attribute(BOTH, target=Y, n_steps=9)
     assert all(map(close, A, expected))
     assert close(f.of(Y)(BOTH), plain(*BOTH).gather(1, Y[:, None])[:, 0])
@@ -200,7 +212,10 @@ def test_a_score_of_two_inputs_with_an_argument():
     model, c = Two().eval(), torch.randn(4, 1, generator=seeded(3), dtype=torch.float64)
     how = dict(target=Y, n_steps=9, additional_forward_args=c)
     A = IntegratedGradients(score(model)).attribute(BOTH, **how)
-    plain = lambda a, b, c: model(a, b, c).softmax(1)
+
+    def plain(a, b, c):
+        return model(a, b, c).softmax(1)
+
     assert all(map(close, A, IntegratedGradients(plain).attribute(BOTH, **how)))
     with pytest.raises(ValueError, match="bind them in the model"):
         f = score(model, preprocess=lambda a, b: (a, b))
@@ -211,7 +226,10 @@ def test_a_score_of_two_inputs_with_an_argument():
 def test_in_the_core(draw):
     model, starts = Two().eval(), tuple(0 * v for v in BOTH)
     flat = [torch.cat([a.flatten(1), b], 1) for a, b in (starts, BOTH)]
-    split = lambda x: (x[:, :48].unflatten(1, (3, 4, 4)), x[:, 48:])
+
+    def split(x):
+        return (x[:, :48].unflatten(1, (3, 4, 4)), x[:, 48:])
+
     for f, g in (
         (score(model, Y), lambda x, rows=None: score(model, Y)(split(x), rows)),
         (lambda a, b: model(a, b)[:, 1], lambda x: model(*split(x))[:, 1]),
@@ -230,11 +248,17 @@ def test_in_the_core(draw):
 def test_a_path_of_tensors_in_the_core():
     model, starts = Two().eval(), tuple(0 * v for v in BOTH)
     gamma = straight_path(starts, BOTH, 6)
-    f = lambda a, b: model(a, b)[:, 2]
+
+    def f(a, b):
+        return model(a, b)[:, 2]
+
     found = path_attribution(f, gamma.stack(), starts, BOTH)
     assert all(map(close, found.A, path_attribution(f, gamma).A))
     points = list(gamma[i][0] for i in range(2))  # a tuple of points is a path, not several inputs
-    one = lambda x: x.flatten(1).sum(1)
+
+    def one(x):
+        return x.flatten(1).sum(1)
+
     assert path_attribution(one, tuple(points)).A.shape == IMAGE.shape
 
 
@@ -263,6 +287,9 @@ def test_baselines_for_each():
 def test_one_input_in_a_tuple_comes_back_in_one():
     for name in EVERY:
         if name in ("IG", "Saliency"):
-            one = lambda x: Two()(x, TABLE[:1])
+
+            def one(x):
+                return Two()(x, TABLE[:1])
+
             A = EVERY[name](one, None, None).attribute((IMAGE,), target=1)
             assert isinstance(A, tuple) and len(A) == 1

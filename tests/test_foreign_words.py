@@ -1,4 +1,7 @@
-"""What cannot be explained is said to be so: what was received, which rule it breaks, what would help. And what range an input may have."""
+"""What cannot be explained is said to be so: what was received, which rule it breaks, what helps.
+
+And what range an input may have.
+"""
 
 import warnings
 from types import SimpleNamespace
@@ -188,7 +191,10 @@ def test_inputs_on_no_device():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", EVERY)
 def test_half_precision_in_every_method(name, dtype):
-    """Right to the type's rounding where no gradient chooses the way, and in shape and finite where one does; the draws are those of float32."""
+    """Right to the type's rounding where no gradient chooses the way; else in shape and finite.
+
+    The draws are those of float32.
+    """
     model = made(Net)
     short = score(
         lambda x: model.to(dtype)(x) if x.dtype == dtype else model.double()(x), output="logit"
@@ -325,7 +331,10 @@ def test_adapt_names_from_diffusers_for_its_autoencoders(name, attribute):
 
 
 def test_adapts_advice_leads_out():
-    """Each answer is asked for something else until it is right: a posterior's mode or mean, an element of a tuple."""
+    """Each answer is asked for something else until it is right.
+
+    A posterior's mode or mean, an element of a tuple.
+    """
     dist = SimpleNamespace(mode=lambda: X.flatten(1)[:, :5], mean=X.flatten(1)[:, :5])
     for out, says in (
         (dist, "mode|mean"),
@@ -412,7 +421,10 @@ def test_what_is_no_image_may_have_any_range_in_every_method(name, kind):
 @pytest.mark.parametrize("kind", WIDE)
 def test_and_in_every_function(kind):
     x, inner = WIDE[kind], made(Net)
-    g = lambda x: inner(x / 100.0).softmax(1)[:, 0]
+
+    def g(x):
+        return inner(x / 100.0).softmax(1)[:, 0]
+
     straight = straight_path(0 * x, x, 3)
     for A in (path_attribution(g, straight).A, path_attribution(g, guided_path(g, 0 * x, x, 3)).A):
         assert diffid(g, A, x, 0.0).shape == completeness_residual(g, A, x, 0 * x).shape == (4,)
@@ -456,7 +468,10 @@ def test_what_is_an_image_is_looked_at_and_span_switches_it(call):
 @pytest.mark.parametrize("name", EVERY)
 def test_so_do_the_methods(name):
     inner = made(Net)
-    make = lambda: method(name, score(lambda x: inner(x / 255.0), output="logit"))
+
+    def make():
+        return method(name, score(lambda x: inner(x / 255.0), output="logit"))
+
     plain = autoencoder(SHAPE)
     low = adapt(lambda x: plain.encode(x / 255), plain.decode)
 
@@ -493,6 +508,8 @@ def test_decoders_of_what_is_no_image_may_have_any_range():
 
 
 def test_gradients_are_finite_in_float16_where_their_sum_is_not():
-    g = lambda x: (200 * x).flatten(1).sum(1)
+    def g(x):
+        return (200 * x).flatten(1).sum(1)
+
     x = torch.full((2, 48), 1.0, dtype=torch.float16)
     assert value_and_grad(g, x)[1].eq(200).all() and gradient(g, x).eq(200).all()

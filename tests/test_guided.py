@@ -15,6 +15,7 @@ from manifold_xai.paths.guided import (
     guided_path,
     guided_point,
     guided_step,
+    line_gradient,
     mean_gradient,
     settled_path,
 )
@@ -193,6 +194,30 @@ def test_mean_gradient_is_the_mean_in_any_chunk():
         torch.testing.assert_close(
             mean_gradient(lambda x: (x**2).sum(1), x0, x, 10, batch), by_hand
         )
+
+
+def test_line_gradient_is_exact_between_the_points_of_a_cubic():
+    """Where a gradient changes its sign, too: as many places between cost no pass."""
+    x0, x = rand(2, 3, 4, seed=5)
+    f = lambda x: ((x - 0.45) ** 4).sum(1)  # noqa: E731
+
+    def size(t):
+        return (4 * (torch.lerp(x0, x, t) - 0.45) ** 3).abs()
+
+    by_hand = sum((size(i / 48) + size((i + 1) / 48)) / 2 for i in range(48)) / 48
+    for batch in (1, 4, 100):
+        found = line_gradient(f, x0, x, 12, batch)
+        torch.testing.assert_close(found, by_hand, rtol=1e-6, atol=1e-8)  # float32 places
+
+
+def test_line_gradient_comes_to_the_mean_over_the_line_sooner_than_points_do():
+    x0, x = rand(2, 3, 4, seed=5)
+    f = lambda x: (9 * x).sin().sum(1)  # noqa: E731
+    exact = mean_gradient(f, x0, x, 20_000)
+    far = (mean_gradient(f, x0, x, 24) - exact).abs().max()
+    assert (line_gradient(f, x0, x, 24) - exact).abs().max() < far / 20
+    with pytest.raises(ValueError, match="steps of at least 3, got 2"):
+        line_gradient(f, x0, x, 2)
 
 
 # --- on digits ------------------------------------------------------------------------------------

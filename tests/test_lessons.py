@@ -1,4 +1,4 @@
-"""The form of a lesson: short enough to read, exercises that speak, every stated minute computed."""
+"""The form of a lesson: short enough to read, exercises that speak, stated minutes computed."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ def cells(path: Path) -> list[dict]:
 
 
 def told(path: Path) -> list[dict]:
-    """The cells that count: not those of exercises, nor what follows them up to the next heading."""
+    """The cells that count: not exercises, nor what follows them up to the next heading."""
     page, inside = [], False
     for cell in cells(path):
         if cell["cell_type"] == "markdown" and cell["source"].startswith("#"):

@@ -14,6 +14,7 @@ PAGES = sorted(
         *(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts),
         *ROOT.glob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
     ]
 )
 LINK = re.compile(r"\]\((?!\w+:|#?\))([^)\s]+)\)")

@@ -29,7 +29,8 @@ from manifold_xai.course.cli import main
 from manifold_xai.course.session import end_survivors, read_summary
 
 RUNNER = "import sys; from manifold_xai.course.cli import main; sys.exit(main(sys.argv[1:]))"
-HOLDS_THE_LOCK = "import re\nprint('begun', flush=True)\nre.match('(a+)+$', 'a' * 60 + 'b')"  # no other thread runs
+# no other thread runs
+HOLDS_THE_LOCK = "import re\nprint('begun', flush=True)\nre.match('(a+)+$', 'a' * 60 + 'b')"
 
 
 def call(*words) -> tuple[int, str]:
@@ -64,7 +65,7 @@ def kernels_end(out: Path, seconds: float = 10) -> bool:
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
-    """Chapters that record a claim and then end in every way that is not the last cell's end; and two that are whole."""
+    """Chapters that record a claim and end in every way but the last cell's end; two whole ones."""
     record = f"{CLAIM}\nrecord('MIG-06', 1.0)"
     root = course(
         tmp_path_factory.mktemp("clone"),
@@ -77,7 +78,8 @@ def faults(tmp_path_factory):
             "06_loud": [
                 "print('x' * 50_000_000)\nprint('after')",
                 "for _ in range(100):\n    print('y' * 100_000)",
-                "from IPython.display import HTML, display\ndisplay(HTML('z' * 20_000_000))\nprint('told')",
+                "from IPython.display import HTML, display\n"
+                "display(HTML('z' * 20_000_000))\nprint('told')",
                 "print('as usual')",
             ],
         },
@@ -164,7 +166,7 @@ def test_resume_makes_again_what_is_amiss_and_leaves_the_rest(faults, whole):
         "--resume",
     )
     assert code == 0 and "05_whole" in said and (whole / "claims" / "MIG-10.json").exists()
-    # the folder is another than the first run's, so both run once; from then on only what is amiss does
+    # the folder is another than the first run's, so both run once; then only what is amiss does
     assert (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns > before
     before = (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns
     (whole / "claims" / "MIG-10.json").write_text("{}")
@@ -242,7 +244,7 @@ def test_a_claim_recorded_by_hand_does_not_count_as_a_run(whole):
 
 
 def test_a_run_killed_at_its_start_leaves_no_chapter_that_looks_done(whole, faults, monkeypatch):
-    """Without --resume everything is to run again: what is not done is not said to be done, at any moment."""
+    """Without --resume everything runs again: what is not done is not said to be, at any moment."""
 
     def killed(out, name):
         raise Power
@@ -300,7 +302,8 @@ def test_a_kernel_does_not_outlive_its_runner(tmp_path, request, whom):
     """Even in a cell that never lets another thread run."""
     if sys.platform != "linux" and whom != "runner":
         pytest.skip(
-            "only Linux kills a process when its parent dies; elsewhere ipykernel's own thread must find time to look"
+            "only Linux kills a process when its parent dies; "
+            "elsewhere ipykernel's own thread must find time to look"
         )
     root, out = course(tmp_path / "clone", **{"01_endless": [HOLDS_THE_LOCK]}), tmp_path / "out"
     runner = start(
@@ -428,7 +431,8 @@ exit "$code"
     [
         (
             OSError(28, "No space left on device", "/d/x"),
-            "/d/x could not be written whole: no room is left there. Free some, or name another folder",
+            "/d/x could not be written whole: no room is left there. "
+            "Free some, or name another folder",
         ),
         (OSError(122, "Disk quota exceeded", "/d/x"), "no room is left there"),
         (
@@ -449,7 +453,10 @@ def test_what_the_disk_answers_is_said_with_the_way_out(tmp_path, monkeypatch, e
 
 def test_a_clone_that_cannot_be_written_leaves_results_in_the_users_cache(tmp_path):
     root = course(tmp_path / "clone", **{"01_a": ["1"]})
-    script = 'mount --bind "$2" "$2"; mount -o remount,ro,bind "$2"; export XDG_CACHE_HOME="$3"; "$1" -c "$4" run --root "$2" --profile smoke'
+    script = (
+        'mount --bind "$2" "$2"; mount -o remount,ro,bind "$2"; export XDG_CACHE_HOME="$3"; '
+        '"$1" -c "$4" run --root "$2" --profile smoke'
+    )
     ran = unshared(script, sys.executable, root, tmp_path / "cache", RUNNER)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     out = tmp_path / "cache" / "manifold_xai" / "_out" / "smoke"
@@ -457,7 +464,10 @@ def test_a_clone_that_cannot_be_written_leaves_results_in_the_users_cache(tmp_pa
 
 
 def test_a_course_runs_without_a_network(tmp_path):
-    refused = "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), 5)\nexcept OSError as error:\n    print('no network:', error.errno)"
+    refused = (
+        "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), 5)\n"
+        "except OSError as error:\n    print('no network:', error.errno)"
+    )
     root = course(tmp_path / "clone", **{"01_a": [refused]})
     ran = unshared(
         '"$1" tests/offline.py run --root "$2" --out "$3" --profile smoke',
@@ -550,7 +560,7 @@ def test_any_note_is_read_right_or_its_chapter_does_not_count(tmp_path_factory, 
 
 
 def test_ten_disturbed_runs_end_as_if_undisturbed():
-    """Killed at random moments, starved of disk, damaged, and resumed; `make torture` does a hundred."""
+    """Killed at random moments, starved, damaged, and resumed; `make torture` does a hundred."""
     ran = subprocess.run(
         [sys.executable, Path(__file__).with_name("torture.py"), "--rounds", "10"],
         capture_output=True,

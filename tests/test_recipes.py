@@ -1,4 +1,7 @@
-"""Every recipe of lesson 35 with every method that applies: nothing of the model's is changed, no row sees another."""
+"""Every recipe of lesson 35 with every method that applies.
+
+Nothing of the model's is changed, no row sees another.
+"""
 
 import gc
 import json

@@ -64,9 +64,12 @@ def ran(tmp_path_factory):
             "01_good": [
                 TRAIN,
                 "print(profile, seed, device)\nprint(out)",
-                f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))",
-                "from manifold_xai.course import begin, exact, record\nbegin(profile, out=out)\nrecord('MIG-06', {'a': exact(2.0)})",
-                "import os, sys\nprint(sys.executable)\nprint('waits:', os.environ['OMP_WAIT_POLICY'])",
+                "from base64 import b64decode\nfrom IPython.display import Image\n"
+                f"Image(b64decode('{PIXEL}'))",
+                "from manifold_xai.course import begin, exact, record\nbegin(profile, out=out)\n"
+                "record('MIG-06', {'a': exact(2.0)})",
+                "import os, sys\nprint(sys.executable)\n"
+                "print('waits:', os.environ['OMP_WAIT_POLICY'])",
                 LEFT_BEHIND,
             ],
             "02_bad": [
@@ -120,7 +123,8 @@ def test_a_failed_chapter_cannot_be_mistaken_for_a_finished_one(ran):
 
 def test_the_failing_cell_is_shown(ran):
     assert (
-        "02_bad failed in cell 5\n    def f():\n        raise KeyError('no such thing')\n    f()\nKeyError: 'no such thing'"
+        "02_bad failed in cell 5\n    def f():\n        raise KeyError('no such thing')\n"
+        "    f()\nKeyError: 'no such thing'"
         in ran.said
     )
 
@@ -185,7 +189,8 @@ def test_outputs_go_back_into_the_chapters(ran, tmp_path):
         c.source for c in source.cells[1:]
     ]  # no injected cell
     took = json.loads((ran.out / "summary.json").read_text())
-    run = f"{took['chapters'][0]['seconds']:.0f} s to run (cpu profile, {took['cores']} cores; smoke: 1 s)"
+    seconds = took["chapters"][0]["seconds"]
+    run = f"{seconds:.0f} s to run (cpu profile, {took['cores']} cores; smoke: 1 s)"
     assert nb.cells[0].source.endswith(f"*About 1 minutes to read · {run}*")
     assert "MIG-06 not reproduced" in text(root / "nbs" / "01_good.ipynb")
     assert {c.get("execution_count") for c in nb.cells} == {None}
@@ -221,12 +226,14 @@ def test_interrupt_then_resume(tmp_path, request):
     root = course(tmp_path, **{"01_a": ["1"], "02_b": [SLOW]})
     out = tmp_path / "out"
     words = ["run", "--root", str(root), "--out", str(out), "--profile", "smoke"]
-    terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # what a shell's background jobs ignore
+    # what a shell's background jobs ignore
+    terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     runner = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            f"{terminal}; import sys; from manifold_xai.course.cli import main; sys.exit(main({words}))",
+            f"{terminal}; import sys; from manifold_xai.course.cli import main; "
+            f"sys.exit(main({words}))",
         ]
     )
     request.addfinalizer(runner.kill)
@@ -266,7 +273,8 @@ def test_a_chapter_edited_while_it_runs_runs_again(tmp_path):
             tmp_path,
             **{
                 "01_a": [
-                    "import pathlib\nme = pathlib.Path('01_a.ipynb')\nn = me.write_text(me.read_text() + ' ')"
+                    "import pathlib\nme = pathlib.Path('01_a.ipynb')\n"
+                    "n = me.write_text(me.read_text() + ' ')"
                 ]
             },
         ),
@@ -311,7 +319,10 @@ def test_the_ledger_comes_last_also_side_by_side(tmp_path):
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
     """A lesson and an evidence page with the same number and stem, and the ledger, run together."""
-    figure = f"from base64 import b64decode\nfrom IPython.display import Image\nImage(b64decode('{PIXEL}'))"
+    figure = (
+        "from base64 import b64decode\nfrom IPython.display import Image\n"
+        f"Image(b64decode('{PIXEL}'))"
+    )
     name = "import os; print('I am', os.environ['MANIFOLD_XAI_CHAPTER'])"
     start = "from manifold_xai.course import begin, exact, record\nbegin(profile, out=out)"
     last = "import pathlib; print(sorted(p.name for p in (pathlib.Path(out) / 'claims').iterdir()))"

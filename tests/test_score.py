@@ -207,7 +207,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(x):
 def test_input_that_is_not_finite_is_named_by_row():
     x = torch.rand(8, 3)
     x[2, 1], x[5, 0], x[5, 2] = torch.nan, torch.inf, torch.nan
-    with pytest.raises(ValueError, match="3 of its 24 values are NaN or infinite, in rows 2, 5. Mend"):
+    words = "3 of its 24 values are NaN or infinite, in rows 2, 5. Mend"
+    with pytest.raises(ValueError, match=words):
         check_input(x)
     with pytest.raises(ValueError, match="in rows 0, 1, 2, 3, 4 and 3 more"):
         check_input(torch.full((8, 3), torch.nan))

@@ -475,7 +475,8 @@ from manifold_xai.subjects.data import digits
 
 model, vae, images = digit_classifier(), digit_vae(), digits("test")
 x, f = images.x[:2], score(model, images.y[:2])
-for name, method in catalogue(score(model), vae, steps=2, references=images.x[2:6], generator=torch.Generator().manual_seed(0)).items():
+how = dict(references=images.x[2:6], generator=torch.Generator().manual_seed(0))
+for name, method in catalogue(score(model), vae, steps=2, **how).items():
     diffid(f, method(x, images.y[:2]), x, 0.1, levels=3)
 tangent_basis(vae.decode, vae.encode(x))
 for name in ("sphere", "paraboloid"):

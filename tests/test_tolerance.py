@@ -1,15 +1,22 @@
 """An error to reach instead of a number of steps: laws of `adaptive_attribution` and of `tol`."""
 
+import json
 import math
 import pickle
 import warnings
 
 import pytest
 import torch
-from helpers import rand, seeded
+from helpers import ROOT, rand, seeded
 from torch import nn
 
-from manifold_xai.attribution.adaptive import FIRST, adaptive_attribution, bends
+from manifold_xai.attribution.adaptive import (
+    FIRST,
+    _way,
+    adaptive_attribution,
+    bends,
+    remaining,
+)
 from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.maps import load_map, save_map
@@ -178,16 +185,27 @@ def test_a_walk_is_the_fixed_walk_of_its_steps(name, ends):
 
 def bent(steps, curve_of=None):
     """A path on an arc from (0, 0) to (1, 1), and its curve."""
-    t = lambda places: torch.tensor(list(places), dtype=torch.float64)
-    arc = lambda t: torch.stack([t.sin() / math.sin(1), (1 - t.cos()) / (1 - math.cos(1))], 1)
-    curve = lambda places, rows: iter(arc(t(places))[:, None].expand(-1, len(rows), -1).clone())
+
+    def t(places):
+        return torch.tensor(list(places), dtype=torch.float64)
+
+    def arc(t):
+        return torch.stack([t.sin() / math.sin(1), (1 - t.cos()) / (1 - math.cos(1))], 1)
+
+    def curve(places, rows):
+        return iter(arc(t(places))[:, None].expand(-1, len(rows), -1).clone())
+
     x = torch.ones(3, 2, dtype=torch.float64)
-    draw = lambda: curve([i / steps for i in range(steps + 1)], range(3))
+
+    def draw():
+        return curve([i / steps for i in range(steps + 1)], range(3))
+
     return Path(draw, 0 * x, x, steps, curve=curve)
 
 
 def test_bends_take_the_error_from_second_to_fourth_order():
-    f = lambda x: x[:, 0] ** 3 * x[:, 1] + (2 * x[:, 1]).sin()
+    def f(x):
+        return x[:, 0] ** 3 * x[:, 1] + (2 * x[:, 1]).sin()
 
     def error(T, bent_too):
         points = [Step(p, *value_and_grad(f, p)[::-1]) for p in bent(T)]
@@ -233,6 +251,40 @@ def test_a_map_of_zeros_is_reached_at_once():
     found = adaptive_attribution(lambda x: 0 * x.sum(1), straight_path(0 * x, x))
     assert (found.A == 0).all() and (found.reached.error == 0).all()
     assert found.reached.steps.tolist() == [4 * FIRST] * 2
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_only_a_curve_without_corners_is_believed_beyond_the_trapezoid(name, ends):
+    """With bends its sums err as 1/T⁴: there a ratio of 8 is half of what is to come."""
+    gamma = CURVES[name](wavy, *ends, 12)
+    way = _way(gamma)(wavy, gamma, torch.arange(5), {})
+    assert way.believed == (8 if name in ("enhanced", "manifold") else 4)
+    left = remaining(torch.tensor(16.0), torch.tensor(1.0), way.believed)
+    assert left == 1.5 / (way.believed - 1)
+
+
+# --- what was measured on digits
+
+
+MEASURED = ROOT / "benchmarks" / "results" / "tolerance_digits.json"
+BARS = dict(IG=0.3, EIG=0.3, MIG=0.3) | {"Settled IG": 0.6, "Settled MA-GIG": 0.6}
+
+
+@pytest.mark.parametrize("name", BARS)
+def test_the_bars_hold_in_what_was_measured(name):
+    """Passes of 200 steps', error, and rows whose estimate is at least their error."""
+    row = json.loads(MEASURED.read_text(encoding="utf8"))["variants"][name]
+    mean = {key: sum(row[key]) / len(row[key]) for key in ("passes", "passes at 200")}
+    worst = max(row["error"])
+    assert mean["passes"] <= BARS[name] * mean["passes at 200"]
+    assert worst <= 0.01
+    safe = [e <= estimate for e, estimate in zip(row["error"], row["estimate"])]
+    assert sum(safe) >= 0.95 * len(safe)
+    fixed = sorted(int(key.split()[-1]) for key in row if key.startswith("error at"))
+    good = next((n for n in fixed if max(row[f"error at {n}"]) <= worst), None)
+    if good is not None:  # else no fixed number that was tried is as good
+        walks = 2 if "Settled" in name else 1
+        assert mean["passes"] <= 1.25 * walks * (good + 1)
 
 
 # --- what is asked, and of whom
@@ -310,9 +362,12 @@ def test_groups_that_fit_change_nothing(ends, monkeypatch):
 
 def test_the_ceiling_warns_and_names_rows_and_errors(ends):
     x0, x = ends
-    f = lambda x: torch.where(
-        x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1)
-    )
+
+    def f(x):
+        return torch.where(
+            x.flatten(1).sum(1) > 6, (40 * x).sin().flatten(1).sum(1), x.flatten(1).sum(1)
+        )
+
     x = torch.cat([0.1 * x[:2], 0.5 + x[:1], 0.1 * x[2:3], 0.5 + x[3:]])
     with pytest.warns(
         UserWarning, match=r"tol=1e-06 .* max_steps=24 by rows 2 \(.*\), 4 \(.*\)"

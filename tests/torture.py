@@ -1,6 +1,9 @@
-"""Toy courses run, killed, starved of disk, damaged and resumed; what is left must equal an undisturbed run.
+"""Toy courses run, killed, starved of disk, damaged and resumed.
 
-`python tests/torture.py --rounds 100` prints what was done and what it found; `make torture` calls it.
+What is left must equal an undisturbed run.
+
+`python tests/torture.py --rounds 100` prints what was done and what it found; `make torture` calls
+it.
 """
 
 import argparse
@@ -30,9 +33,12 @@ CLAIM = """
 import json, os, pathlib, time
 def record(claim, value):
     "As the course does, without loading torch."
-    entry = {"claim": claim, "verdict": "reproduced", "why": "", "paper_value": "1", "later": [], "rows": []}
-    entry |= {"conditions": {"a": dict(value=value, low=value, high=value, n=100)}, "profile": "smoke"}
-    entry |= {"device": "cpu", "seed": 0, "n": 100, "key": {}, "chapter": os.environ["MANIFOLD_XAI_CHAPTER"]}
+    entry = {"claim": claim, "verdict": "reproduced", "why": "", "paper_value": "1"}
+    entry |= {"later": [], "rows": []}
+    entry |= {"conditions": {"a": dict(value=value, low=value, high=value, n=100)}}
+    entry |= {"profile": "smoke"}
+    entry |= {"device": "cpu", "seed": 0, "n": 100, "key": {}}
+    entry |= {"chapter": os.environ["MANIFOLD_XAI_CHAPTER"]}
     folder = pathlib.Path(os.environ["MANIFOLD_XAI_CLAIMS"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{claim}.json").write_text(json.dumps(entry))
@@ -61,7 +67,9 @@ def toy(root: Path) -> Path:
 
 
 def forked(words: list, log: Path, bytes_a_file: int | None = None) -> int:
-    """Process number of a runner of its own, forked, since importing torch takes longer than a toy course.
+    """Process number of a runner of its own.
+
+    Forked, since importing torch takes longer than a toy course.
 
     Parameters:
         words: of its command line
@@ -140,7 +148,7 @@ def check(holds: bool, what: str, log: Path) -> None:
 
 
 def kill(draw: random.Random, root: Path, out: Path, words: list, log: Path, took: float) -> str:
-    """Kill the runner, the process that drives a chapter, its kernel, or all of them, at any moment."""
+    """Kill the runner, the process that drives a chapter, its kernel, or all, at any moment."""
     whom = draw.choice(["runner", "driver", "kernel", "all", "interrupt", "terminate"])
     pid = forked(words, log)
     time.sleep(draw.uniform(0, took))
@@ -250,6 +258,7 @@ if __name__ == "__main__":
     began = time.time()
     counts = torture(asked.rounds, asked.seed)
     print(
-        f"{asked.rounds} runs disturbed and resumed in {time.time() - began:.0f} s, all as if undisturbed:"
+        f"{asked.rounds} runs disturbed and resumed in {time.time() - began:.0f} s, "
+        "all as if undisturbed:"
     )
     print(", ".join(f"{n} × {what}" for what, n in counts.most_common()))

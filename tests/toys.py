@@ -10,7 +10,10 @@ import psutil
 from helpers import ROOT
 
 PARAMETERS = 'profile, device, seed = "cpu", None, 0\nout: str = None'
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+    "AAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 
 
 def course(root: Path, **cells: list[str]) -> Path:
@@ -19,7 +22,10 @@ def course(root: Path, **cells: list[str]) -> Path:
     for file in ("settings.ini", "pyproject.toml"):
         shutil.copy(ROOT / file, root)
     for name, sources in cells.items():
-        text = f"# Title of {name}\n> What {name} shows.\n\n*About 5 minutes to read · not yet timed to run*"
+        text = (
+            f"# Title of {name}\n> What {name} shows.\n\n"
+            "*About 5 minutes to read · not yet timed to run*"
+        )
         nb = nbformat.v4.new_notebook(
             metadata={
                 "kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}

@@ -94,6 +94,18 @@ class PathMethod(Portable, GradientAttribution):
         check: refuse a model that answers at random or depends on the batch; costs two passes of
             at most 16 rows
         span: warn where inputs look like images but not in [0, 1]
+
+    >>> import torch
+    >>> from manifold_xai import PathMethod
+    >>> class Corner(PathMethod):
+    ...     "The first half of the features first, then the rest."
+    ...
+    ...     def path(self, f, x0, x, steps, batch):
+    ...         half = x.shape[1] // 2
+    ...         corner = torch.cat([x[:, :half], x0[:, half:]], 1)
+    ...         return torch.stack([x0, corner, x])
+    >>> Corner(lambda x: x[:, 0] * x[:, 1]).attribute(torch.tensor([[1.0, 2.0]]))
+    tensor([[0., 2.]])
     """
 
     def __init__(

@@ -118,10 +118,16 @@ def leaf(x: Tensor) -> Tensor:
 
 # %% ../../nbs/library/attribution/captum.ipynb #77f16a61
 class Saliency(Neighbour):
-    """The gradient at the input, signed (Simonyan et al. 2014).
+    """The gradient at the input, signed.
 
     Parameters:
         forward_func and further options: as in `Neighbour`
+    Source: Simonyan et al. 2014
+
+    >>> import torch
+    >>> from manifold_xai import Saliency
+    >>> Saliency(lambda x: x[:, 0] * x[:, 1] ** 2).attribute(torch.tensor([[1.0, 2.0]]))
+    tensor([[4., 4.]])
     """
 
     def ask(self, f, x, batch):
@@ -130,10 +136,16 @@ class Saliency(Neighbour):
 
 
 class InputXGradient(Neighbour):
-    """Input times gradient (Shrikumar et al. 2016).
+    """Input times gradient.
 
     Parameters:
         forward_func and further options: as in `Neighbour`
+    Source: Shrikumar et al. 2016
+
+    >>> import torch
+    >>> from manifold_xai import InputXGradient
+    >>> InputXGradient(lambda x: x[:, 0] * x[:, 1] ** 2).attribute(torch.tensor([[1.0, 2.0]]))
+    tensor([[4., 8.]])
     """
 
     def ask(self, f, x, batch):
@@ -197,11 +209,17 @@ def _row(f, i):
 
 # %% ../../nbs/library/attribution/captum.ipynb #05044ca2
 class SmoothGrad(Sampled):
-    """Mean gradient at noisy copies of the input (Smilkov et al. 2017).
+    """Mean gradient at noisy copies of the input.
 
     Parameters:
         forward_func, samples, generator and further options: as in `Sampled`
         noise: standard deviation, in units of the image's range [0, 1]
+    Source: Smilkov et al. 2017
+
+    >>> import torch
+    >>> from manifold_xai import SmoothGrad
+    >>> SmoothGrad(lambda x: 3 * x.sum(1)).attribute(torch.tensor([[0.1, 0.2]]))
+    tensor([[3., 3.]])
     """
 
     def __init__(
@@ -241,6 +259,12 @@ class SmoothIG(SmoothGrad):
     Parameters:
         forward_func, samples, noise, generator and further options: as in `SmoothGrad`
         steps: segments for each copy
+
+    >>> import torch
+    >>> from manifold_xai import SmoothIG
+    >>> near = SmoothIG(lambda x: 3 * x.sum(1), noise=1e-6)  # hardly any noise: plain IG
+    >>> near.attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[3., 6.]])
     """
 
     def __init__(
@@ -268,6 +292,13 @@ class ExpectedGradients(Sampled):
         references: the baselines to draw from, (n, ...), or a tuple of them for several inputs
         multiply_by_inputs: as captum's; False leaves out the factor x − reference
     Source: Erion et al. 2021
+
+    >>> import torch
+    >>> from manifold_xai import ExpectedGradients
+    >>> black = torch.zeros(4, 2)
+    >>> eg = ExpectedGradients(lambda x: 3 * x.sum(1), black)
+    >>> eg.attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[3., 6.]])
     """
 
     def __init__(
@@ -399,11 +430,19 @@ class GuidedBackprop(Neighbour):
     """The gradient, with only what is positive let back through each ReLU.
 
     Equal to captum.attr.GuidedBackprop, on a twin of the model, so that no other thread feels it.
+
     Parameters:
         forward_func: a model, or a score of one, whose every rectifier is an nn.ReLU module
         further options: as in `Neighbour`
     Raises: ValueError where the plain gradient would pass unnoticed, naming the modules and the fix
     Source: Springenberg et al. 2015
+
+    >>> import torch
+    >>> from manifold_xai import GuidedBackprop
+    >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(2, 1, bias=False))
+    >>> _ = model[1].weight.data.copy_(torch.tensor([[3.0, -3.0]]))
+    >>> GuidedBackprop(model).attribute(torch.tensor([[1.0, 2.0]]), target=0)
+    tensor([[3., 0.]])
     """
 
     def subject(self):

@@ -24,7 +24,15 @@ from ..together import Layout
 
 # %% ../../nbs/library/attribution/integral.ipynb #ad74d80d
 class Attribution(NamedTuple):
-    """What `path_attribution` returns."""
+    """What `path_attribution` returns.
+
+    >>> import torch
+    >>> from manifold_xai import path_attribution, straight_path
+    >>> x = torch.tensor([[1.0, 2.0]])
+    >>> A, gap, ends = path_attribution(lambda x: x.sum(1), straight_path(0 * x, x, steps=4))
+    >>> A, gap, ends
+    (tensor([[1., 2.]]), tensor([0.]), tensor([[0., 0.]]))
+    """
 
     A: Tensor  # share of each feature, (b, ...)
     gap: Tensor  # sum of A minus what the score gained between the path's own ends, (b,)

@@ -61,6 +61,14 @@ def save_map(path: str | PathLike, A: Attribution | Tensor, **settings) -> None:
         A: a map, or what `path_attribution` returned
         settings: anything JSON can hold; numbers and arrays of NumPy and torch become plain ones
     Raises: ValueError naming a setting that no file can hold
+
+    >>> import tempfile, torch
+    >>> from manifold_xai import load_map, save_map
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_map(f"{folder}/map.safetensors", torch.ones(1, 2), method="IG", n_steps=50)
+    ...     found, settings = load_map(f"{folder}/map.safetensors")
+    >>> found.A, settings
+    (tensor([[1., 1.]]), {'method': 'IG', 'n_steps': 50})
     """
     tensors, card = {"A": A} if isinstance(A, Tensor) else A._asdict(), {"kind": "attribution"}
     if isinstance(A, Within):
@@ -95,6 +103,13 @@ def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
         path: of the file
     Returns: what was saved, `Within` if it had been found with `tol`, and its settings
     Raises: ValueError naming the file if it is damaged or holds something else
+
+    >>> import tempfile, torch
+    >>> from manifold_xai import load_map, save_map
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_map(f"{folder}/map.safetensors", torch.ones(1, 2))
+    ...     load_map(f"{folder}/map.safetensors")[0].A
+    tensor([[1., 1.]])
     """
     tensors, card = store.load_tensors(path)
     if card.get("kind") != "attribution":

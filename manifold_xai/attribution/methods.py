@@ -42,6 +42,12 @@ class IntegratedGradients(PathMethod):
         forward_func and further options: as in `PathMethod`
         multiply_by_inputs: as captum's; False gives the mean gradient on the line, not its shares
     Source: Sundararajan et al. 2017
+
+    >>> import torch
+    >>> from manifold_xai import IntegratedGradients
+    >>> f = lambda x: x[:, 0] * x[:, 1] ** 2
+    >>> IntegratedGradients(f).attribute(torch.tensor([[1.0, 2.0]]))  # of 4, a third and two
+    tensor([[1.3333, 2.6667]])
     """
 
     one_path = True
@@ -68,6 +74,13 @@ class BlurIG(PathMethod):
         forward_func and further options: as in `PathMethod`
         sigma, edge: as in `blur_path`
     Source: Xu et al. 2020
+
+    >>> import torch
+    >>> from manifold_xai import BlurIG
+    >>> energy = lambda x: x.square().flatten(1).sum(1)
+    >>> BlurIG(energy).attribute(torch.eye(2)[None, None])  # two dots come into focus
+    tensor([[[[ 0.3759, -0.0441],
+              [-0.0441,  0.3759]]]])
     """
 
     one_path = one_input = True
@@ -105,6 +118,13 @@ class GuidedIG(PathMethod):
         forward_func and further options: as in `PathMethod`
         fraction, max_dist, order, schedule, generator: as in `guided_path`
     Source: Kapishnikov et al. 2021
+
+    >>> import torch
+    >>> from manifold_xai import GuidedIG
+    >>> f = lambda x: x[:, 0] * x[:, 1] ** 2
+    >>> guided = GuidedIG(f, fraction=0.5)  # the first goes first, while the second is still 0
+    >>> guided.attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[0., 4.]])
     """
 
     def __init__(
@@ -138,6 +158,13 @@ class SettledIG(PathMethod):
     Parameters:
         forward_func and further options: as in `PathMethod`
         window, order: as in `settled_path`
+    Source: ours, after Kapishnikov et al. 2021
+
+    >>> import torch
+    >>> from manifold_xai import SettledIG
+    >>> f = lambda x: x[:, 0] * x[:, 1] ** 2
+    >>> SettledIG(f).attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[0.1670, 3.8330]])
     """
 
     def __init__(self, forward_func, window: float = 0.5, order: Tensor | None = None, **options):
@@ -164,6 +191,13 @@ class EnhancedIG(PathMethod):
         forward_func and further options: as in `PathMethod`
         autoencoder, anchor, jump: as in `enhanced_path`
     Source: Jha et al. 2020
+
+    >>> import torch
+    >>> from manifold_xai import EnhancedIG, adapt
+    >>> roots = adapt(lambda x: x.sqrt(), lambda z: z**2)
+    >>> f = lambda x: x[:, 0] * x[:, 1] ** 2
+    >>> EnhancedIG(f, roots).attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[1.3330, 2.6670]])
     """
 
     one_path = one_input = True
@@ -196,6 +230,13 @@ class ManifoldIG(EnhancedIG):
         geodesic: options for `manifold_path` and `geodesic`, such as dict(segments=50) or
             dict(solver="gradient")
     Source: Zaher et al. 2024
+
+    >>> import torch
+    >>> from manifold_xai import ManifoldIG, adapt
+    >>> same = adapt(lambda x: x, lambda z: z)  # a flat world: the shortest way is straight
+    >>> f = lambda x: x[:, 0] * x[:, 1] ** 2
+    >>> ManifoldIG(f, same).attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[1.3330, 2.6670]])
     """
 
     def __init__(
@@ -226,6 +267,14 @@ class ManifoldAlignedGuidedIG(PathMethod):
         autoencoder, fraction, slerp, anchor, jump, order, schedule, generator: as in
             `manifold_guided_path`
     Source: Kim et al. 2026
+
+    >>> import torch
+    >>> from manifold_xai import ManifoldAlignedGuidedIG, adapt
+    >>> same = adapt(lambda x: x, lambda z: z)
+    >>> f = lambda x: x[:, 0] * x[:, 1] ** 2
+    >>> aligned = ManifoldAlignedGuidedIG(f, same, fraction=0.5)
+    >>> aligned.attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[0., 4.]])
     """
 
     one_input = True
@@ -268,6 +317,14 @@ class ManifoldSettledIG(PathMethod):
     Parameters:
         forward_func and further options: as in `PathMethod`
         autoencoder, window, anchor, jump, order: as in `manifold_settled_path`
+    Source: ours, after Kim et al. 2026
+
+    >>> import torch
+    >>> from manifold_xai import ManifoldSettledIG, adapt
+    >>> same = adapt(lambda x: x, lambda z: z)
+    >>> f = lambda x: x[:, 0] * x[:, 1] ** 2
+    >>> ManifoldSettledIG(f, same).attribute(torch.tensor([[1.0, 2.0]])).round(decimals=3)
+    tensor([[0.1670, 3.8330]])
     """
 
     one_input = True
@@ -344,6 +401,13 @@ class IG2(Outward):
         represent, step, clip: as in `iterative_path`
         generator: picks among the references
     Source: Zhuo and Ge 2024
+
+    >>> import torch
+    >>> from manifold_xai import IG2, score
+    >>> f = score(torch.nn.Identity())  # two features, the larger is the class
+    >>> x, other = torch.tensor([[0.9, 0.2]]), torch.tensor([[0.1, 0.9]])
+    >>> IG2(f, other).attribute(x).round(decimals=2)
+    tensor([[0.1900, 0.1700]])
     """
 
     n_steps = 201
@@ -406,6 +470,12 @@ class AGI(Outward):
         generator: draws the classes anew for each row where k leaves a choice; None takes them
             evenly spaced
     Source: Pan et al. 2021
+
+    >>> import torch
+    >>> from manifold_xai import AGI, score
+    >>> f = score(torch.nn.Identity())  # two features, the larger is the class
+    >>> AGI(f).attribute(torch.tensor([[0.9, 0.2]])).round(decimals=2)
+    tensor([[0.0800, 0.0800]])
     """
 
     n_steps = 15

@@ -134,33 +134,42 @@ def expected(passes: dict[str, int], pace: dict[str, float]) -> float:
     counted = ((kind.split(": ", 1)[1], n) for kind, n in passes.items())
     return sum(n * pace.get(kind, 0.0) for kind, n in counted)
 
-# %% ../../nbs/library/benchmark/cost.ipynb #e4122312
-def forecast(worker: Worker, grid: Grid, limit: int = 0, sample: int = 2) -> list[dict]:
+# %% ../../nbs/library/benchmark/cost.ipynb #d8b947a6
+def forecast(worker: Worker, grid: Grid, limit: int = 0, block: int = 4) -> list[dict]:
     """For each cell: images, passes an image and seconds an image, as they are to be expected.
 
     Parameters:
         worker: holds the networks
         grid: what is to be done
         limit: images a cell; 0 for all
-        sample: images that each method is tried on
+        block: images that each method is tried on
+    Returns: method, classifier, images, passes and seconds an image, of which rest
     """
     from manifold_xai.benchmark.run import plan  # which reads the clock above
 
     wanted, found, counted, paces = plan(worker, grid, limit), [], {}, {}
     for cell in grid.cells:
         rows = wanted[cell.key]
-        like = (cell.label, cell.autoencoder, str(cell.settings))  # whatever the classifier
-        if like not in counted:
-            counted[like] = cell.classifier, compute(worker, cell, rows[:sample]).passes
-        known, passes = counted[like]
-        renamed = {k.replace(f": {known},", f": {cell.classifier},"): n for k, n in passes.items()}
         key = cell.classifier, cell.autoencoder, cell.settings["judge"], cell.size
         if key not in paces:
             paces[key] = pace(worker, cell)
-        row = dict(method=cell.label, classifier=cell.classifier, images=len(rows))
-        row |= dict(passes=rows_in(passes) / sample)
-        found.append(row | dict(seconds=expected(renamed, paces[key]) / sample))
+        like = (cell.label, cell.autoencoder, str(cell.settings))  # whatever the classifier
+        if like not in counted:
+            counted[like] = cell.classifier, *_tried(worker, cell, rows[:block], paces[key])
+        known, passes, rest = counted[like]
+        renamed = {k.replace(f": {known},", f": {cell.classifier},"): n for k, n in passes.items()}
+        row = dict(method=cell.label, classifier=cell.classifier, images=len(rows), rest=rest)
+        row |= dict(passes=rows_in(passes), seconds=expected(renamed, paces[key]) + rest)
+        found.append(row)
     return found
+
+
+def _tried(worker, cell, rows, pace):
+    """Passes of one image, and its seconds that are no passes, from these rows."""
+    done = compute(worker, cell, rows)
+    spent = done.cpu if worker.device.type == "cpu" else done.seconds
+    rest = max(0.0, spent - expected(done.passes, pace))
+    return {kind: n / len(rows) for kind, n in done.passes.items()}, rest / len(rows)
 
 # %% ../../nbs/library/benchmark/cost.ipynb #f495af84
 def makespan(

@@ -51,7 +51,7 @@ class Seen:
 
     def of(self, i: int) -> Score:
         """The score of row i's class."""
-        return self.f.of(self.f.target[i : i + 1])
+        return self.f.of(int(torch.as_tensor(self.f.target).reshape(-1)[i]))
 
     @cached_property
     def walked(self) -> dict[str, Tensor]:

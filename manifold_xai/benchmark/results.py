@@ -198,8 +198,9 @@ def costs(out: Path) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in unit_files(out):
         said = about(path)
-        names = {name: cells[said["key"]][name] for name in ("label", "classifier", "autoencoder")}
-        names |= dict(measures=cells[said["key"]]["settings"]["measures"])
+        cell = cells[said["key"]]
+        names = {k: cell[k] for k in ("label", "classifier", "autoencoder", "size")}
+        names |= {k: cell["settings"][k] for k in ("steps", "measures")}
         empty = names | dict(images=0, seconds=0.0, cpu=0.0, passes=Counter(), units=[])
         sums = found.setdefault(said["key"], empty)
         sums["images"] += said["rows"]

@@ -221,14 +221,15 @@ _GATE = {
     "additionalProperties": False,
     "properties": {"what": _TEXT, "passed": {"type": "integer", "minimum": 0}, "of": _COUNT},
 }
-_ESTIMATE = {
+_PARTS: dict[str, object] = {**dict.fromkeys(["value", "low", "high"], _NUMBER), "n": _COUNT}
+_ESTIMATE: dict[str, object] = {
     "type": "object",
     "required": ["value", "low", "high", "n"],
     "additionalProperties": False,
-    "properties": dict.fromkeys(["value", "low", "high"], _NUMBER) | {"n": _COUNT},
+    "properties": _PARTS,
 }
 _CONDITION = _ESTIMATE | {
-    "properties": _ESTIMATE["properties"]
+    "properties": _PARTS
     | {"role": {"enum": list(ROLES)}, "gates": {"type": "array", "items": _GATE}}
     | {"seeds": _COUNT, "values": {"type": "array", "items": _NUMBERS}},
 }

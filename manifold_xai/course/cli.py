@@ -42,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
         print("the evidence of every page holds: nothing to run")
         return 0
     notebooks = chapters(root, only)
+    if args.plan:
+        from manifold_xai.course.plan import plan
+
+        return plan(root, notebooks, args.profile)
     out = Path(args.out or output(root, args.profile)).absolute()
     out.mkdir(parents=True, exist_ok=True)
     limits = seconds_allowed(args.timeout, args.cell_timeout, spend)
@@ -205,6 +209,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("folder", metavar="DIR", help="a new folder, or an earlier handout")
             sub.add_argument("--chapters", help=ONLY + "; default: all lessons")
             sub.add_argument("--teacher", action="store_true", help="the teacher's copies, too")
+        if name == "seats":
+            sub.add_argument("--only", help=ONLY + "; default: all lessons")
         if name == "restamp":
             sub.add_argument(
                 "--against",
@@ -232,6 +238,7 @@ def add_run(option) -> None:
         help="chapters side by side",
     )
     option("--resume", action="store_true", help="leave alone what is done, whole and unchanged")
+    option("--plan", action="store_true", help="say what would be spent, and run nothing")
     option("--fail-fast", action="store_true", help="start no chapter after one has failed")
     option(
         "--timeout",
@@ -274,6 +281,7 @@ COMMANDS = {
     "evidence": "keep what an evidence run recorded",
     "ledger": "write LEDGER.md, its tables, figures and pages from the kept evidence",
     "handout": "student notebooks for a class, and the teacher's",
+    "seats": "run lessons on one thread, and keep what each cell computes",
 }
 FOLDERS = {
     "outputs": "folder with the results of all profiles; default: _out in the clone",
@@ -304,6 +312,10 @@ def command(name: str):
         from manifold_xai.course.handout import handout
 
         return handout
+    if name == "seats":
+        from manifold_xai.course.seats import seats
+
+        return seats
     from manifold_xai.course import publish
 
     return getattr(publish, name)

@@ -11,7 +11,7 @@ __all__ = ['SIDES', 'Z95', 'Z80', 'OUTCOMES', 'SURVIVES', 'ITSELF', 'side', 'sta
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -173,7 +173,8 @@ def _fits(row, rule, counts):
 def printed() -> dict[str, dict[str, list[float]]]:
     """Numbers that the papers print, by claim and by what they measure."""
     path = Path(str(files("manifold_xai"))) / "assets" / "paper.csv"
-    columns = dict(claim=filled, what=filled, value=float, unit=filled, where=filled)
+    columns: dict[str, Callable] = dict(claim=filled, what=filled, unit=filled, where=filled)
+    columns["value"] = float
     found: dict[str, dict[str, list[float]]] = {}
     for row in read_table(path, columns):
         found.setdefault(row["claim"], {}).setdefault(row["what"], []).append(row["value"])

@@ -94,6 +94,7 @@ def geodesic(
     Source: Shao et al. 2018, Algorithm 1; MIG App. A; Liu and Nocedal 1989 for the memory
 
     >>> import torch
+    >>> from manifold_xai import geodesic
     >>> from manifold_xai.geometry import worlds
     >>> z0, z1 = torch.tensor([[0.8, -1.2]]).double(), torch.tensor([[0.6, 1.2]]).double()
     >>> found = geodesic(worlds.sphere, z0, z1, ridge=0.0)

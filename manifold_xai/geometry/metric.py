@@ -28,6 +28,7 @@ def pullback_metric(decode: Decoder, z: Tensor, batch: int | None = None) -> Ten
     Source: Shao et al. 2018, eq. 3; MIG §3.1
 
     >>> import torch
+    >>> from manifold_xai import pullback_metric
     >>> from manifold_xai.geometry import worlds
     >>> pullback_metric(worlds.sphere, torch.tensor([[0.0, 0.0]]))
     tensor([[[1., 0.],
@@ -64,6 +65,7 @@ def path_length(decode: Decoder, gamma_z: Tensor, batch: int | None = None) -> T
     Source: MIG §3.1, L of the decoded path
 
     >>> import torch
+    >>> from manifold_xai import path_length
     >>> from manifold_xai.geometry import worlds
     >>> v = torch.linspace(0, 1, 101)  # along the equator
     >>> path_length(worlds.sphere, torch.stack([0 * v, v], -1)[:, None])
@@ -84,6 +86,7 @@ def path_energy(decode: Decoder, gamma_z: Tensor, batch: int | None = None) -> T
     Source: MIG eq. 1 and App. A, T segments of duration 1/T
 
     >>> import torch
+    >>> from manifold_xai import path_energy
     >>> from manifold_xai.geometry import worlds
     >>> v = torch.linspace(0, 1, 101)  # along the equator, at constant speed: L²/2
     >>> path_energy(worlds.sphere, torch.stack([0 * v, v], -1)[:, None])
@@ -104,6 +107,7 @@ def latent_line(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
         finite
 
     >>> import torch
+    >>> from manifold_xai import latent_line
     >>> latent_line(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]), 2)[:, 0]
     tensor([[0.0000, 0.0000],
             [0.5000, 1.0000],
@@ -138,6 +142,7 @@ def tangent_basis(decode: Decoder, z: Tensor, batch: int | None = None) -> Tenso
         value tolerance
 
     >>> import torch
+    >>> from manifold_xai import tangent_basis
     >>> from manifold_xai.geometry import worlds
     >>> Q = tangent_basis(worlds.sphere, torch.tensor([[0.3, 0.1]]))
     >>> bool((Q.mT @ Q - torch.eye(2)).abs().max() < 1e-6), Q.shape

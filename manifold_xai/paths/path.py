@@ -19,7 +19,13 @@ from ..together import Layout
 
 # %% ../../nbs/library/paths/path.ipynb #f34d3f99
 class Step(NamedTuple):
-    """A point of a path, with gradient and score there if the path had to compute them anyway."""
+    """A point of a path, with gradient and score there if the path had to compute them anyway.
+
+    >>> import torch
+    >>> from manifold_xai import Step
+    >>> Step(torch.zeros(1, 2)).grad is None  # the integrator will ask for it
+    True
+    """
 
     x: Tensor  # (b, ...)
     grad: Tensor | None = None  # like x
@@ -41,6 +47,13 @@ class Path:
         again: (steps, rows) -> Path, the same anew with so many segments, for these rows of x: a
             path that T itself changes has this instead
         notes: whatever else is worth keeping (anchored=True …)
+
+    >>> import torch
+    >>> from manifold_xai import Path
+    >>> x0, x = torch.zeros(1, 2), torch.ones(1, 2)
+    >>> detour = Path(lambda: iter([x0, torch.tensor([[1.0, 0.0]]), x]), x0, x, steps=2)
+    >>> len(detour), detour[1]
+    (3, tensor([[1., 0.]]))
     """
 
     def __init__(

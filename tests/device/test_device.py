@@ -4,8 +4,11 @@ numbers, builds nothing elsewhere, and hardly ever makes the host wait.
 What would stop on a GPU stops there: a tensor of each device in one operator, the CPU's generator
 for a draw on the device, NumPy of a device tensor. These tests have a process of their own: a
 device must be known before PyTorch's first backward pass.
+
+MANIFOLD_XAI_TEST_DEVICE=cuda asks the same of a real one; only waits cannot be counted there.
 """
 
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,12 +25,18 @@ from manifold_xai.subjects.data import Images
 from manifold_xai.subjects.generated import generate
 
 CPU = torch.device("cpu")
+NAME = os.environ.get("MANIFOLD_XAI_TEST_DEVICE", "pretend")
+counted = pytest.mark.skipif(NAME != "pretend", reason="waits are counted on the pretend device")
 DRAWN = ("SmoothGrad", "Smooth IG", "Expected Gradients", "AGI", "IG2")
 
 
 @pytest.fixture(scope="module")
 def device() -> torch.device:
-    """The pretend device; skipped with the reason where it cannot be built."""
+    """The pretend device, skipped with the reason where it cannot be built; or the one asked for."""
+    if NAME != "pretend":
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        return torch.device(NAME)
     try:
         import pretend  # noqa: F401
     except ImportError as missing:
@@ -38,6 +47,13 @@ def device() -> torch.device:
 def waits() -> int:
     """How often the host has waited for the device so far."""
     return sys.modules["pretend"].waits()
+
+
+def waited(work) -> int:
+    """How often the host waits while `work()` is done."""
+    before = waits()
+    work()
+    return waits() - before
 
 
 def classifier(device: torch.device) -> nn.Module:
@@ -74,7 +90,7 @@ def explained(name: str, device: torch.device, steps: int = 10) -> Tensor:
 def close(on_device, on_cpu) -> None:
     """The same numbers, each tensor on its own device."""
     if isinstance(on_cpu, Tensor):
-        assert on_device.device.type == "pretend" and on_cpu.device == CPU
+        assert on_device.device.type == torch.device(NAME).type and on_cpu.device == CPU
         torch.testing.assert_close(on_device.cpu(), on_cpu, rtol=1e-6, atol=1e-9)
     elif isinstance(on_cpu, dict):
         assert list(on_device) == list(on_cpu)
@@ -92,17 +108,45 @@ def test_a_method_gives_the_map_of_the_cpu(name, device):
     close(explained(name, device), explained(name, CPU))
 
 
+@counted
 @pytest.mark.parametrize("name", EVERY)
 def test_a_longer_walk_does_not_wait_more_often(name, device):
     """Twice the segments, as many waits: only the door looks. A geodesic's sweep may wait once."""
-    counted = []
-    for steps in (8, 16):
-        before = waits()
-        explained(name, device, steps)
-        counted.append(waits() - before)
-    few, many = counted
+    few, many = (waited(lambda: explained(name, device, steps)) for steps in (8, 16))
     allowed = 3 * 8 if name == "MIG" else 0  # three sweeps of eight further segments
-    assert 0 < few and many - few <= allowed, counted
+    assert 0 < few and many - few <= allowed, (few, many)
+
+
+@counted
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_sweep_waits_at_most_once_a_segment(solver, device):
+    """Whatever the solver looks at after a sweep over the path's segments."""
+    few, many = (waited(lambda: shortest(device, solver, sweeps, tol=0.0)) for sweeps in (2, 4))
+    assert many - few <= 2 * 6, (few, many)
+
+
+@counted
+def test_steps_until_a_tolerance_wait_at_most_once_a_segment(device):
+    """Each halving looks once whether it may stop."""
+    line, found = m.straight_path(*ends(device), 4), []
+    door = waited(lambda: m.path_attribution(f(device), line))
+    for tol in (0.1, 1e-4):
+        spent = waited(lambda: found.append(m.adaptive_attribution(f(device), line, tol=tol)))
+        steps = int(found.pop().reached.steps.max())
+        assert spent <= door + steps, (spent, door, steps)
+
+
+@counted
+def test_the_guided_step_and_the_integrator_do_not_wait(device):
+    """What the door asks is the same for a walk of any length."""
+    for draw in (m.guided_path, m.settled_path):
+        few, many = (waited(lambda: walk_of(draw, device, n)) for n in (6, 60))
+        assert few == many
+    few, many = (
+        waited(lambda: m.path_attribution(f(device), m.straight_path(*ends(device), n)))
+        for n in (6, 60)
+    )
+    assert few == many
 
 
 # ---- the rest of the public face, by name: device -> what it returns
@@ -222,10 +266,10 @@ def energy(device: torch.device) -> Tensor:
     return m.path_energy(decode(device), m.latent_line(*latent_ends(device), 6))
 
 
-def shortest(device: torch.device, solver: str) -> Tensor:
+def shortest(device: torch.device, solver: str, sweeps: int = 3, **how) -> Tensor:
     """A geodesic's points."""
     pair = autoencoder(device)
-    how = dict(iterations=3) | ({"encode": pair.encode} if solver == "encoder" else {})
+    how |= dict(iterations=sweeps) | ({"encode": pair.encode} if solver == "encoder" else {})
     return m.geodesic(pair.decode, *latent_ends(device), 6, solver, **how).gamma_z
 
 
@@ -234,6 +278,11 @@ def walked(device: torch.device) -> list[Tensor]:
     x0, x = ends(device)
     gamma = m.Path(lambda: iter([m.Step(x0), m.Step((x0 + x) / 2), m.Step(x)]), x0, x, 2)
     return m.path_attribution(f(device), gamma).A
+
+
+def walk_of(draw, device: torch.device, steps: int) -> Tensor:
+    """A path that a guided method draws, walked to its end."""
+    return m.path_attribution(f(device), draw(f(device), *ends(device), steps)).A
 
 
 def toward(device: torch.device) -> Tensor:
@@ -288,9 +337,9 @@ FACE = {
         m.path_attribution(f(d), m.straight_path(*ends(d), 8), rule=rule)
         for rule in ("trapezoid", "gauss-legendre")
     ],
-    "adaptive_attribution": lambda d: m.adaptive_attribution(
-        f(d), m.straight_path(*ends(d), 4), tol=0.05
-    ).A,
+    "adaptive_attribution": lambda d: (
+        m.adaptive_attribution(f(d), m.straight_path(*ends(d), 4), tol=0.05).A
+    ),
     "explain": lambda d: [
         block.A.to(d)  # maps of a whole data set are gathered on the host
         for block in m.explain(classifier(d), [images(d)], m.IntegratedGradients, progress=False)

@@ -6,8 +6,9 @@ drawings is attacked and explained on drawings, and the maps' max-sensitivity an
     python benchmarks/dogs.py --data-root FOLDER --quick
 
 FOLDER holds `dog-breeds` to learn from, `imagenet-val` to be judged on, and `taef2`. The features
-are EfficientNet-Lite0's and stay frozen; the head, trained once, is kept in _out/breeds. Photographs that are in the result file already are not done again. Numbers only: no
-photograph is written. The evidence on attacks and on faithfulness read the file.
+are EfficientNet-Lite0's and stay frozen; the head, trained once, is kept in _out/breeds.
+Photographs that are in the result file already are not done again. Numbers only: no photograph is
+written. The evidence on attacks and on faithfulness read the file.
 """
 
 from pathlib import Path
@@ -50,7 +51,8 @@ def measure(network, autoencoder, x, other, y, args):
         for r in RADII:
             again = torch.Generator().manual_seed(10)
             moved = max_sensitivity(ask, x, r, args.draws, generator=again, A=clean)
-            found[name] |= {f"moved {r:g}, raw": moved.raw, f"moved {r:g}, relative": moved.relative}
+            found[name][f"moved {r:g}, raw"] = moved.raw
+            found[name][f"moved {r:g}, relative"] = moved.relative
         for product in ("scaled", "raw"):
             found[name][f"infidelity, {product}"] = infidelity(clean, shaken, product)
     classes = [model(preprocess(v)).argmax(1) for v in (x, attacked)]

@@ -71,7 +71,7 @@ def test_dogs_that_are_not_there_are_named(tmp_path):
 
 
 def test_every_claim_with_gates_has_a_page_that_asks():
-    """Where the table names a gate, the page that records the claim hands gates to its conditions."""
+    """Where the table names a gate, the page that records the claim hands gates over."""
     by_itself = {"MAGIG-30"}  # its bar is compared with the paper's pairs by the outcome's rule
     asked, found = {name for name, about in claims().items() if about["gates"]}, set()
     assert by_itself < asked

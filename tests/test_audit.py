@@ -19,7 +19,10 @@ def test_it_takes_only_methods_and_subjects_from_the_library():
 
 @pytest.fixture
 def audit():
-    return json.loads((ROOT / "benchmarks" / "results" / "audit.json").read_text(encoding="utf8"))
+    file = ROOT / "benchmarks" / "results" / "audit.json"
+    if not file.exists():
+        pytest.skip("no audit is kept: python benchmarks/audit.py --data-root FOLDER")
+    return json.loads(file.read_text(encoding="utf8"))
 
 
 def meets(claim, a):

@@ -62,7 +62,8 @@ def keep_dates(root: Path) -> dict[str, dict[str, str]]:
     """Dates of exploratory conditions, known ones kept, new ones found in the history."""
     path = root / ADDED
     kept = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
-    history, dates = first_kept(root), {}
+    history = first_kept(root)
+    dates: dict[str, dict[str, str]] = {}
     for claim, entry in stored(root, "evidence").items():
         for name, c in entry["conditions"].items():
             if c.role == "exploratory":

@@ -11,6 +11,7 @@ Photographs that are in the result file already are not done again. Numbers only
 written. The evidence on attacks and on faithfulness read the file.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -76,6 +77,7 @@ def main():
     args = arguments(__doc__, RESULTS, **how)
     args.draws, classes, learn = (1, 2, 16) if args.quick else (6, 10, None)
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="this decoder is not smooth")
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     found = breeds(args.data_root, args.size, classes, learn, args.photographs)
     network = breed_classifier(found, autoencoder, args.data_root, ROOT / "_out" / "breeds")

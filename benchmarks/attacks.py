@@ -23,6 +23,8 @@ from torch.func import jvp
 
 from manifold_xai.attribution.methods import GuidedIG
 from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.chunks import values
+from manifold_xai.evaluation.completeness import AddedUp, added_up, method_added_up
 from manifold_xai.attribution.methods import EnhancedIG, ManifoldIG
 from manifold_xai.attribution.methods import ManifoldAlignedGuidedIG
 from manifold_xai.attribution.methods import BlurIG, IntegratedGradients
@@ -46,7 +48,8 @@ EPS, POINTS, ITERATIONS, SEGMENTS, SWEEPS, DRAWS = 8 / 255, 6, 24, 4, 2, 10
 
 
 def methods(f, autoencoder, steps):
-    """Maps of v by name, all from black, of the class that f names."""
+    """Maps of v by name, all from black, of the class that f names; those of paths, refined where
+    they would not add up, as `AddedUp`."""
     plain, every = (
         IntegratedGradients(score(f.model, preprocess=f.preprocess)),
         score(f.model, preprocess=f.preprocess),
@@ -56,13 +59,15 @@ def methods(f, autoencoder, steps):
         return autoencoder.decode(autoencoder.encode(v)).detach()
 
     def asked(method, v):
-        return method.attribute(v, target=f.target, n_steps=steps)
+        return method_added_up(method, f, v, steps)
 
     def drawn():
         return torch.Generator().manual_seed(9)  # the same for a photograph and its attacked copy
 
     def line(x0, v):
-        return path_attribution(f, straight_path(x0, v, steps)).A
+        gain = values(f, v) - values(f, torch.zeros_like(v))
+        way = straight_path(x0, v, steps)
+        return added_up(lambda refine: path_attribution(f, way, refine=refine), gain)
 
     def smooth(v):  # the same noise for every photograph and its attacked copy
         with torch.random.fork_rng():
@@ -85,7 +90,9 @@ def methods(f, autoencoder, steps):
         "Smooth IG": smooth,
         "BlurIG": lambda v: asked(BlurIG(every), v),
         "IG, image blurred": lambda v: line(torch.zeros_like(v), blur(v, 2.0)),
-        "GIG, random order": lambda v: asked(GuidedIG(every, order="random", generator=drawn()), v),
+        "GIG, random order": lambda v: GuidedIG(
+            every, order="random", generator=drawn()
+        ).attribute(v, target=f.target, n_steps=steps),
         "IG on the reconstruction": lambda v: line(redrawn(torch.zeros_like(v)), redrawn(v)),
         "EIG": lambda v: asked(EnhancedIG(every, autoencoder), v),
         "EIG, anchored": lambda v: asked(EnhancedIG(every, autoencoder, anchor=True), v),
@@ -130,23 +137,32 @@ def likeness(clean, attacked, noisy):
     }
 
 
+def plain(found):
+    """The map alone."""
+    return (found.A if isinstance(found, AddedUp) else found).detach()
+
+
 def measure(network, autoencoder, x, other, steps):
     """One list per quantity over the photographs of x, each attacked towards the map of its row of
     `other`."""
     model, preprocess = network
     f, theirs = (score(model, preprocess=preprocess).at(v) for v in (x, other))
     explain = methods(f, autoencoder, steps)
-    aim = methods(theirs, autoencoder, steps)["IG"](other)
+    aim = methods(theirs, autoencoder, steps)["IG"](other).A
     attacked = targeted_attack(ig_explain(f), f, x, unit_mass(aim), EPS, iterations=ITERATIONS)
     noise = (
         x + EPS * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(6)) - 1)
     ).clamp(0, 1)
     found = {}
     for name, ask in explain.items():
-        maps = [ask(v) for v in (x, attacked.x, noise)]
+        seen = [ask(v) for v in (x, attacked.x, noise)]
+        maps = [plain(v) for v in seen]
         found[name] = likeness(*maps)
+        if isinstance(seen[0], AddedUp):
+            found[name]["fine"] = torch.stack([v.fine for v in seen[:2]]).all(0).double()
         if name == "IG":
             found["IG, map blurred"] = likeness(*(blur(A.abs(), 2.0) for A in maps))
+            found["IG, map blurred"]["fine"] = found["IG"]["fine"]
             found["target"] = {
                 f"{when}_{how}": alike(A, aim)
                 for when, A in zip(("before", "after"), maps)

@@ -11,6 +11,7 @@ photograph is written. Chapter 41 reads the file and does a few photographs anew
 """
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from manifold_repeatability import JUMP, PUBLISHED, walked_line
 from torch.func import jvp
 
 from manifold_xai.attribution.integral import path_attribution
+from manifold_xai.chunks import values
+from manifold_xai.evaluation.completeness import added_up
 from manifold_xai.attribution.captum import InputXGradient
 from manifold_xai.attribution.methods import AGI, IG2
 from manifold_xai.subjects.autoencoders import taef2
@@ -127,6 +130,18 @@ def short_geodesic(autoencoder, x0, x, steps):
     return decoded_path(autoencoder.decode, gamma_z, x0, x), found.E / line
 
 
+def whole(f, x, draw, rule="trapezoid"):
+    """The map along a path that `draw` draws, and what is stored of its sum: refined where it would
+    not add up, which the left rule is not."""
+    gain = values(f, x) - values(f, torch.zeros_like(x))
+
+    def walk(refine):
+        return path_attribution(f, draw(), rule=rule, refine=None if rule == "left" else refine)
+
+    found = added_up(walk, gain)
+    return found.A, dict(gap=found.gap, gain=gain, fine=found.fine.double())
+
+
 def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
     """Each method's name and map on photographs x, and what else there is to store. before, like x:
     IG2's references; which: "all" or "again".
@@ -153,31 +168,24 @@ def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
     yield "intensity", x, {}
     yield "Input × Gradient", InputXGradient(every).attribute(x, target=f.target), {}
     yield "Grad-CAM", grad_cam(network, x, f.target), {}
-    yield "IG", path_attribution(f, straight_path(x0, x, steps)).A, {}
-    yield "Settled IG", path_attribution(f, settled_path(f, x0, x, steps)).A, {}
+    yield "IG", *whole(f, x, lambda: straight_path(x0, x, steps))
+    yield "Settled IG", *whole(f, x, lambda: settled_path(f, x0, x, steps))
     line, order = walked_line(f, autoencoder, x, latents)
-    yield "EIG", path_attribution(f, anchored(line, x0, x, False)).A, {}
-    yield (
-        "Settled MA-GIG",
-        path_attribution(
-            f, manifold_settled_path(f, autoencoder, x0, x, latents, jump=JUMP, order=order)
-        ).A,
-        {},
-    )
+    yield "EIG", *whole(f, x, partial(anchored, line, x0, x, False))
+    ends, how = (f, autoencoder, x0, x, latents), dict(jump=JUMP, order=order)
+    yield "Settled MA-GIG", *whole(f, x, partial(manifold_settled_path, *ends, **how))
     if which == "again":
         return
     del line
-    yield "GIG", path_attribution(f, guided_path(f, x0, x, steps)).A, {}
+    yield "GIG", *whole(f, x, lambda: guided_path(f, x0, x, steps))
     greedy = list(manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False).draw())
-    yield "MA-GIG", path_attribution(f, anchored(greedy, x0, x, True, JUMP)).A, {}
-    yield (
-        f"MA-GIG: {PUBLISHED}",
-        path_attribution(f, anchored(greedy, x0, x, "published"), rule="left").A,
-        {},
-    )
+    yield "MA-GIG", *whole(f, x, partial(anchored, greedy, x0, x, True, JUMP))
+    published = whole(f, x, partial(anchored, greedy, x0, x, "published"), "left")
+    yield f"MA-GIG: {PUBLISHED}", *published
     del greedy
     gamma, energy = short_geodesic(autoencoder, x0, x, latents)
-    yield "MIG", path_attribution(f, gamma).A, dict(energy=energy)
+    A, sums = whole(f, x, lambda: gamma)
+    yield "MIG", A, sums | dict(energy=energy)
     yield "IG2", IG2(every).attribute(x, before, f.target, n_steps=steps), {}
     yield "AGI", AGI(every).attribute(x, target=f.target), {}
     yield "mask", optimised_mask(f, x, blur(x, BLUR)), {}
@@ -202,42 +210,32 @@ def controls(f, autoencoder, x, rows, steps):
         z0, z = autoencoder.encode(x0), autoencoder.encode(x)
         ends = autoencoder.decode(z0), autoencoder.decode(z)
     yield "random tangent", jvp(autoencoder.decode, (z,), (each(z),))[1].detach(), {}
-    yield "BlurIG", path_attribution(f, blur_path(x, steps)).A, {}
-    yield "IG on the reconstruction", path_attribution(f, straight_path(*ends, steps)).A, {}
-    yield f"IG, {latents} steps", path_attribution(f, straight_path(x0, x, latents)).A, {}
-    yield f"GIG, {latents} steps", path_attribution(f, guided_path(f, x0, x, latents)).A, {}
-    yield (
-        "GIG, random order",
-        path_attribution(f, guided_path(f, x0, x, steps, order=each(x).abs())).A,
-        {},
-    )
-    yield (
-        "EIG, anchored",
-        path_attribution(f, enhanced_path(autoencoder, x0, x, latents, anchor=True, jump=JUMP)).A,
-        {},
-    )
-    yield (
-        "MA-GIG, not anchored",
-        path_attribution(f, manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False)).A,
-        {},
-    )
-    yield (
-        "MA-GIG, random order",
-        path_attribution(
-            f, manifold_guided_path(f, autoencoder, x0, x, latents, order=each(z).abs(), jump=JUMP)
-        ).A,
-        {},
-    )
+    every = x0, x, steps
+    few, through = (x0, x, latents), (autoencoder, x0, x, latents)
+    by_lot = dict(order=each(z).abs(), jump=JUMP)
+    ways = {
+        "BlurIG": lambda: blur_path(x, steps),
+        "IG on the reconstruction": lambda: straight_path(*ends, steps),
+        f"IG, {latents} steps": lambda: straight_path(*few),
+        f"GIG, {latents} steps": lambda: guided_path(f, *few),
+        "GIG, random order": lambda: guided_path(f, *every, order=each(x).abs()),
+        "EIG, anchored": lambda: enhanced_path(*through, anchor=True, jump=JUMP),
+        "MA-GIG, not anchored": lambda: manifold_guided_path(f, *through, anchor=False),
+        "MA-GIG, random order": lambda: manifold_guided_path(f, *through, **by_lot),
+    }
+    for name, draw in ways.items():
+        yield name, *whole(f, x, draw)
 
 
 def judged(network, A, x, fill):
-    """Our protocol's three numbers of each map, and the published one's, counted hard:
+    """Our protocol's three numbers of each map, and the published one's, counted hard and soft:
     channel values, the mean of what is left, nine shares."""
     model, preprocess = network
     f, n = score(model, preprocess=preprocess).at(x), x[0].numel()
     ours = removal(f, A, x, fill)
-    hard = removal(
-        f, A, x, kept_mean, [int(i / 10 * n) / n for i in range(1, 10)], "channel", "accuracy"
+    nine = [int(i / 10 * n) / n for i in range(1, 10)]
+    hard, soft = (
+        removal(f, A, x, kept_mean, nine, "channel", kind) for kind in ("accuracy", "ratio")
     )
     return dict(
         diffid=ours.diffid,
@@ -245,6 +243,7 @@ def judged(network, A, x, fill):
         deletion=ours.deletion,
         hard_diffid=hard.diffid,
         hard_insertion=hard.insertion,
+        soft_diffid=soft.diffid,
     )
 
 

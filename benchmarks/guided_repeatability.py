@@ -40,7 +40,7 @@ def drawn(f, x, steps, order, random, which):
     rules. which: "main", "again" or "all"."""
     x0 = torch.zeros_like(x)
     yield "straight", path_attribution(f, straight_path(x0, x, steps))
-    greedy = list(guided_path(f, x0, x, steps).draw())
+    greedy = list(guided_path(f, x0, x, steps).walk())
     yield PUBLISHED, path_attribution(f, greedy, rule="left")
     yield "greedy", path_attribution(f, greedy)
     del greedy

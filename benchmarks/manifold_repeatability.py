@@ -55,7 +55,7 @@ def drawn(f, autoencoder, x, steps, random, which):
         yield "straight", path_attribution(f, straight_path(x0, x, steps))
         yield "latent line", path_attribution(f, anchored(line, x0, x, True, JUMP))
     del line
-    greedy = list(manifold_guided_path(f, autoencoder, x0, x, steps, anchor=False).draw())
+    greedy = list(manifold_guided_path(f, autoencoder, x0, x, steps, anchor=False).walk())
     yield PUBLISHED, path_attribution(f, anchored(greedy, x0, x, "published"), rule="left")
     yield "greedy", path_attribution(f, anchored(greedy, x0, x, True, JUMP))
     del greedy

@@ -178,7 +178,7 @@ def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
         return
     del line
     yield "GIG", *whole(f, x, lambda: guided_path(f, x0, x, steps))
-    greedy = list(manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False).draw())
+    greedy = list(manifold_guided_path(f, autoencoder, x0, x, latents, anchor=False).walk())
     yield "MA-GIG", *whole(f, x, partial(anchored, greedy, x0, x, True, JUMP))
     published = whole(f, x, partial(anchored, greedy, x0, x, "published"), "left")
     yield f"MA-GIG: {PUBLISHED}", *published

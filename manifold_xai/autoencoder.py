@@ -29,7 +29,7 @@ from .score import check_input, is_image
 
 # %% ../nbs/library/autoencoder.ipynb #27b7166a
 class Autoencoder(Protocol):
-    """Anything with these two: `encode` gives one code per image, `decode` draws it, unclamped.
+    """Anything with these two: `encode` gives a code per image, `decode` the image, unclamped.
 
     A posterior gives its mean; nothing is sampled.
     """
@@ -149,7 +149,7 @@ def coders(autoencoder: Autoencoder) -> Adapted:
 
 
 def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> None:
-    """Refuse an autoencoder that samples, or codes or draws a row otherwise in other company.
+    """Refuse an autoencoder that samples, or codes or decodes a row otherwise in other company.
 
     Parameters:
         autoencoder: with `encode` and `decode`
@@ -164,14 +164,14 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
     def code(x, rows):
         return torch.cat(chunks(lambda x, _: one_code_each(encode(x), x), x, rows))
 
-    def draw(z, rows):
+    def decoded(z, rows):
         return torch.cat(chunks(lambda z, _: only_tensor(decode(z), "decode"), z, rows))
 
     with undrawn(x.device, autoencoder), torch.no_grad():
         check_answers(code, x, "`encode`", batch, autoencoder)
         some = x[: min(AT_MOST, batch)]
         z = code(some, torch.arange(len(some), device=x.device)).to(x.dtype)
-        check_answers(draw, z, "`decode`", batch, autoencoder)
+        check_answers(decoded, z, "`decode`", batch, autoencoder)
 
 
 def one_code_each(z, x: Tensor) -> Tensor:

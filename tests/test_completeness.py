@@ -41,7 +41,7 @@ def test_maps_of_a_hundred_held_out_digits_add_up(held_out, name, rows):
     gamma = method.path(f, method.start(x, None), x, 200, 256)
     if name in ANCHORED:
         steps = [
-            measured(f, point if isinstance(point, Step) else Step(point)) for point in gamma.draw()
+            measured(f, point if isinstance(point, Step) else Step(point)) for point in gamma.walk()
         ]
         assert len(steps) == 221
         gamma = drawn(steps, gamma.x0, x)

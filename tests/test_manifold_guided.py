@@ -246,7 +246,7 @@ def test_maps_of_held_out_digits_add_up(smooth, vae, held_out):
     x = held_out.x[:8]
     f, x0 = score(smooth).at(x), torch.zeros_like(x)
     bare = manifold_guided_path(f, vae, x0, x, 200, anchor=False)
-    steps = list(bare.draw())
+    steps = list(bare.walk())
     drawn = Path(lambda: iter(steps), x0, x, 200)  # one drawing, read twice
     spliced = Path(lambda: anchored(iter(steps), x0, x, True, 10), x0, x, 220)
     r, s = path_attribution(f, drawn), path_attribution(f, spliced)
@@ -261,7 +261,7 @@ def test_anchoring_adds_exactly_the_jumps(precise, held_out):
     model, vae = precise
     x = held_out.x[:3].double()
     f, x0 = score(model).at(x), torch.zeros_like(x)
-    steps = list(manifold_guided_path(f, vae, x0, x, 10, jump=3).draw())
+    steps = list(manifold_guided_path(f, vae, x0, x, 10, jump=3).walk())
     assert len(steps) == len(manifold_guided_path(f, vae, x0, x, 10, jump=3)) == 17
     bare = manifold_guided_path(f, vae, x0, x, 10, anchor=False).stack()
     torch.testing.assert_close(torch.stack([s.x for s in steps[3:-3]]), bare)
@@ -548,7 +548,7 @@ def test_works_inside_captum(smooth, vae, held_out, Method):
 def test_autocast_sums_in_float32(smooth, vae, held_out):
     x, f = held_out.x[:2], score(smooth, held_out.y[:2])
     with torch.autocast("cpu", torch.bfloat16):
-        steps = list(manifold_guided_path(f, vae, torch.zeros_like(x), x, 10).draw())
+        steps = list(manifold_guided_path(f, vae, torch.zeros_like(x), x, 10).walk())
         A = path_attribution(f, steps).A
     assert all(s.x.dtype == torch.float32 for s in steps)
     assert A.dtype == torch.float32
@@ -643,10 +643,10 @@ def test_a_decoder_without_gradients_is_named(smooth, vae, held_out):
         f, adapt(vae.encode, lambda z: vae.decode(z).detach()), torch.zeros_like(x), x, 4
     )
     with pytest.raises(ValueError, match="must be differentiable"):
-        next(gamma.draw())
+        next(gamma.walk())
 
 
 def test_steps_carry_what_was_computed():
-    steps = list(manifold_guided_path(sheet, WORLD, P, Q, 5, anchor=False).draw())
+    steps = list(manifold_guided_path(sheet, WORLD, P, Q, 5, anchor=False).walk())
     assert all(isinstance(s, Step) and s.grad is not None for s in steps[:-1])
     assert steps[-1].grad is None

@@ -69,7 +69,7 @@ def test_a_chord_s_area_is_that_on_paper_and_the_great_circle_s_is_zero(theta):
 def test_every_form_of_a_path_is_walked_once_and_says_the_same():
     x0, x = ends()
     line, walks = straight_path(x0, x, 7), []
-    counted = Path(lambda: walks.append(1) or line.draw(), x0, x, 7)
+    counted = Path(lambda: walks.append(1) or line.walk(), x0, x, 7)
     measures = {
         "norm": lambda points: points.norm(dim=1),
         "points": lambda points: points,

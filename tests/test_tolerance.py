@@ -397,7 +397,7 @@ def test_what_cannot_be_reached_is_refused(ends, how, words):
 
 def test_a_list_of_points_is_refused(ends):
     gamma = straight_path(*ends, 4)
-    fixed = Path(gamma.draw, *ends, 4)
+    fixed = Path(gamma.walk, *ends, 4)
     for path in (fixed, gamma.stack()):
         with pytest.raises(ValueError, match="a fixed list"):
             adaptive_attribution(wavy, path)

@@ -107,13 +107,13 @@ class _Line(_Sums):
     def sum(self):
         if self.last is None:
             self.start, self.end = self.asked([0.0, 1.0])
-            self.last = self.drawn(self.steps, "trapezoid")
+            self.last = self.summed(self.steps, "trapezoid")
         else:
-            between = self.drawn(self.steps // 2, "midpoint")
+            between = self.summed(self.steps // 2, "midpoint")
             self.last = Attribution(*((a + b) / 2 for a, b in zip(self.last, between)))
         return self.last
 
-    def drawn(self, steps, rule):
+    def summed(self, steps, rule):
         """The sum of this rule; the ends, which all levels share, are asked once."""
         inner = self.gamma.curve([i / steps for i in range(1, steps)], self.rows)
         return self.integral(_with_ends(self.start, inner, self.end), rule=rule)
@@ -201,7 +201,7 @@ def _way(gamma: Path) -> type[_Sums]:
     if isinstance(gamma, Path) and gamma.again is not None:
         return _Walks
     raise ValueError(
-        "`tol` needs a path that can be drawn with more points, such as straight_path(x0, x), "
+        "`tol` needs a path that can be walked with more points, such as straight_path(x0, x), "
         f"but this {type(gamma).__name__} is a fixed list: path_attribution(f, gamma) adds it up."
     )
 

@@ -86,7 +86,7 @@ def _unpacked(v):
 
 # %% ../../nbs/library/attribution/base.ipynb #3642033a
 class PathMethod(Portable, GradientAttribution):
-    """Base of the path methods with captum's face; a subclass says in `path` how its path is drawn.
+    """Base of the path methods with captum's face; a subclass says in `path` which path.
 
     Parameters:
         forward_func: explained as it is given: a model, or `score(model, output=…, preprocess=…)`
@@ -141,7 +141,7 @@ class PathMethod(Portable, GradientAttribution):
             batch: rows that may be evaluated at once; None for a size that suits x
         """
         raise NotImplementedError(
-            f"{type(self).__name__} must say how its path is drawn: "
+            f"{type(self).__name__} must say which path it takes: "
             "def path(self, f, x0, x, steps, batch)"
         )
 

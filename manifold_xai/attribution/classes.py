@@ -118,8 +118,8 @@ def classes_of_all(f: Score, x: Tensor, targets) -> list | Tensor:
 def repeated(gamma: Path, k: int) -> Path:
     """The same path with each row k times, one copy after the other."""
 
-    def draw():
-        for point in gamma.draw():
+    def walk():
+        for point in gamma.walk():
             x = point.x if isinstance(point, Step) else point
             yield x.repeat_interleave(k, 0)
 
@@ -128,7 +128,7 @@ def repeated(gamma: Path, k: int) -> Path:
 
     ends = (end.repeat_interleave(k, 0) for end in (gamma.x0, gamma.x))
     ways = dict(curve=of_owners(gamma.curve), again=of_owners(gamma.again))
-    return Path(draw, *ends, gamma.steps, straight=gamma.straight, **ways, **gamma.notes)
+    return Path(walk, *ends, gamma.steps, straight=gamma.straight, **ways, **gamma.notes)
 
 
 def chunk_of(x: Tensor, batch: int | None, k: int) -> int:

@@ -263,7 +263,7 @@ def _points(gamma, progress) -> Iterator[Step]:
 
     At least two, of one shape, unchanged after they were handed over.
     """
-    points, last, version, count = gamma.draw() if isinstance(gamma, Path) else gamma, None, 0, 0
+    points, last, version, count = gamma.walk() if isinstance(gamma, Path) else gamma, None, 0, 0
     for point in _bar(points, gamma, progress):
         step = point if isinstance(point, Step) else Step(point)
         if (

@@ -76,8 +76,8 @@ def _steps(gamma) -> list[Step]:
             "trace follows one input, and this path leads through several at once: "
             "hold the others fixed, f = lambda x: F(x, other)."
         )
-    drawn = gamma.draw() if isinstance(gamma, Path) else gamma
-    steps = [step if isinstance(step, Step) else Step(step) for step in drawn]
+    walked = gamma.walk() if isinstance(gamma, Path) else gamma
+    steps = [step if isinstance(step, Step) else Step(step) for step in walked]
     if len(steps) < 2:
         got = f"its start and its end, got {len(steps)}."
         raise ValueError(f"a path needs at least two points, {got}")

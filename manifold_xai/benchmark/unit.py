@@ -70,22 +70,22 @@ def listening(make: Callable, points: list[Tensor]) -> Callable:
     def made(f):
         way = make(f)
         if hasattr(way, "path") and not isinstance(way, Outward):
-            draw = way.path
-            way.path = lambda *given: _heard(draw(*given), points)
+            path_of = way.path
+            way.path = lambda *given: _heard(path_of(*given), points)
         return way
 
     return made
 
 
 def _heard(gamma: Path, points: list[Tensor]) -> Path:
-    draw = gamma.draw
+    walk = gamma.walk
 
     def heard() -> Iterator:
-        for point in draw():
+        for point in walk():
             points.append((point.x if isinstance(point, Step) else point).detach())
             yield point
 
-    gamma.draw = heard
+    gamma.walk = heard
     return gamma
 
 # %% ../../nbs/library/benchmark/unit.ipynb #93f2fa55

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_YET', 'CONDITIONS', 'EXPECTED', 'first_kept', 'keep_dates', 'conditions_table',
            'expectations', 'calibration', 'Found', 'find', 'scale', 'payload_command',
-           'page', 'papers', 'reason', 'story', 'write', 'draw']
+           'page', 'papers', 'reason', 'story', 'write', 'forest']
 
 # %% ../../nbs/library/course/report.ipynb #f485f700
 import argparse
@@ -390,7 +390,7 @@ def write(args: argparse.Namespace) -> int:
     for paper, short in papers(found.rows).items():
         names = [r.claim for r in found.rows if r.paper == paper and r.claim in found.answers]
         path = root / "nbs" / "images" / f"ledger-{short}.svg"
-        draw([found.answers[name] for name in names], path)
+        forest([found.answers[name] for name in names], path)
     print("\n".join(scale(found, root)))
     return 0
 
@@ -402,7 +402,7 @@ def _shown(found, root):
     return json.dumps(entries, indent=1, ensure_ascii=False)
 
 
-def draw(answers: list[Answer], path: Path) -> None:
+def forest(answers: list[Answer], path: Path) -> None:
     """A paper's forest plot as SVG, the same bytes for the same numbers."""
     import matplotlib.pyplot as plt  # here: the command line draws nothing else
 

@@ -50,7 +50,7 @@ def follow(gamma_z: Tensor, z1: Tensor, share: Tensor | None = None) -> Tensor:
     """A latent path kept in shape while its end moves to z1.
 
     Each point moves by its share of the end's way. At z1 = gamma_z[-1] the path is as it was. So an
-    attack can differentiate through a path that a solver or a greedy rule has drawn.
+    attack can differentiate through a path that a solver or a greedy rule has found.
 
     Parameters:
         gamma_z: latent path (T+1, b, ...)

@@ -27,7 +27,7 @@ Measure = Callable[..., Tensor]
 
 
 def _points(gamma):
-    for point in gamma.draw() if isinstance(gamma, Path) else gamma:
+    for point in gamma.walk() if isinstance(gamma, Path) else gamma:
         yield point.x if isinstance(point, Step) else point
 
 
@@ -159,11 +159,11 @@ def jump_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
     """
     check_ends(x0, x, steps)
 
-    def draw():
+    def walk():
         yield x0
         yield from (x for _ in range(steps))
 
-    return Path(draw, x0, x, steps)
+    return Path(walk, x0, x, steps)
 
 
 def largest_step(gamma: Path | Tensor | Iterable) -> Tensor:
@@ -229,13 +229,13 @@ def nearest_on_manifold(
         raise ValueError(f"`iterations` must be at least 1, got {iterations}.")
     _finite("x", x)
     _finite("z", z)
-    z, drawn = z.detach().clone(), decode(z.detach())
-    if z.ndim != 2 or drawn.shape != x.shape:
+    z, image = z.detach().clone(), decode(z.detach())
+    if z.ndim != 2 or image.shape != x.shape:
         raise ValueError(
             f"decode(z) must be shaped like x, {tuple(x.shape)}, for latents (b, d); "
-            f"got {tuple(drawn.shape)} for z {tuple(z.shape)}."
+            f"got {tuple(image.shape)} for z {tuple(z.shape)}."
         )
-    r = (drawn - x).flatten(1).detach()
+    r = (image - x).flatten(1).detach()
     with torch.no_grad():
         _approach(decode, x, z, r, iterations, tol, batch)
         Q, distance = torch.linalg.qr(jacobian(decode, z, batch)).Q, r.norm(dim=1)

@@ -65,7 +65,7 @@ def geodesic(
     """Discrete geodesics of the decoder's surface: latent paths of locally least energy.
 
     Each path is solved on its own. Memory grows with T·d, the codes, and with nothing else of T:
-    images are drawn in chunks, and where d × d blocks are kept, paths take turns.
+    images are decoded in chunks, and where d × d blocks are kept, paths take turns.
 
     Parameters:
         decode: (n, ...) -> (n, ...), row by row, smooth

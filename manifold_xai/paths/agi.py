@@ -82,7 +82,7 @@ def adversarial_path(
         value, guide = (s.pick(outputs, rows) for s in (f, towards))
         return value, guide, outputs.argmax(1) == other[rows]
 
-    def draw():
+    def walk():
         chunks, position = Chunks.of(x, batch), x
         arrived = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
         for i in range(steps):
@@ -101,7 +101,7 @@ def adversarial_path(
         yield Step(position)
 
     segments = steps if step_from == "current" else 2 * steps - 1
-    return Path(draw, x, None, segments, outward=True, step=step, step_from=step_from)
+    return Path(walk, x, None, segments, outward=True, step=step, step_from=step_from)
 
 # %% ../../nbs/library/paths/agi.ipynb #d263cb40
 def other_classes(

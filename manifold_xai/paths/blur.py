@@ -91,11 +91,11 @@ def blur_path(
     x0 = blur(x, sigma, edge).to(x.dtype)  # under autocast it may be shorter
     check_ends(x0, x, steps)
 
-    def draw():
+    def walk():
         yield x0
         yield from (blur(x, sigma * (steps - i) / steps, edge) for i in range(1, steps + 1))
 
     def curve(places, rows):
         yield from (blur(x[rows], sigma * (1 - t), edge) for t in places)
 
-    return Path(draw, x0, x, steps, curve=curve, sigma=sigma)
+    return Path(walk, x0, x, steps, curve=curve, sigma=sigma)

@@ -76,20 +76,20 @@ def decoded_curve(
         anchor: True begins at x0 itself and ends at x itself, with straight jumps
         batch: images decoded at once, None for a size that suits x
     Returns: (places, rows) -> iterator of images (len(rows), ...)
-    Raises: ValueError, when asked, for a decoder that does not draw images like x
+    Raises: ValueError, when asked, for a decoder that does not give images like x
     """
     chunks = Chunks.of(x, batch)
 
     def images(places, rows):
         codes = torch.stack(list(curve_z(places, rows)))
         for part in codes.split(max(1, chunks.batch // len(rows))):
-            yield from _drawn(decode, part, x, rows, chunks)
+            yield from _decoded(decode, part, x, rows, chunks)
 
     return _anchored(images, x0, x) if anchor else images
 
 
 @torch.no_grad()
-def _drawn(decode: Callable, z: Tensor, x: Tensor, rows: Tensor, chunks: Chunks) -> Tensor:
+def _decoded(decode: Callable, z: Tensor, x: Tensor, rows: Tensor, chunks: Chunks) -> Tensor:
     """decode(z), (n, b, ...), looked at: images like the rows of x."""
 
     def one(z, rows):
@@ -107,13 +107,13 @@ def _anchored(images: Callable, x0: Tensor, x: Tensor) -> Callable:
     def curve(places: Iterable[float], rows: Tensor) -> Iterator[Tensor]:
         places, (first, last) = list(places), ends()
         within = [t for t in places if JUMP <= t <= 1 - JUMP]
-        drawn = images([(t - JUMP) / (1 - 2 * JUMP) for t in within], rows) if within else iter(())
+        inner = images([(t - JUMP) / (1 - 2 * JUMP) for t in within], rows) if within else iter(())
         for t in places:
             if t < JUMP:
                 yield torch.lerp(x0[rows], first[rows], t / JUMP)
             elif t > 1 - JUMP:
                 yield torch.lerp(last[rows], x[rows], (t - 1 + JUMP) / JUMP)
             else:
-                yield next(drawn)
+                yield next(inner)
 
     return curve

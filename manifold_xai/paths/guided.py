@@ -193,7 +193,7 @@ def guided_path(
     x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
     order = drawn_order(order, x, generator)
 
-    def draw():
+    def walk():
         chunks, position, fixed = Chunks.of(x, batch), x0, isinstance(order, Tensor)
         for t in places(steps, schedule):
             if fixed:
@@ -211,7 +211,7 @@ def guided_path(
         return guided_path(among(f, rows), x0[rows], x[rows], steps, fraction, max_dist, own, **how)
 
     notes = dict(fraction=fraction, max_dist=max_dist, order=order, schedule=schedule)
-    return Path(draw, x0, x, steps, again=again, **notes)
+    return Path(walk, x0, x, steps, again=again, **notes)
 
 
 def drawn_order(
@@ -414,8 +414,8 @@ def settled_path(
             share = ((t - (1 - window) * u) / window).clamp(0, 1).to(x.dtype)
             yield torch.where(share == 1, end, start + share * (end - start))
 
-    def draw():
+    def walk():
         yield from curve((i / steps for i in range(steps)), slice(None))
         yield x
 
-    return Path(draw, x0, x, steps, curve=curve, window=window)
+    return Path(walk, x0, x, steps, curve=curve, window=window)

@@ -160,7 +160,7 @@ def iterative_path(
         )
     both = scored_and_represented(f, represent)
 
-    def draw():
+    def walk():
         chunks, position = Chunks.of(x, batch), x
         with torch.no_grad():
             rows = torch.arange(len(x), device=x.device)
@@ -178,7 +178,7 @@ def iterative_path(
             position = clipped(moved, x, clip)
         yield Step(position)
 
-    return Path(draw, x, None, steps, outward=True, step=step)
+    return Path(walk, x, None, steps, outward=True, step=step)
 
 
 def check_step(step: float, clip: tuple[float, float] | None) -> None:

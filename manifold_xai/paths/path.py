@@ -33,10 +33,10 @@ class Step(NamedTuple):
 
 
 class Path:
-    """A path from x0 to x, drawn point by point each time it is walked, so never all in memory.
+    """A path from x0 to x, made point by point each time it is walked, so never all in memory.
 
     Parameters:
-        draw: () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each
+        walk: () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each
         x0: where it was meant to start, (b, ...); its points may miss that (a decoded path's do),
             and the integrator reports it
         x: where it was meant to end, like x0
@@ -58,7 +58,7 @@ class Path:
 
     def __init__(
         self,
-        draw: Callable[[], Iterator],
+        walk: Callable[[], Iterator],
         x0: Tensor,
         x: Tensor,
         steps: int,
@@ -68,12 +68,12 @@ class Path:
         again: Callable | None = None,
         **notes,
     ):
-        self.draw, self.x0, self.x, self.steps, self.straight = draw, x0, x, steps, straight
+        self.walk, self.x0, self.x, self.steps, self.straight = walk, x0, x, steps, straight
         self.curve, self.again, self.notes = curve, again, notes
         self.layout: Layout | None = None  # of several inputs, side by side in the points
 
     def __iter__(self) -> Iterator[Tensor]:
-        points = (point.x if isinstance(point, Step) else point for point in self.draw())
+        points = (point.x if isinstance(point, Step) else point for point in self.walk())
         return points if self.layout is None else map(self.layout.split, points)
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Path:
         return points[i] if self.layout is None else tuple(part[i] for part in points)
 
     def stack(self) -> Tensor:
-        """All points in one tensor, (T+1, b, ...), or in a tuple of them: draws the whole path."""
+        """All points in one tensor, (T+1, b, ...), or in a tuple of them: walks the whole path."""
         if self.layout is None:
             return torch.stack(list(self))
         return tuple(map(torch.stack, zip(*self)))
@@ -96,19 +96,19 @@ class Path:
         return other
 
 # %% ../../nbs/library/paths/path.ipynb #6751d8d0
-def through_tuples(draw: Callable[..., Path]) -> Callable[..., Path]:
+def through_tuples(make: Callable[..., Path]) -> Callable[..., Path]:
     """A path that also takes tuples of tensors as its ends, and then leads through all of them.
 
     Parameters:
-        draw: makes a Path; its x, x0 and order may be tuples, and f then takes as many inputs
+        make: makes a Path; its x, x0 and order may be tuples, and f then takes as many inputs
     """
-    names = signature(draw).parameters
+    names = signature(make).parameters
 
-    @wraps(draw)
+    @wraps(make)
     def within(*args, **options):
         given = dict(zip(names, args)) | options
         if not isinstance(given.get("x"), tuple):
-            return draw(*args, **options)
+            return make(*args, **options)
         from manifold_xai.score import beside  # here: a score is more than a path needs to know
 
         layout = Layout.of(given["x"])
@@ -117,6 +117,6 @@ def through_tuples(draw: Callable[..., Path]) -> Callable[..., Path]:
                 given[name] = layout.join(given[name])
         if "f" in given:
             given["f"] = beside(given["f"], layout)
-        return draw(**given).through(layout)
+        return make(**given).through(layout)
 
     return within

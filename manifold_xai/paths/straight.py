@@ -62,7 +62,7 @@ def straight_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
     """
     check_ends(x0, x, steps)
 
-    def draw():
+    def walk():
         yield from (torch.lerp(x0, x, i / steps) for i in range(steps + 1))
 
-    return Path(draw, x0, x, steps, straight=True, curve=line_curve(x0, x))
+    return Path(walk, x0, x, steps, straight=True, curve=line_curve(x0, x))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 # %% ../../nbs/10_data.ipynb #cbfd8226
 class Generated(NamedTuple):
-    """Images drawn from a decoder: the tangent space at each is spanned by ∂decode/∂z."""
+    """Images decoded from random codes: the tangent space at each is spanned by ∂decode/∂z."""
 
     x: Tensor  # (n, ...), decode(z)
     y: Tensor  # (n,), int64, the labeller's class

@@ -147,7 +147,7 @@ class AttackSlider(Panel):
         self.own.set_data(eps, [found.to_own for found in self.found])
         self.aimed.set_data(eps, [found.to_aim for found in self.found])
 
-    def show(self, draw: Callable[[], None] | None = None) -> None:
+    def show(self, paint: Callable[[], None] | None = None) -> None:
         """Show the attack of the chosen radius."""
         i = self.radius.value
         found, eps = self.found[i], (0, *self.radii)[i]
@@ -157,7 +157,7 @@ class AttackSlider(Panel):
         self.images["c"].set_data(A.cpu())
         self.images["c"].set_clim(-limit, limit)
         self.here.set_xdata([eps, eps])
-        (draw or self.picture.move)()
+        (paint or self.picture.move)()
         self.alt = (
             f"The {self.digit.value}, moved by up to {eps:g} in every pixel: its map correlates "
             f"{found.to_own:.2f} with the one before, {found.to_aim:.2f} with that of the "

@@ -78,11 +78,11 @@ class PathExplorer(Panel):
         if key not in self.kept:
             f, given = score(self.model).at(x), self.baselines[self.baseline.value]
             x0 = given(x) if callable(given) else given.to(x)
-            draw, options = every_path(f, self.autoencoder, share)[name], {}
+            make, options = every_path(f, self.autoencoder, share)[name], {}
             if name == "MIG":
                 passes = count(1)
                 options = dict(watch=lambda progress: self.moved(next(passes) / PASSES))
-            self.kept[key] = trace(f, draw(x0, x, self.steps, **options))
+            self.kept[key] = trace(f, make(x0, x, self.steps, **options))
         return self.kept[key]
 
     def moved(self, share: float) -> None:

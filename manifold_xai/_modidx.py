@@ -1019,6 +1019,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'manifold_xai/course/exercise.py'),
                                               'manifold_xai.course.exercise.Exercise.wrong': ( 'library/course/exercise.html#exercise.wrong',
                                                                                                'manifold_xai/course/exercise.py'),
+                                              'manifold_xai.course.exercise._in_a_number': ( 'library/course/exercise.html#_in_a_number',
+                                                                                             'manifold_xai/course/exercise.py'),
                                               'manifold_xai.course.exercise._in_numbers': ( 'library/course/exercise.html#_in_numbers',
                                                                                             'manifold_xai/course/exercise.py'),
                                               'manifold_xai.course.exercise.difference': ( 'library/course/exercise.html#difference',

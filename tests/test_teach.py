@@ -9,7 +9,7 @@ from helpers import ROOT
 
 from manifold_xai.course.cli import parser
 from manifold_xai.course.notebooks import chapters, read
-from manifold_xai.course.seats import CELL, FIGURE, seat_table, section, stored
+from manifold_xai.course.seats import CELL, FIGURE, lessons, seat_table, section, stored
 
 PAGE = (ROOT / "docs" / "teach.md").read_text(encoding="utf8")
 
@@ -31,6 +31,11 @@ def test_what_was_measured_is_the_lesson_of_today(name):
     cells = read(ROOT / "nbs" / f"{name}.ipynb")["cells"]
     today = {c["id"] for c in cells if c["cell_type"] == "code"}
     assert today == set(stored(ROOT)["lessons"][name]["cells"]), f"manifold-xai seats --only {name}"
+
+
+def test_a_number_means_the_lesson_and_not_its_evidence():
+    assert [page.stem for page in lessons(ROOT, "20-21")] == ["20_metric", "21_geodesics"]
+    assert all(page.parent.name == "nbs" for page in lessons(ROOT, None))
 
 
 def test_the_lesson_of_the_shortest_plan_fits_a_class():

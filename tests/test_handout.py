@@ -11,6 +11,7 @@ from helpers import ROOT
 
 from manifold_xai.course.cli import main
 from manifold_xai.course.notebooks import chapters
+from manifold_xai.course.seats import stored
 
 
 def given(folder, *words):
@@ -43,6 +44,7 @@ def test_the_teachers_copy_has_solutions_and_what_a_class_needs(tmp_path):
     for heading in ("Ask before you run", "Exercises, and wrong answers", "To end with"):
         assert heading in own
     assert not (tmp_path / "a" / "nbs" / "evidence").exists()
+    assert stored(tmp_path / "a")["lessons"]  # what a seat takes, for its doctor
     assert given(tmp_path / "b", "--chapters", "evidence/20") == 0
     assert (tmp_path / "b" / "nbs" / "evidence" / "20_metric.ipynb").exists()
 

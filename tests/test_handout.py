@@ -46,7 +46,6 @@ def test_the_teachers_copy_has_solutions_and_what_a_class_needs(tmp_path):
     for heading in ("Section by section", "Exercises, and wrong answers", "To end with"):
         assert heading in own
     assert not (tmp_path / "a" / "nbs" / "evidence").exists()
-    assert stored(tmp_path / "a")["lessons"]  # what a seat takes, for its doctor
     assert given(tmp_path / "b", "--chapters", "evidence/20") == 0
     assert (tmp_path / "b" / "nbs" / "evidence" / "20_metric.ipynb").exists()
 

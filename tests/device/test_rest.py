@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from every import EVERY
-from helpers import rand, randn, seeded
+from helpers import rand, randn, seeded, small_net
 from test_device import (
     CPU,
     FACE,
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from where import NAME
 
 import manifold_xai as m
+from manifold_xai.attribution import adaptive
 from manifold_xai.attribution.plain import path_integral
 from manifold_xai.autoencoder import kinks, out_of_range_share, reconstruct
 from manifold_xai.chunks import value_and_jacobian
@@ -43,7 +44,8 @@ from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.geometry.metric import magnification
 from manifold_xai.geometry.solvers import SOLVERS
 from manifold_xai.paths import agi, guided, ig2, manifold, manifold_guided, order
-from manifold_xai.subjects import autoencoders, classifiers, generated, losses, training
+from manifold_xai.score import rows_in_words
+from manifold_xai.subjects import autoencoders, classifiers, generated, losses, store, training
 from manifold_xai.subjects.data import Images, split
 
 
@@ -131,6 +133,88 @@ def traced(score, x: Tensor, rows=None) -> Tensor:
     """IG's map, through which a gradient can pass."""
     t = torch.linspace(0, 1, 4, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1, 1)
     return attacks.traced_attribution(score, t * x, rows)
+
+
+def steps_on(device: torch.device) -> list[m.Step]:
+    """Points of a line, with scores and gradients."""
+    points = [t * images(device) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return [m.Step(point, *m.value_and_grad(f(device), point)[::-1]) for point in points]
+
+
+def until(device: torch.device) -> Tensor:
+    """A map found by walks with ever more steps."""
+
+    def walk(steps):
+        return m.path_attribution(f(device), m.straight_path(*ends(device), steps))
+
+    return adaptive.walked(walk, images(device), tol=0.05).A
+
+
+class Asked(nn.Module):
+    """Two inputs, and an argument that follows the rows."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.model = classifier(device)
+
+    def forward(self, x, other, weight):
+        return self.model(x + other) * weight[:, None]
+
+
+def two_inputs(device: torch.device):
+    """Maps of two inputs, of several classes, under an argument for each row."""
+    method, weight = m.IntegratedGradients(Asked(device)), rand(3, seed=6).to(device)
+    how = dict(additional_forward_args=weight, n_steps=4)
+    pair = images(device), images(device, seed=7)
+    return [
+        *method.attribute(pair, target=classes(device), **how),
+        *method.attribute(pair, targets=[0, 2], **how),
+        method_of_all(device),
+    ]
+
+
+def method_of_all(device: torch.device) -> Tensor:
+    """Saliency of every class."""
+    return m.Saliency(m.score(classifier(device))).attribute(images(device), targets="all")
+
+
+def guided_backwards(device: torch.device) -> Tensor:
+    """Guided backpropagation of a network that has what it needs."""
+    model = small_net((nn.ReLU(), nn.ReLU())).to(device)
+    return m.GuidedBackprop(model).attribute(images(device), target=classes(device))
+
+
+def drawn_weights(device: torch.device) -> list[Tensor]:
+    """Weights drawn by the CPU's generator."""
+    return [p.detach() for p in autoencoders.initialise(net(device), seeded()).parameters()]
+
+
+def felt(device: torch.device) -> Tensor:
+    """The loss of a decoder under a network's features."""
+    error = autoencoders.perceptual(classifier(device), weight=0.5)
+    return error(images(device) / 2, images(device))
+
+
+def kept(device: torch.device):
+    """Digest and check of tensors on a device."""
+    tensors = dict(a=images(device))
+    store.check_finite(Path("a"), tensors)
+    return store.digest(tensors)
+
+
+def benched(device: torch.device) -> list[Tensor]:
+    """A unit of the benchmark with every measure, on one digit."""
+    pytest.importorskip("pyarrow")
+    from manifold_xai.benchmark.grid import Cell
+    from manifold_xai.benchmark.measures import MEASURES
+    from manifold_xai.benchmark.unit import Worker, compute
+
+    settings = dict(steps=4, refine=0.0, randomised=False, precision="float64", chosen="right")
+    settings |= dict(measures=[*MEASURES], judge="", limit=0)
+    cell = Cell("EIG", "EIG", {}, "digits", 0, "digits-smooth", "digits-silu", settings)
+    columns = compute(Worker(None, str(device)), cell, [3]).columns
+    numbers = [v for v in columns.values() if isinstance(v[0], (float, list))]
+    return [torch.tensor(v, dtype=torch.float64).nan_to_num().to(device) for v in numbers]
 
 
 def every(device: torch.device) -> Tensor:
@@ -267,6 +351,23 @@ REST = {
         m.decoded_path(decode(d), m.latent_line(codes(d, 3), codes(d, 3, 4), 4), *ends(d), True),
         refine=1e-3,
     ),
+    "adaptive": lambda d: [adaptive.bends(steps_on(d)), until(d)],
+    "inputs": two_inputs,
+    "guided backwards": guided_backwards,
+    "laid": lambda d: [
+        manifold.lay(decode(d), line(d), 9),
+        latent.along(line(d), 0.3),
+        decoder.jacobian_at(decode(d))(codes(d)[0]),
+        guided.line_gradient(f(d), *ends(d), 8),
+    ],
+    "words": lambda d: rows_in_words(images(d) > 0.99),
+    "drawn": drawn_weights,
+    "perceptual": felt,
+    "stored": kept,
+    "generated": lambda d: (
+        generated.generate(decode(d), lambda x: classifier(d)(x).softmax(1), 4, 6, seeded()).x
+    ),
+    "benchmark": benched,
 }
 
 # ---- what is called by none of these
@@ -280,7 +381,9 @@ ELSEWHERE = {
     "load_images": "reads files",
     "mar_kl16": "reads a file of weights",
     "hypercube_corners": "lists corners on the CPU, for a theorem",
-    "perceptual": "a loss that hands features of any network on",
+    "draw": "draws on the CPU",
+    "load_tensors": "reads a file, to the CPU",
+    "trained": "weights that are made and read on the CPU",
 }
 
 

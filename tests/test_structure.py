@@ -453,8 +453,8 @@ def test_every_name_of_ours_is_found():
     modules, _ = _library(_sources(ROOT))
     said = [
         Reader(modules, module).text(parts)
-        for module in modules
-        for parts in (*modules[module].definitions.values(), modules[module].loose)
+        for module, home in modules.items()
+        for parts in (*home.definitions.values(), home.loose)
     ]
     lost = {
         name

@@ -12,7 +12,7 @@ import ast
 import hashlib
 import re
 from collections import ChainMap, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -480,16 +480,22 @@ def _library(sources):
     return _Modules(sources), {}
 
 
-class _Modules(dict):
+class _Modules(Mapping):
     """Modules by name, each parsed when it is first asked for: no page reaches them all."""
 
     def __init__(self, sources):
-        super().__init__({name: (name, *rest) for name, *rest in sources})
+        self.sources, self.parsed = {name: (name, *rest) for name, *rest in sources}, {}
 
     def __getitem__(self, name):
-        if not isinstance(found := super().__getitem__(name), Module):
-            self[name] = found = _parsed(*found)
-        return found
+        if name not in self.parsed:
+            self.parsed[name] = _parsed(*self.sources[name])
+        return self.parsed[name]
+
+    def __iter__(self):
+        return iter(self.sources)
+
+    def __len__(self):
+        return len(self.sources)
 
 
 def _parsed(name, source, package):

@@ -1,5 +1,5 @@
-"""The bar for every complete method as it comes out of the box: a hundred held-out digits,
-200 steps, probability."""
+"""The bar for every complete method as it comes out of the box: 25 held-out digits, 200 steps,
+probability. benchmarks/tolerance.py measures the same on more of them."""
 
 import pytest
 import torch
@@ -26,16 +26,11 @@ BARE = {"IG": IntegratedGradients, "GIG": GuidedIG, "BlurIG": BlurIG}
 ANCHORED = {"EIG": EnhancedIG, "MIG": ManifoldIG, "MA-GIG": ManifoldAlignedGuidedIG}
 
 
-HUNDRED = [pytest.param(name, slice(0, 100), id=name) for name in BARE | ANCHORED if name != "MIG"]
-# half a minute for both
-HUNDRED += [pytest.param("MIG", slice(i, i + 50), id=f"MIG, {i} on") for i in (0, 50)]
-
-
-@pytest.mark.parametrize("name, rows", HUNDRED)
-def test_maps_of_a_hundred_held_out_digits_add_up(held_out, name, rows):
+@pytest.mark.parametrize("name", BARE | ANCHORED)
+def test_maps_of_held_out_digits_add_up(held_out, name):
     """Mean |gap| at most 0.01. Where there is an anchor, one drawing serves both:
     the ten segments of each jump come first and last."""
-    x = held_out.x[rows]
+    x = held_out.x[:25]
     f = score(digit_classifier("smooth")).at(x)
     method = BARE[name](f) if name in BARE else ANCHORED[name](f, digit_vae(), anchor=True)
     gamma = method.path(f, method.start(x, None), x, 200, 256)

@@ -14,7 +14,7 @@ function render({ model, el }) {
   slider.style.width = "250px";
   play.textContent = "watch the sweeps";
   const side = document.createElement("div"), bar = row(slider, play);
-  side.style.width = "400px";
+  side.style.cssText = "width: 400px; max-width: 100%";
   side.append(film, bar, told, help);
   el.append(row(map, side));
   let held = 0, dragging = false, timer = null;

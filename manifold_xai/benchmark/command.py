@@ -28,7 +28,8 @@ def add_benchmark(option) -> None:
     option("--data-root", help="folder for data; default: $MANIFOLD_XAI_DATA, else the cache")
     option("--size", type=int, help="pixels of a side, in the grid's place")
     option("--steps", type=int, help="segments of a path, in the grid's place")
-    option("--maps", action="store_true", help="keep maps, too, in half precision")
+    ways = "keep maps, too, in half precision: safetensors (default) or zarr"
+    option("--maps", nargs="?", const="safetensors", default="", metavar="KIND", help=ways)
     option("--plan", action="store_true", help="say what it would cost, and run nothing")
 
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from . import maps
 from .grid import Cell, Grid
 from .unit import Done
 from ..files import write_aside
-from ..subjects import store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,8 +73,15 @@ def place(out: Path, cell: Cell, rows: list[int]) -> Path:
     return out / "units" / safe / f"{rows[0]:06d}.parquet"
 
 
-def write_unit(out: Path, cell: Cell, done: Done) -> Path:
-    """Write a unit's scores: aside, then renamed, so that the file is whole or not there."""
+def write_unit(out: Path, cell: Cell, done: Done, kind: str = "") -> Path:
+    """Write a unit's maps, then its scores, each aside, then renamed: whole or not there.
+
+    Parameters:
+        out: folder of the run
+        cell: what the unit is of
+        done: what it found
+        kind: how maps are kept, one of `maps.KINDS`, or "" for not
+    """
     pa, pq = parquet()
     about = dict(cell=asdict(cell), key=cell.key, versions=versions(), passes=done.passes)
     about |= dict(seconds=done.seconds, cpu=done.cpu, by=done.by, rows=len(done.columns["row"]))
@@ -83,11 +90,10 @@ def write_unit(out: Path, cell: Cell, done: Done) -> Path:
     front |= dict(autoencoder=cell.autoencoder, randomised=cell.settings["randomised"])
     columns = {k: [v] * len(done.columns["row"]) for k, v in front.items()} | done.columns
     table = pa.table(columns).replace_schema_metadata({"benchmark": json.dumps(about)})
+    if kind:
+        maps.write_maps(kind, path, done.columns["row"], done.maps)
     with write_aside(path) as aside:
         pq.write_table(table, aside)
-    if done.maps is not None:
-        rows = torch.tensor(done.columns["row"])
-        store.save_tensors(path.with_suffix(".safetensors"), dict(A=done.maps, rows=rows))
     return path
 
 
@@ -118,19 +124,21 @@ def finished(out: Path, cell: Cell) -> list[int]:
     return [row for column in columns for row in column.to_pylist()]
 
 # %% ../../nbs/library/benchmark/results.ipynb #7f283576
-def write_plan(out: Path, grid: Grid, wanted: dict[str, list[int]], shard: str) -> None:
+def write_plan(
+    out: Path, grid: Grid, wanted: dict[str, list[int]], shard: str, kind: str = ""
+) -> None:
     """Note what a folder is for, or look whether it is for that already.
 
     Raises: ValueError naming what differs from what the folder was begun with
     """
     plan = dict(grid=grid.name, paper=grid.paper, shard=shard, versions=versions(), wanted=wanted)
-    plan |= dict(cells=[asdict(cell) for cell in grid.cells])
+    plan |= dict(maps=kind, cells=[asdict(cell) for cell in grid.cells])
     kept = out / "plan.json"
     if kept.exists():
         before = read_plan(out)
-        for what in ("grid", "shard", "cells"):
-            if before[what] != plan[what]:
-                said = "" if what == "cells" else f" {before[what]!r}, not {plan[what]!r}"
+        for what in ("grid", "shard", "maps", "cells"):
+            if (begun := before.get(what, "")) != plan[what]:
+                said = "" if what == "cells" else f" {begun!r}, not {plan[what]!r}"
                 raise ValueError(f"{out} was begun with other {what}{said}: take another folder.")
     with write_aside(kept) as aside:
         Path(aside).write_text(json.dumps(plan, indent=1, ensure_ascii=False), encoding="utf8")
@@ -238,9 +246,11 @@ def merge(folders: Iterable[Path], out: Path) -> Path:
         for key, rows in plan["wanted"].items():
             wanted.setdefault(key, []).extend(rows)
     for folder in folders:
-        for path in sorted((folder / "units").glob("*/[!.]*")):  # scores and maps
+        files = (folder / "units").glob("*/[!.]*")  # scores and maps
+        for path in sorted(path for path in files if path.is_file()):
             with write_aside(out / path.relative_to(folder)) as aside:
                 Path(aside).write_bytes(path.read_bytes())
+        maps.merge_maps(sorted((folder / "units").iterdir()), out / "units")
     with write_aside(out / "plan.json") as aside:
         whole = plans[0] | dict(shard="1/1", wanted=wanted)
         Path(aside).write_text(json.dumps(whole, indent=1, ensure_ascii=False), encoding="utf8")

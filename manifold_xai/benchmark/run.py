@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from . import results
 from .cost import Clock
 from .grid import Cell, Grid, known
+from .maps import check_kind
 from .unit import Done, Worker, chosen, compute
 
 # %% ../../nbs/library/benchmark/run.ipynb #0ea1d3fd
@@ -86,7 +87,7 @@ def run(
     workers: int = 2,
     device: str = "cpu",
     resume: bool = False,
-    maps: bool = False,
+    maps: str = "",
     progress: bool = True,
 ) -> Path:
     """Compute what a grid names and write it to a folder.
@@ -102,23 +103,23 @@ def run(
         workers: how many actors
         device: where networks go
         resume: go on with what the folder holds
-        maps: keep the maps, too, in half precision
+        maps: keep the maps, too, in half precision: "safetensors" or "zarr"
         progress: show a bar
     Returns: the file with all scores
     Raises: ValueError for a folder in use, begun with something else, or begun without `resume`
     """
-    out, worker = Path(out), Worker(root, device, maps)
     known("engine", engine, ("local", "ray"))
+    out, worker = Path(out), Worker(root, device, bool(check_kind(maps)))
     with only_run(out):
         if not resume and any(results.unit_files(out)):
             raise ValueError(f"{out} holds results: --resume goes on with them.")
         wanted = plan(worker, grid, limit, shard)
-        results.write_plan(out, grid, wanted, shard)
+        results.write_plan(out, grid, wanted, shard, maps)
         todo = list(units(grid, wanted, out, block))
         clock = Clock(out, todo)
         with tqdm(total=clock.total, unit="pass", disable=not progress) as bar:
             for unit, done in _engine(engine, worker, todo, workers):
-                results.write_unit(out, unit.cell, done)
+                results.write_unit(out, unit.cell, done, maps)
                 clock.tell(bar, unit, done)
     return results.write_scores(out)
 

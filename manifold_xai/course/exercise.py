@@ -139,7 +139,7 @@ class Exercise:
         """What the answer gives for each case."""
         if answer is None or answer is ...:
             return [None]
-        return [answer if args is None else answer(*args) for args, _ in self.cases]
+        return [answer if args is None else answer(*_copies(args)) for args, _ in self.cases]
 
     def wrong(self, answer: Any, got: list) -> str:
         """The first difference from what was expected, or the law's complaint."""
@@ -174,3 +174,8 @@ class Exercise:
         stub = None if all(args is None for args, _ in self.cases) else lambda *_: None
         assert self.judge(stub).says.startswith("…"), f"{self.name}: a stub is let off kindly"
         return True
+
+
+def _copies(args):
+    """The arguments, tensors copied: an answer in place spoils neither case nor lesson."""
+    return [a.clone() if isinstance(a, Tensor) else a for a in args]

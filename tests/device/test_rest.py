@@ -1,4 +1,11 @@
-"""What lies behind the public face gives the CPU's numbers on the device, too."""
+"""What lies behind the public face, on the device: every function of the library that takes
+tensors or networks is called there, or it is said here why not."""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +13,7 @@ from every import EVERY
 from helpers import rand, randn, seeded
 from test_device import (
     CPU,
+    FACE,
     a_map,
     autoencoder,
     basis,
@@ -15,11 +23,15 @@ from test_device import (
     codes,
     decode,
     ends,
+    explained,
     f,
     images,
     latent_ends,
+    shortest,
+    walk_of,
 )
 from torch import Tensor, nn
+from where import NAME
 
 import manifold_xai as m
 from manifold_xai.attribution.plain import path_integral
@@ -29,6 +41,7 @@ from manifold_xai.evaluation import attacks, controls, plausibility, removal, ro
 from manifold_xai.geometry import curvature, decoder, latent, solvers, worlds
 from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.geometry.metric import magnification
+from manifold_xai.geometry.solvers import SOLVERS
 from manifold_xai.paths import agi, guided, ig2, manifold, manifold_guided, order
 from manifold_xai.subjects import autoencoders, classifiers, generated, losses, training
 from manifold_xai.subjects.data import Images, split
@@ -256,8 +269,102 @@ REST = {
     ),
 }
 
+# ---- what is called by none of these
+
+
+PACKAGE = str(Path(m.__file__).parent)
+ELSEWHERE = {
+    "to_tensor": "takes a picture, gives a tensor on the CPU",
+    "plain_images": "makes tensors on the CPU",
+    "photographs": "reads files",
+    "load_images": "reads files",
+    "mar_kl16": "reads a file of weights",
+    "hypercube_corners": "lists corners on the CPU, for a theorem",
+    "perceptual": "a loss that hands features of any network on",
+}
+
+
+class Seen:
+    """Functions of the package that are called with something on the device, while it is open."""
+
+    def __init__(self):
+        self.codes = set()
+
+    def __enter__(self):
+        sys.setprofile(self.note)
+        return self
+
+    def __exit__(self, *error):
+        sys.setprofile(None)
+
+    def note(self, frame, event, arg):
+        """A call: remember it if an argument lies on the device."""
+        code = frame.f_code
+        if event == "call" and code not in self.codes and code.co_filename.startswith(PACKAGE):
+            if any(_there(value) for value in frame.f_locals.values()):
+                self.codes.add(code)
+
+
+def _there(value, deep: int = 4) -> bool:
+    """Whether a value, or what it holds or remembers, is on the device."""
+    if isinstance(value, Tensor):
+        return value.device.type == torch.device(NAME).type
+    if isinstance(value, torch.device):
+        return value.type == torch.device(NAME).type
+    if isinstance(value, nn.Module):
+        made = "_parameters" in vars(value)  # not in the first line of its own __init__
+        return made and any(_there(p) for p in value.parameters())
+    if deep == 0:
+        return False
+    if isinstance(value, (tuple, list)):
+        return any(_there(part, deep - 1) for part in value)
+    if isinstance(value, dict):
+        return any(_there(part, deep - 1) for part in value.values())
+    cells = getattr(value, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in cells if _full(cell)]
+    held += [getattr(value, name, None) for name in ("__self__", "func", "args", "keywords")]
+    if type(value).__module__.startswith("manifold_xai"):
+        held += [*getattr(value, "__dict__", {}).values()]
+    return any(_there(part, deep - 1) for part in held)
+
+
+def _full(cell) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # not yet bound
+        return False
+
+
+def public() -> dict[str, object]:
+    """Functions of the library that take tensors, images or networks, by name."""
+    found = {}
+    for info in pkgutil.walk_packages(m.__path__, "manifold_xai."):
+        if ".course" in info.name or info.name.endswith("_modidx"):
+            continue
+        module = importlib.import_module(info.name)
+        for name in getattr(module, "__all__", []):
+            function = inspect.unwrap(getattr(module, name))
+            if inspect.isfunction(function) and function.__module__ == info.name:
+                said = str(inspect.signature(function))
+                if any(word in said for word in ("Tensor", "Images", "Module")):
+                    found[name] = function
+    return found
+
 
 @pytest.mark.parametrize("name", REST)
 def test_a_function_behind_the_face_gives_the_numbers_of_the_cpu(name, device):
     on_device, on_cpu = REST[name](device), REST[name](CPU)
     close(on_device, on_cpu)
+
+
+def test_every_function_that_takes_tensors_is_tried(device):
+    with Seen() as seen:
+        for work in (*FACE.values(), *REST.values()):
+            work(device)
+        for name in EVERY:
+            explained(name, device, 4)
+        for solver in SOLVERS:
+            shortest(device, solver)
+        walk_of(m.settled_path, device, 4)
+    left = [name for name, function in public().items() if function.__code__ not in seen.codes]
+    assert sorted(left) == sorted(ELSEWHERE), "each of these needs a call here, or a reason"

@@ -86,6 +86,16 @@ def test_any_folder_says_itself_what_it_holds(family, diffusers, tmp_path, x, mo
     assert grad.isfinite().all() and grad.abs().max() > 0
 
 
+def test_a_grid_takes_them_all(diffusers, tmp_path, x):
+    from manifold_xai.benchmark.subjects import autoencoder
+
+    for name, family, part in PIPELINES[1:]:
+        model = small(diffusers, family)
+        model.save_pretrained(tmp_path / name / part)
+        wanted = autoencoders.from_diffusers(model).encode(x)
+        assert torch.equal(autoencoder(f"diffusers:{name}", tmp_path).encode(x), wanted)
+
+
 def test_other_folders_are_refused_by_name(diffusers, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder nowhere.*taef2, mar, sd1"):
         natural_autoencoder("nowhere", tmp_path)

@@ -58,7 +58,7 @@ def natural_autoencoder(
     Raises: FileNotFoundError saying what is missing and where it belongs; ValueError for a folder
         that holds something else; ImportError without diffusers
     """
-    folder = placed(root, "weights", name)
+    folder = placed(root, "weights", name) or (Path(name) if Path(name).is_dir() else None)
     if name == "taef2":
         return taef2(folder or data_root(root) / "taef2")
     if name == "mar":
@@ -76,8 +76,8 @@ def natural_autoencoder(
 
 
 def placed(root: str | Path | None, kind: str, name: str | Path) -> Path | None:
-    """The folder `name` of a data root, or of its folder `kind`, or else of the working folder."""
-    places = (data_root(root) / kind / name, data_root(root) / name, Path(name))
+    """The folder `name` of a data root, or of its folder `kind`, if there is one."""
+    places = (data_root(root) / name, data_root(root) / kind / name)
     return next((place for place in places if place.is_dir()), None)
 
 # %% ../../nbs/library/subjects/natural.ipynb #867d67ac

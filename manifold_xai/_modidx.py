@@ -1272,6 +1272,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._not_the_same': ( 'library/course/provenance.html#_not_the_same',
                                                                                                   'manifold_xai/course/provenance.py'),
+                                                'manifold_xai.course.provenance._numbers': ( 'library/course/provenance.html#_numbers',
+                                                                                             'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._parts': ( 'library/course/provenance.html#_parts',
                                                                                            'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._results': ( 'library/course/provenance.html#_results',

@@ -177,5 +177,6 @@ class Exercise:
 
 
 def _copies(args):
-    """The arguments, tensors copied: an answer in place spoils neither case nor lesson."""
-    return [a.clone() if isinstance(a, Tensor) else a for a in args]
+    """The arguments, tensors and lists copied: an answer in place spoils no case and no lesson."""
+    copied = [a.clone() if isinstance(a, Tensor) else a for a in args]
+    return [[*a] if isinstance(a, list) else a for a in copied]

@@ -26,3 +26,9 @@ def test_an_answer_that_empties_a_list_is_judged_by_what_it_returns():
         return total
 
     assert add.judge(by_taking) and add.judge(by_taking)
+
+
+def test_the_word_that_a_question_asks_for_is_not_named():
+    word = Exercise("word", "word() -> a word", [((), "undecided")], "so it is.", {})
+    says = word.judge(lambda: "supported").says
+    assert "supported" in says and "undecided" not in says

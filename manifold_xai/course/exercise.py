@@ -44,7 +44,7 @@ def difference(got: Any, want: Any, tol: float = 1e-4) -> str:
         found = [difference(g, w, tol) for g, w in zip(got, want)]
         return next((f"result {i + 1}: {text}" for i, text in enumerate(found) if text), "")
     if isinstance(want, str | bool):
-        return "" if got == want else f"{want!r} is not what it says, but {got!r}"[:90]
+        return "" if got == want else f"it should not be {got!r}"[:90]
     try:
         got = torch.as_tensor(got).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):

@@ -79,3 +79,18 @@ def published_networks(answers: dict[str, Tensor], bend: type = nn.SiLU) -> list
         parts = {key.split(".", 1)[1]: v for key, v in answers.items() if key.split(".")[0] == name}
         model.double().eval().requires_grad_(False).load_state_dict(parts)
     return list(models.values())
+
+
+def works_inside_captum(method, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """captum's noise tunnel and metrics take the method as one of their own."""
+    from captum.attr import NoiseTunnel
+    from captum.metrics import infidelity, sensitivity_max
+
+    asked = dict(target=y, n_steps=5)
+    smoothed = NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, **asked)
+    assert smoothed.shape == x.shape
+    A = method.attribute(x, **asked)
+    shaken = infidelity(model, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y)
+    assert shaken.isfinite().all()
+    moved = sensitivity_max(method.attribute, x, n_perturb_samples=2, **asked)
+    assert moved.isfinite().all()

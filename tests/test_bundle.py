@@ -13,11 +13,12 @@ from manifold_xai.course import bundle
 from manifold_xai.course.cli import main
 
 
-def toy(folder):
+def toy(folder, needs=">=3.11"):
     """A wheel of nothing but a command `manifold-xai`, which says what it was asked."""
+    about = f"Metadata-Version: 2.1\nName: toy\nVersion: 1.0\nRequires-Python: {needs}\n"
     files = {
         "toy.py": "import sys\ndef main(): print('asked', *sys.argv[1:])\n",
-        "toy-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n",
+        "toy-1.0.dist-info/METADATA": about,
         "toy-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "toy-1.0.dist-info/entry_points.txt": "[console_scripts]\nmanifold-xai = toy:main\n",
     }
@@ -60,6 +61,15 @@ def test_it_installs_without_a_network_and_asks_the_doctor(made):
     done = installed(made)
     assert done.returncode == 0, done.stderr
     assert f"asked doctor --root {made / 'course'}" in done.stdout
+
+
+@pytest.mark.parametrize("needs", [">=3.11.99", ">=3.8, >=3.99"])
+def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path, monkeypatch, needs):
+    monkeypatch.setattr(bundle, "wheels", lambda root, folder, torch: toy(folder, needs))
+    assert main(["bundle", str(tmp_path / "usb"), "--root", str(ROOT), "--chapters", "00"]) == 0
+    done = installed(tmp_path / "usb")
+    assert done.returncode and f"{needs[-4:].strip('=.')} or newer; this is 3." in done.stdout
+    assert "PYTHON=" in done.stderr and not (tmp_path / "seat").exists()
 
 
 def test_a_wheel_that_is_damaged_is_not_installed(made):

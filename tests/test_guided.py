@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import rand, relative, seeded
+from helpers import rand, relative, seeded, works_inside_captum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -403,26 +403,7 @@ def test_face_is_the_functional_core(smooth, held_out, Method, draw):
 
 @pytest.mark.parametrize("Method", [GuidedIG, SettledIG])
 def test_works_inside_captum(smooth, held_out, Method):
-    from captum.attr import NoiseTunnel
-    from captum.metrics import infidelity, sensitivity_max
-
-    x, y = held_out.x[:2], held_out.y[:2]
-    method = Method(smooth)
-    assert (
-        NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape
-        == x.shape
-    )
-    A = method.attribute(x, target=y, n_steps=5)
-    assert (
-        infidelity(smooth, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y)
-        .isfinite()
-        .all()
-    )
-    assert (
-        sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2)
-        .isfinite()
-        .all()
-    )
+    works_inside_captum(Method(smooth), smooth, held_out.x[:2], held_out.y[:2])
 
 
 def test_options_reach_the_path(smooth, held_out):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ import pytest
 from helpers import ROOT
 
 from manifold_xai.course.cli import main
-from manifold_xai.course.notebooks import chapters
+from manifold_xai.course.handout import notes
+from manifold_xai.course.notebooks import chapters, reading_minutes
+from manifold_xai.course.says import says
+from manifold_xai.course.seats import stored
 
 
 def given(folder, *words):
@@ -40,11 +44,36 @@ def test_the_teachers_copy_has_solutions_and_what_a_class_needs(tmp_path):
     assert given(tmp_path / "a", "--chapters", "20-21", "--teacher") == 0
     own = sources(tmp_path / "a" / "teacher" / "20_metric.ipynb")
     assert "_solution" in own
-    for heading in ("Ask before you run", "Exercises, and wrong answers", "To end with"):
+    for heading in ("Section by section", "Exercises, and wrong answers", "To end with"):
         assert heading in own
     assert not (tmp_path / "a" / "nbs" / "evidence").exists()
     assert given(tmp_path / "b", "--chapters", "evidence/20") == 0
     assert (tmp_path / "b" / "nbs" / "evidence" / "20_metric.ipynb").exists()
+
+
+@pytest.mark.parametrize("path", chapters(ROOT, "lessons"), ids=lambda path: path.stem)
+def test_a_teacher_is_told_every_question_and_every_minute(path):
+    nb = nbformat.read(path, as_version=4)
+    prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    told = notes(nb)
+    asked = len(re.findall(r"Predict\s+first:", prose))
+    assert told.count("\n  - ", 0, told.index("**Exercises")) == asked
+    assert "Further reading" not in told and "Next:" not in told
+    minutes = sum(int(m) for m in re.findall(r"^- \*.+\*, (\d+) min$", told, re.M))
+    assert abs(minutes - reading_minutes(nb)) <= 1 + len(re.findall("^- [*]", told, re.M)) / 2
+
+
+def test_a_handout_leads_nowhere_outside(tmp_path, monkeypatch):
+    """No link to a chapter that was not handed out; what the doctor compares with is there."""
+    assert given(tmp_path / "a", "--chapters", "00,30", "--teacher") == 0
+    for folder in ("nbs", "teacher"):
+        for path in (tmp_path / "a" / folder).glob("*.ipynb"):
+            links = re.findall(r"\]\(([\w/.-]+\.ipynb)", sources(path))
+            assert not [link for link in links if not (path.parent / link).exists()]
+    assert "30_path_integrals.ipynb" in sources(tmp_path / "a" / "nbs" / "00_tour.ipynb")
+    assert stored(tmp_path / "a")["lessons"]
+    monkeypatch.setenv("MANIFOLD_XAI_ROOT", str(tmp_path / "a"))
+    assert says("MIG-04").startswith("- MIG-04 ")
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):

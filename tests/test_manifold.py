@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import rand, randn, seeded
+from helpers import rand, randn, seeded, works_inside_captum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -534,30 +534,10 @@ def test_options_reach_the_path(test_digits):
 
 @pytest.mark.parametrize("Method", [EnhancedIG, ManifoldIG])
 def test_works_inside_captum(test_digits, Method):
-    from captum.attr import NoiseTunnel
-    from captum.metrics import infidelity, sensitivity_max
-
-    model, x, y = digit_classifier("smooth"), test_digits.x[:2], test_digits.y[:2]
-    method = Method(
-        model,
-        digit_vae(),
-        **(dict(geodesic=dict(solver="gradient", iterations=1)) if Method is ManifoldIG else {}),
-    )
-    assert (
-        NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape
-        == x.shape
-    )
-    A = method.attribute(x, target=y, n_steps=5)
-    assert (
-        infidelity(model, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y)
-        .isfinite()
-        .all()
-    )
-    assert (
-        sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2)
-        .isfinite()
-        .all()
-    )
+    quick = dict(geodesic=dict(solver="gradient", iterations=1)) if Method is ManifoldIG else {}
+    model = digit_classifier("smooth")
+    method = Method(model, digit_vae(), **quick)
+    works_inside_captum(method, model, test_digits.x[:2], test_digits.y[:2])
 
 
 class Posteriors(nn.Module):

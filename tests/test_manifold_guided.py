@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import rand, relative, seeded
+from helpers import rand, relative, seeded, works_inside_captum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -523,26 +523,7 @@ def test_options_reach_the_path(smooth, vae, held_out):
 
 @pytest.mark.parametrize("Method", [ManifoldAlignedGuidedIG, ManifoldSettledIG])
 def test_works_inside_captum(smooth, vae, held_out, Method):
-    from captum.attr import NoiseTunnel
-    from captum.metrics import infidelity, sensitivity_max
-
-    x, y = held_out.x[:2], held_out.y[:2]
-    method = Method(smooth, vae)
-    assert (
-        NoiseTunnel(method).attribute(x, nt_samples=2, stdevs=0.05, target=y, n_steps=5).shape
-        == x.shape
-    )
-    A = method.attribute(x, target=y, n_steps=5)
-    assert (
-        infidelity(smooth, lambda x: (0.1 * torch.randn_like(x),) * 2, x, A, target=y)
-        .isfinite()
-        .all()
-    )
-    assert (
-        sensitivity_max(method.attribute, x, target=y, n_steps=5, n_perturb_samples=2)
-        .isfinite()
-        .all()
-    )
+    works_inside_captum(Method(smooth, vae), smooth, held_out.x[:2], held_out.y[:2])
 
 
 def test_autocast_sums_in_float32(smooth, vae, held_out):

@@ -7,11 +7,13 @@ import sys
 import nbformat
 import pytest
 from helpers import ROOT
+from nbformat.v4 import new_code_cell, new_notebook
 
 from manifold_xai.course.notebooks import chapters
 
 sys.path.insert(0, str(ROOT / "website"))
 
+import alive
 import docstrings
 import ledger_page
 import slides
@@ -51,6 +53,12 @@ def test_links_lead_to_pages_or_to_the_clone():
     linked = re.findall(r"\((.+?)\)", stage.local_links(text))
     assert linked[:3] == ["ledger.md", "00_tour.ipynb", "../10_data.ipynb"]
     assert linked[3] == f"{stage.clone()}/blob/main/tests/typed.py"
+    below = "[a](../../LEDGER.md) [b](../../nbs/evidence/20_metric.ipynb#x) [c](expectations.md)"
+    linked = re.findall(r"\((.+?)\)", stage.local_links(below, 1))
+    assert linked == ["../ledger.md", "../evidence/20_metric.ipynb#x", "expectations.md"]
+    table = stage.local_links("[d](nbs/results/conditions.csv) [e](docs/ledger/mig.md)")
+    assert f"]({stage.clone()}/blob/main/nbs/results/conditions.csv)" in table
+    assert "](ledger/mig.md)" in table
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
@@ -75,6 +83,7 @@ def test_the_ledgers_page_has_every_claim_a_drawing_and_filters():
     page = ledger_page.ledger_page(ROOT)
     named = json.loads((ROOT / "nbs/results/ledger.json").read_text())
     assert [name for name in named if f"({name})=\n" not in page] == []
+    assert "Stories: [MIG (Zaher et al. 2024)](docs/ledger/mig.md) · " in page
     assert page.count("<svg") > 60 and 'data-choices="{&quot;paper' in page
 
 
@@ -110,6 +119,38 @@ def test_the_ledgers_page_takes_other_columns_and_words(tmp_path):
     (tmp_path / "LEDGER.md").write_text("# Ledger\nnothing yet")
     with pytest.raises(ValueError, match="no table"):
         ledger_page.ledger_page(tmp_path)
+
+
+def test_the_reference_lists_every_module(tmp_path):
+    stage.reference(tmp_path)
+    listed = (tmp_path / "api" / "index.md").read_text().splitlines()
+    made = {path.stem for path in (tmp_path / "api").glob("*.md")} - {"index"}
+    assert len(made) > 60 and made <= set(listed)
+    assert "course.widgets.plane" in made and "benchmark.run" in made
+
+
+WIDGET = """
+import anywidget
+class Moving(anywidget.AnyWidget):
+    _esm = "export default { render({ model, el }) { el.textContent = 'moves'; } }"
+Moving()
+"""
+
+
+def test_a_page_gets_the_state_of_its_widgets_that_move_and_runs_nothing_else():
+    def cell(source, *tags):
+        return new_code_cell(source, metadata={"tags": list(tags)})
+
+    cells = [cell("x = 1"), cell("1 / 0", "figure"), cell("def f(x): ...", "stub")]
+    cells += [cell(f"assert x == 1\n{WIDGET}", "alive", "figure"), cell("1 / 0")]
+    page = alive.alive(new_notebook(cells=cells), ROOT)
+    assert [len(c.outputs) for c in page.cells] == [0, 0, 0, 1, 0]
+    shown = page.cells[3].outputs[0].data[alive.VIEW]["model_id"]
+    assert "moves" in page.metadata.widgets[alive.STATE]["state"][shown]["state"]["_esm"]
+    with pytest.raises(ValueError, match="shows no widget"):
+        alive.alive(new_notebook(cells=[cell("x = 1", "alive")]), ROOT)
+    still = new_notebook(cells=[cell("1 / 0")])
+    assert "widgets" not in alive.alive(still, ROOT).metadata  # not run
 
 
 def test_intervals_are_drawn_where_their_numbers_lie():

@@ -290,6 +290,22 @@ def test_the_bars_hold_in_what_was_measured(name):
         assert mean["passes"] <= 1.25 * walks * (good + 1)
 
 
+def in_words(result, names):
+    """Passes with `tol` over those of 200 steps, as README's line has them."""
+    share = {}
+    for name in names:
+        row = result["variants"][name]
+        share[name] = f"{sum(row['passes']) / sum(row['passes at 200']):.2f}"
+    *most, last = (f"{name} {part}" for name, part in share.items())
+    return f"{', '.join(most)} and {last} of the passes of 200 steps, {len(result['rows'])} digits"
+
+
+def test_what_the_readme_says_was_measured():
+    said = in_words(json.loads(MEASURED.read_text(encoding="utf8")), BARS)
+    line = f"- `tolerance.py`: `tol=0.01` takes for {said}"
+    assert line in (ROOT / "README.md").read_text(encoding="utf8").splitlines(), line
+
+
 # --- what is asked, and of whom
 
 

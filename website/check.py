@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 from stage import DPI
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
@@ -48,6 +48,18 @@ LOOK = """() => {
   };
 }"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# Whether a canvas that takes keys changes under an arrow: it shows a widget that moves.
+MOVES = """canvas => {
+  const press = (key) => canvas.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const before = canvas.toDataURL();
+  return ["ArrowUp", "ArrowLeft"].every((key) => {
+    const last = canvas.toDataURL();
+    press(key);
+    return canvas.toDataURL() !== last;
+  }) && canvas.toDataURL() !== before;
+}"""
+VIEWS = "script[type='application/vnd.jupyter.widget-view+json']"
+ALIVE = "60_workshop.html"  # has widgets that move without a kernel
 WIDEST = """() => [...document.querySelectorAll("main *")].filter((e) =>
   e.getBoundingClientRect().right > innerWidth + 1
   && !e.closest("pre, table, .cell_output, .forest-box, mjx-container")
@@ -119,10 +131,34 @@ def looked_at(page: Page, path: Path) -> Iterator[str]:
         size = label(figure)
         if size < LABEL:
             yield f"a figure's smallest label is {size:.1f} px: {figure['src'][-24:]}"
+    yield from moved(page, path.name)
     if "slides" not in path.parts:
         page.set_viewport_size({"width": 390, "height": 800})
         if (over := page.evaluate(OVERFLOW)) > 0:
             yield f"{over} px too wide for a phone: {page.evaluate(WIDEST)}"
+
+
+def moved(page: Page, name: str) -> Iterator[str]:
+    """What is wrong with the widgets of a page: each must move by key and by mouse."""
+    views = page.locator(VIEWS).count()
+    if name == ALIVE and not views:
+        yield "no widget that moves without a kernel"
+    if not views:
+        return
+    planes = page.locator("canvas[tabindex='0']")
+    try:
+        planes.nth(views - 1).wait_for()
+    except TimeoutError:
+        yield f"{planes.count()} of {views} widgets came to life"
+        return
+    for i in range(views):
+        plane = planes.nth(i)
+        if not plane.evaluate(MOVES):
+            yield f"widget {i + 1} does not move by arrow keys"
+        before = plane.evaluate("e => e.toDataURL()")
+        plane.click(position={"x": 90, "y": 120})
+        if plane.evaluate("e => e.toDataURL()") == before:
+            yield f"widget {i + 1} does not move by mouse"
 
 
 def label(figure: dict) -> float:

@@ -23,7 +23,7 @@ class Interval(NamedTuple):
 
 
 def ledger_page(root: Path) -> str:
-    """Markdown of the page.
+    """Markdown of the page, with links as in LEDGER.md.
 
     Raises: ValueError if LEDGER.md holds no table of claims
     """
@@ -37,7 +37,14 @@ def ledger_page(root: Path) -> str:
     filters = f'<form id="ledger-filters" data-choices="{escape(choices)}"></form>'
     forests = {k: forest(k, found, bars.get(k)) for k, found in drawn.items()}
     claims = [claim(head, row, facets, forests.get(name(row[0]), "")) for row in rows]
-    return "\n\n".join([before.replace("nbs/", ""), f"```{{raw}} html\n{filters}\n```", *claims])
+    above = [before.partition("\n## ")[0], stories(text), f"```{{raw}} html\n{filters}\n```"]
+    return "\n\n".join([*above, *claims])
+
+
+def stories(text: str) -> str:
+    """A line of links to what is told of each paper, under its heading in LEDGER.md."""
+    found = re.findall(r"^## (.+)\n+\[The story\]\((.+?)\)", text, re.M)
+    return "Stories: " + " · ".join(f"[{paper}]({page})" for paper, page in found) if found else ""
 
 
 def parts(text: str) -> tuple[str, list[str], list[list[str]]]:
@@ -87,7 +94,7 @@ def claim(head: list[str], row: list[str], facets: dict[str, list[str]], drawn: 
     kinds = [f"is-{slug(word(told.get(column, '')))}" for column in facets]
     kinds = ["claim", f"is-{slug(paper(row[0]))}", *kinds]
     says = told.pop(head[1], "")
-    title = f"**{row[0].replace('](nbs/', '](')}** {says}"
+    title = f"**{row[0]}** {says}"
     lines = [f"- {column}: {cell}" for column, cell in told.items() if cell]
     picture = f"```{{raw}} html\n{drawn}\n```" if drawn else ""
     inside = "\n\n".join([title, "\n".join(lines), picture]).strip()

@@ -1,4 +1,6 @@
-"""What Sphinx builds the site from: committed notebooks, docstrings, the ledger; nothing is run.
+"""What Sphinx builds the site from: committed notebooks, docstrings, the ledger.
+
+Nothing is run but what makes the widgets that move without a kernel.
 
 python website/stage.py FOLDER
 """
@@ -12,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 import nbformat
+from alive import alive
 from ledger_page import ledger_page
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
@@ -31,7 +34,7 @@ FOLDED = {
     "check": "hide-input",
     "solution": "hide-cell",
 }
-PAGES = r"\d\d_|library|evidence|notation|index|ledger"  # what names of pages begin with
+PAGES = r"\d\d_|library|evidence|notation|index|ledger|teach"  # what names of pages begin with
 PACKAGES = {  # of the reference, in the order in which one imports the other
     "": "Scores, chunks, autoencoders, files",
     "geometry": "Geometry",
@@ -39,7 +42,9 @@ PACKAGES = {  # of the reference, in the order in which one imports the other
     "attribution": "Attribution",
     "evaluation": "Evaluation",
     "subjects": "Data and networks",
+    "benchmark": "Benchmark",
     "course": "The course's own tools",
+    "course.widgets": "Widgets",
 }
 
 
@@ -54,7 +59,7 @@ def stage(target: Path) -> None:
     for path in sorted((ROOT / "nbs").rglob("[!.]*.ipynb")):
         if ".ipynb_checkpoints" not in path.parts:
             name = path.relative_to(ROOT / "nbs")
-            save(target / name, page(nbformat.read(path, as_version=4), name))
+            save(target / name, page(alive(nbformat.read(path, as_version=4), ROOT), name))
     shutil.copytree(ROOT / "nbs" / "images", target / "images")
     for path in chapters(ROOT, "lessons"):
         name = path.name
@@ -64,14 +69,15 @@ def stage(target: Path) -> None:
         copy = target / "downloads" / path.relative_to(ROOT / "nbs")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    write(target / "ledger.md", ledger_page(ROOT))
-    docs = sorted((ROOT / "docs").glob("*.md")) if (ROOT / "docs").is_dir() else []
-    for path in docs:
-        write(target / path.name, local_links(path.read_text(encoding="utf8")))
+    write(target / "ledger.md", local_links(ledger_page(ROOT)))
+    docs = [path.relative_to(ROOT / "docs") for path in sorted((ROOT / "docs").rglob("*.md"))]
+    for name in docs:
+        text = (ROOT / "docs" / name).read_text(encoding="utf8")
+        write(target / name, local_links(text, len(name.parts) - 1))
     reference(target)
     library(target)
     write(target / "_static" / "readme.txt", "What vendor.sh brought lies beside.\n")
-    index(target, [path.stem for path in docs])
+    index(target, [name.with_suffix("").as_posix() for name in docs])
 
 
 def write(path: Path, text: str) -> None:
@@ -96,7 +102,7 @@ def page(nb: NotebookNode, name: Path) -> NotebookNode:
                 image["width"] = f"{figure}px"
             cell.metadata["tags"] = sorted({*tags, *(FOLDED[t] for t in tags if t in FOLDED)})
         else:
-            cell.source = local_links(cell.source)
+            cell.source = local_links(cell.source, len(name.parts) - 1)
         if cell.source.strip():
             cells.append(cell)
     nb.cells = cells
@@ -117,10 +123,17 @@ def width(cell: NotebookNode) -> int:
     return round(min(natural, max(PAGE, legible + 1)))
 
 
-def local_links(text: str) -> str:
-    """Links to files that the site has under another name, or that only the clone has."""
-    text = re.sub(r"\]\((?:\.\./)*(?:docs/)?LEDGER\.md", "](ledger.md", text)
-    text = re.sub(r"\]\((?:\.\./)*nbs/", "](", text)
+def local_links(text: str, depth: int = 0) -> str:
+    """Links to files that the site has under another name, or that only the clone has.
+
+    Parameters:
+        text: Markdown
+        depth: folders between the site's root and the page
+    """
+    up = "../" * depth
+    text = re.sub(r"\]\((?:\.\./)*(nbs/results/[\w./-]+)", source_link, text)
+    text = re.sub(r"\]\((?:\.\./)*(?:docs/)?LEDGER\.md", f"]({up}ledger.md", text)
+    text = re.sub(r"\]\((?:\.\./)*(?:nbs|docs)/", f"]({up}", text)
     return re.sub(rf"\]\((?:\.\./)+((?!{PAGES})[\w./-]+)", source_link, text)
 
 
@@ -147,7 +160,10 @@ def take_along(name: Path) -> str:
 
 
 def reference(target: Path) -> None:
-    """A page for each module, and one for the public face."""
+    """A page for each module, and one for the public face.
+
+    Raises: ValueError for a package that no list of the reference would show
+    """
     made: dict[str, list[str]] = {}
     for path in sorted((ROOT / "manifold_xai").rglob("*.py")):
         text = path.read_text(encoding="utf8")
@@ -157,6 +173,8 @@ def reference(target: Path) -> None:
         name = ".".join(path.relative_to(ROOT / "manifold_xai").with_suffix("").parts)
         write(target / "api" / f"{name}.md", module_page(name, text, notebook[1]))
         made.setdefault(name.rpartition(".")[0], []).append(name)
+    if unlisted := made.keys() - PACKAGES.keys():
+        raise ValueError(f"PACKAGES has no title for {', '.join(sorted(unlisted))}: add one.")
     trees = [tree(title, sorted(made[name])) for name, title in PACKAGES.items()]
     write(target / "api" / "index.md", "\n\n".join([face(), *trees]))
 

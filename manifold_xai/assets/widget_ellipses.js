@@ -6,7 +6,7 @@ function render({ model, el }) {
   const told = words("told"), help = words("help"), n = view.n, change = model.get("change");
   help.textContent = "Drag over the plane, or click on it and use the arrow keys.";
   const side = document.createElement("div");
-  side.style.width = "400px";
+  side.style.cssText = "width: 400px; max-width: 100%";
   side.append(drawing, told, help);
   el.append(row(map, side));
 

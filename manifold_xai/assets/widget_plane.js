@@ -13,7 +13,9 @@ function canvas(width, height, label) {
   made.width = width * sharp;
   made.height = height * sharp;
   made.style.width = width + "px";
-  made.style.height = height + "px";
+  made.style.maxWidth = "100%"; // on a phone
+  made.style.aspectRatio = `${width} / ${height}`;
+  made.units = width; // in which pens draw and pointers point, however wide it is shown
   made.setAttribute("role", "img");
   made.setAttribute("aria-label", label);
   const pen = made.getContext("2d");
@@ -75,7 +77,7 @@ function mark(pen, p, name, colour) {
   pen.stroke();
   if (!name) return;
   pen.font = "bold 14px sans-serif";
-  const wide = pen.measureText(name).width, right = p[0] + wide + 20 < pen.canvas.clientWidth;
+  const wide = pen.measureText(name).width, right = p[0] + wide + 20 < pen.canvas.units;
   const x = right ? p[0] + 10 : p[0] - 14 - wide, y = Math.max(p[1] - 22, 2);
   pen.fillStyle = "rgba(255, 255, 255, 0.85)";
   pen.fillRect(x, y, wide + 6, 18);
@@ -100,8 +102,8 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowD
 function pointer(target, down, move, up) { // down says whether it takes hold
   let held = false;
   const spot = (event) => {
-    const box = target.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
+    const box = target.getBoundingClientRect(), unit = target.units / box.width;
+    return [(event.clientX - box.left) * unit, (event.clientY - box.top) * unit];
   };
   target.addEventListener("pointerdown", (event) => {
     held = true;

@@ -107,7 +107,8 @@ def locked(root: Path) -> Finding:
     if not other:
         return Finding("ok", f"{same} packages have the versions of {PINS}")
     said = f"{len(other)} packages have other versions than {PINS}: {', '.join(other[:5])}"
-    return Finding("FAIL", said, f"pip install -c {PINS} -e '.[course]'")
+    names = " ".join(name.split()[0] for name in other)
+    return Finding("FAIL", said, f"{sys.executable} -m pip install -c {root / PINS} {names}")
 
 # %% ../../nbs/library/course/workshop.ipynb #4b8eda0e
 def front_ends() -> Iterator[Finding]:
@@ -135,7 +136,8 @@ def speed(root: Path) -> Iterator[Finding]:
         return
     times = probe(time.perf_counter) / known["probe"]
     slow = "" if times < 4 else "close other programs, or hand out fewer lessons"
-    yield Finding("FAIL" if slow else "ok", f"this seat takes {times:.1f} of the time", slow)
+    said = f"a cell takes {times:.1f} times as long here as where lessons were timed"
+    yield Finding("FAIL" if slow else "ok", said, slow)
     for name, lesson in known["lessons"].items():
         took = times * sum(lesson["cells"].values()) / 60
         yield Finding("ok", f"{name} computes {took:.1f} minutes on this seat")

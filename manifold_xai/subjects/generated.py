@@ -42,7 +42,7 @@ def generate(
         batch: candidates at a time; the distribution does not depend on it, the draws do
     Returns: x, y = the most probable class, z
     Raises: ValueError if n, d or batch is below 1, or label does not return probabilities
-    Source: Bordt et al. 2024, Sec. 3.2 and Algorithm 1; the rejection is in their code only
+    Source: Bordt et al. 2024, Sec. 3.2 and Algorithm 1; the rejection is in App. A.1
     """
     if min(n, d, batch) < 1:
         raise ValueError(f"`n`, `d` and `batch` must be at least 1, got {n}, {d}, {batch}.")

@@ -66,36 +66,50 @@ def copied(folder: Path, profile: str) -> Path:
             cell["outputs"] = []
     last = dict(cell_type="code", execution_count=None, id="0ba1", metadata={}, outputs=[])
     book["cells"].append(last | {"source": f'open("{folder / "done"}", "w").close()'})
-    settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
-    whole = settings / "tracker.jupyterlab-settings"
-    whole.parent.mkdir(parents=True)
-    whole.write_text('{"windowingMode": "none"}')  # so that every cell is in the page
     (folder / "60_workshop.ipynb").write_text(json.dumps(book), encoding="utf8")
     return folder
 
 
-class Server:
-    """A Jupyter server of this environment over a folder; a context."""
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd "$0" && exec "$@"'
 
-    def __init__(self, folder: Path):
+
+class Server:
+    """A Jupyter server of this environment; a context.
+
+    Parameters:
+        folder: for its settings and its log, and of notebooks where no `room` is named
+        room: a handout, which the server and its kernels can only read
+    """
+
+    def __init__(self, folder: Path, room: Path | None = None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder, self.token = folder, secrets.token_hex(8)
+        self.folder, self.room, self.token = folder, room, secrets.token_hex(8)
+
+    def environment(self) -> dict[str, str]:
+        """Variables of the server: settings and caches of its own, the package from this tree."""
+        env = {k: v for k, v in os.environ.items() if k != "MANIFOLD_XAI_ROOT"}
+        env |= {} if self.room else {"MANIFOLD_XAI_ROOT": str(ROOT)}
+        path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+        env |= {"PYTHONPATH": os.pathsep.join(path), "OMP_WAIT_POLICY": "passive"}
+        own = {"JUPYTER_CONFIG_DIR": "conf", "JUPYTERLAB_SETTINGS_DIR": "settings"}
+        own |= {"IPYTHONDIR": "ipython", "XDG_CACHE_HOME": "cache"}
+        return env | {name: str(self.folder / place) for name, place in own.items()}
 
     def __enter__(self):
-        env = os.environ | {"MANIFOLD_XAI_ROOT": str(ROOT), "OMP_WAIT_POLICY": "passive"}
-        path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-        env |= {"PYTHONPATH": os.pathsep.join(path)}
-        env |= {"JUPYTER_CONFIG_DIR": str(self.folder / "conf")}
-        env |= {"JUPYTERLAB_SETTINGS_DIR": str(self.folder / "settings")}
-        env |= {"IPYTHONDIR": str(self.folder / "ipython")}
+        whole = self.folder / "settings" / "@jupyterlab" / "notebook-extension"
+        whole.mkdir(parents=True)  # every cell is in the page, seen or not
+        (whole / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
         options = [f"--ServerApp.port={self.port}", f"--IdentityProvider.token={self.token}"]
-        options += [f"--ServerApp.root_dir={self.folder}", "--no-browser", "--allow-root"]
-        self.log = (self.folder / "server.log").open("w")
+        options += ["--no-browser", "--allow-root", "--expose-app-in-browser"]
         command = [sys.executable, "-m", "jupyter", "lab", *options]
+        if self.room:
+            alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", READ_ONLY]
+            command = [*alone, str(self.room), *command]
+        self.log = (self.folder / "server.log").open("w")
         self.process = subprocess.Popen(
-            command, cwd=self.folder, env=env, stdout=self.log, stderr=self.log
+            command, cwd=self.folder, env=self.environment(), stdout=self.log, stderr=self.log
         )
         for _ in range(240):
             try:

@@ -124,7 +124,7 @@ def test_box_and_class_are_kept(smooth):
 
 @pytest.mark.parametrize("start", [0.0, 1.0], ids=["black", "white"])
 def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
-    net, x, eps = digit_classifier("relu"), digits("test").x[:24], 0.1
+    net, x, eps = digit_classifier("relu"), digits("test").x[:12], 0.1
     classes = score(net).at(x).target
     # each is sent to the map of the digit before it, if that is of another class
     apart = classes != classes.roll(1)
@@ -145,7 +145,7 @@ def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
             traced_attribution(soft, start + t.view(-1, 1, 1, 1, 1) * (v - start), rows)
         )
 
-    found = targeted_attack(seen, f, kept, unit_mass(target), eps, iterations=25, lr=eps / 5)
+    found = targeted_attack(seen, f, kept, unit_mass(target), eps, iterations=15, lr=eps / 5)
     noisy = (kept + eps * (2 * torch.rand(kept.shape, generator=seeded(3)) - 1)).clamp(0, 1)
     before, after, noise = (map_correlation(explained(v), target) for v in (kept, found.x, noisy))
     assert bootstrap(after - before, seeded(4)).low > 0.05

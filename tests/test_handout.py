@@ -13,6 +13,7 @@ from helpers import ROOT
 from manifold_xai.course.cli import main
 from manifold_xai.course.handout import notes
 from manifold_xai.course.notebooks import chapters, reading_minutes
+from manifold_xai.course.says import says
 from manifold_xai.course.seats import stored
 
 
@@ -62,7 +63,7 @@ def test_a_teacher_is_told_every_question_and_every_minute(path):
     assert abs(minutes - reading_minutes(nb)) <= 1 + len(re.findall("^- [*]", told, re.M)) / 2
 
 
-def test_a_handout_leads_nowhere_outside(tmp_path):
+def test_a_handout_leads_nowhere_outside(tmp_path, monkeypatch):
     """No link to a chapter that was not handed out; what the doctor compares with is there."""
     assert given(tmp_path / "a", "--chapters", "00,30", "--teacher") == 0
     for folder in ("nbs", "teacher"):
@@ -71,6 +72,8 @@ def test_a_handout_leads_nowhere_outside(tmp_path):
             assert not [link for link in links if not (path.parent / link).exists()]
     assert "30_path_integrals.ipynb" in sources(tmp_path / "a" / "nbs" / "00_tour.ipynb")
     assert stored(tmp_path / "a")["lessons"]
+    monkeypatch.setenv("MANIFOLD_XAI_ROOT", str(tmp_path / "a"))
+    assert says("MIG-04").startswith("- MIG-04 ")
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):

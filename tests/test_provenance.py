@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from manifold_xai.course.cli import main
+from manifold_xai.course.cli import main, picked
 from manifold_xai.course.provenance import (
     _results,
     is_of,
@@ -102,6 +102,7 @@ def test_evidence_is_outdated_by_what_its_page_reaches_and_says_by_what(clone):
     assert outdated(clone) == {} and stale(clone) == []
     edit(clone, "LIMIT = 1", "LIMIT = 2")
     assert outdated(clone) == {"MIG-04": ["LIMIT"]} and stale(clone) == ["20_area"]
+    assert picked(clone, "lessons,stale") == "lessons,20_area"
     edit(clone, "x + 1", "x + 2")
     assert outdated(clone)["MIG-06"] == ["length"] and stale(clone) == [
         "20_area",
@@ -129,7 +130,7 @@ def test_restamp_where_a_run_gave_the_same_bits_and_nowhere_else(clone, capsys):
         and "MIG-04: other numbers: a" in capsys.readouterr().out
     )
     assert load(clone, "evidence")["MIG-04"]["key"] == old
-    run(clone)
+    run(clone, role="exploratory")  # which question a number answers is not what was measured
     assert main(["restamp", "--root", str(clone)]) == 0
     for name in ("evidence", "ledger"):
         made = load(clone, name)["MIG-04"]

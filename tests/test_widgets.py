@@ -86,6 +86,11 @@ def test_another_method_baseline_digit_or_fraction_is_another_path(explorer):
     assert explorer.baseline.disabled
 
 
+def test_a_picture_has_no_tooltip(explorer):
+    """The page reads the length of the description beside one, and a picture has none."""
+    assert explorer.picture.tooltip is None and not explorer.picture.has_trait("description")
+
+
 def test_what_goes_wrong_is_said_and_the_picture_stays(explorer):
     before = explorer.picture.value
 

@@ -61,6 +61,13 @@ function render({ model, el }) {
     pen.stroke();
     pen.setLineDash([]);
   }
+  function ring(p) { // where a stored path begins or ends
+    pen.beginPath();
+    pen.arc(...p, 5, 0, 7);
+    pen.strokeStyle = TWO;
+    pen.lineWidth = 2;
+    pen.stroke();
+  }
   function strip(points, y, name) {
     brush.fillStyle = "white";
     brush.fillRect(0, y, 400, 18);
@@ -77,6 +84,7 @@ function render({ model, el }) {
     for (let k = 1; k < s; k++) line(path(data, k), "rgba(213,94,0,0.35)", 1, []);
     line(now, "white", 5, []);
     line(now, TWO, 3, []);
+    if (!data.own) for (const end of [now[0], now[T]]) ring(view.at(end));
     for (const [name, place] of model.get("places")) mark(pen, view.at(place), name, INK);
     model.get("ends").forEach((u, k) => {
       mark(pen, view.at(u), k ? "end" : "start", ONE);
@@ -93,7 +101,7 @@ function render({ model, el }) {
       ? `This did not work. ${trouble}`
       : `The straight line (dashed) is ${data.L[0].toFixed(2)} long, measured in the image; after ` +
         `sweep ${s} the path is ${data.L[s].toFixed(2)} long. ` +
-        (data.own ? "Solved for these ends." : `Stored: the nearest two of ${m} places.`);
+        (data.own ? "Solved for these ends." : `Stored, between the nearest two of ${m} places (rings).`);
   }
   function watch() {
     clearInterval(timer);

@@ -66,11 +66,12 @@ def run(args: argparse.Namespace) -> int:
 
 def picked(root: Path, only: str | None) -> str | None:
     """`only` for `chapters`, "stale" spelled out as the pages whose evidence does not hold."""
-    if only != "stale":
+    parts = (only or "").split(",")
+    if "stale" not in parts:
         return only
     from manifold_xai.course.provenance import stale
 
-    return ",".join(stale(root))
+    return ",".join([*(part for part in parts if part != "stale"), *stale(root)])
 
 
 def parameters(args: argparse.Namespace, out: Path) -> dict:

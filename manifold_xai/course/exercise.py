@@ -26,13 +26,14 @@ class Answer(NamedTuple):
         """Nothing: the checker has printed it."""
 
 # %% ../../nbs/library/course/exercise.ipynb #fca8f404
-def difference(got: Any, want: Any, tol: float = 1e-4) -> str:
+def difference(got: Any, want: Any, tol: float = 1e-4, tell: bool = True) -> str:
     """What distinguishes an answer from the expected one, in one line; "" if nothing does.
 
     Parameters:
         got: the answer: a number, tensor, text, or a tuple of such
         want: what was expected, of the same kind
         tol: largest difference allowed, as a share of the largest expected value
+        tell: whether a single number that was expected may be named
 
     >>> import torch
     >>> difference(torch.tensor([-1.0, 2.0]), torch.tensor([1.0, -2.0]))
@@ -41,7 +42,7 @@ def difference(got: Any, want: Any, tol: float = 1e-4) -> str:
     if isinstance(want, tuple) and isinstance(got, tuple | list):
         if len(got) != len(want):
             return f"{len(want)} results expected, got {len(got)}"
-        found = [difference(g, w, tol) for g, w in zip(got, want)]
+        found = [difference(g, w, tol, tell) for g, w in zip(got, want)]
         return next((f"result {i + 1}: {text}" for i, text in enumerate(found) if text), "")
     if isinstance(want, str | bool):
         return "" if got == want else f"{want!r} is not what it says, but {got!r}"[:90]
@@ -49,10 +50,10 @@ def difference(got: Any, want: Any, tol: float = 1e-4) -> str:
         got = torch.as_tensor(got).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         return f"a number or a tensor expected, got {type(got).__name__}"
-    return _in_numbers(got, torch.as_tensor(want).detach().cpu().double(), tol)
+    return _in_numbers(got, torch.as_tensor(want).detach().cpu().double(), tol, tell)
 
 
-def _in_numbers(got: Tensor, want: Tensor, tol: float) -> str:
+def _in_numbers(got: Tensor, want: Tensor, tol: float, tell: bool) -> str:
     if got.shape != want.shape:
         return f"wrong size: expected {tuple(want.shape)}, got {tuple(got.shape)}"
     if not got.isfinite().all():
@@ -62,7 +63,7 @@ def _in_numbers(got: Tensor, want: Tensor, tol: float) -> str:
     if off.max() <= tol * scale:
         return ""
     if got.ndim == 0:
-        return f"expected about {want.item():.4g}, got {got.item():.4g}"
+        return _in_a_number(got.item(), want.item(), tell)
     wrong = off > tol * scale
     place = tuple(int(i) for i in torch.unravel_index(off.argmax(), off.shape))
     worst = f"(largest difference {off.max().item():.2g} at {place})"
@@ -73,6 +74,14 @@ def _in_numbers(got: Tensor, want: Tensor, tol: float) -> str:
     if factor and (got - factor * want).abs().max() <= tol * abs(factor) * scale:
         return f"right up to a factor: {factor:.3g} times what it should be {worst}"
     return f"right size, other values {count} {worst}"
+
+
+def _in_a_number(got: float, want: float, tell: bool) -> str:
+    if tell:
+        return f"expected about {want:.4g}, got {got:.4g}"
+    if abs(got - want) < 0.01 * abs(want):
+        return f"{got:.6g} is close: a small slip, or rounded too early"
+    return f"{got:.4g} is too {'small' if got < want else 'large'}"
 
 # %% ../../nbs/library/course/exercise.ipynb #f6be4134
 class Exercise:
@@ -143,7 +152,10 @@ class Exercise:
 
     def wrong(self, answer: Any, got: list) -> str:
         """The first difference from what was expected, or the law's complaint."""
-        found = (difference(g, want, self.tol) for g, (_, want) in zip(got, self.cases))
+        found = (
+            difference(g, want, self.tol, tell=args is not None)  # a question's answer stays untold
+            for g, (args, want) in zip(got, self.cases)
+        )
         return next(filter(None, found), "") or (self.law(answer) if self.law else "")
 
     def hint_for(self, got: list) -> str:

@@ -243,8 +243,14 @@ def _not_the_same(fresh, old, evidence, today):
     if fresh["key"]["settings"] != old["key"]["settings"]:
         return "the run to compare with had other settings"
     ours, theirs = fresh["conditions"], old["conditions"]
-    differ = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    differ = [n for n in {**ours, **theirs} if _numbers(ours.get(n)) != _numbers(theirs.get(n))]
     return f"other numbers: {'; '.join(differ)}" if differ else ""
+
+
+def _numbers(condition):
+    "What was measured; which question it answers is the table's, not the run's."
+    measured = ("value", "low", "high", "n")
+    return None if condition is None else [condition.get(part) for part in measured]
 
 
 def _parts(stamp):

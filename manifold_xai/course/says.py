@@ -40,7 +40,8 @@ _CONTROLS |= {"not tried": "no control tried"}
 
 
 def _line(row: dict) -> str:
-    link = f"[{row['claim']}]({row['where']})" if row["where"] else row["claim"]
+    page = repository() / "nbs" / row["where"].partition("#")[0]
+    link = f"[{row['claim']}]({row['where']})" if page.is_file() else row["claim"]
     if row["outcome"] == "not tested":
         return f"- {link} {row['says']} **Not tested**: {row['why']}."
     answers = f"**{row['outcome'].capitalize()}** ({row['test']}; {_CONTROLS[row['survives']]})"

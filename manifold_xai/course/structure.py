@@ -11,8 +11,8 @@ __all__ = ['Target', 'DEFINES', 'INNER', 'WHOLE', 'DROPPED', 'OMITTED', 'ASIDE',
 import ast
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -112,7 +112,7 @@ def take_apart(base: str, statements: list[ast.AST], own: Sequence[ast.AST] = ()
 
 def _enter(made, statement, kinds=ast.AST):
     "Note what a statement imports and, if it is one of `kinds`, defines; the names it defines."
-    for node in ast.walk(statement):
+    for node in [] if isinstance(statement, DEFINES) else ast.walk(statement):
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
             made.stars.append(_absolute(node, made.base))
     bound = bindings([statement], made.base)
@@ -370,7 +370,7 @@ def _hash(*texts):
 def _reached(exported, own, sources):
     modules, seen = _library(sources)
     exported, own = ([s for cell in cells for s in _statements(cell)] for cells in (exported, own))
-    modules = modules | {"": take_apart("", exported, own)}
+    modules = ChainMap({"": take_apart("", exported, own)}, modules)
     read, todo = {}, [("", "")]
     while todo:
         place = todo.pop()
@@ -477,7 +477,25 @@ def _statements(source):
 @lru_cache(maxsize=2)
 def _library(sources):
     "Our modules by name, and a place for what was read of them: neither depends on a page."
-    return {name: _parsed(name, text, package) for name, text, package in sources}, {}
+    return _Modules(sources), {}
+
+
+class _Modules(Mapping):
+    """Modules by name, each parsed when it is first asked for: no page reaches them all."""
+
+    def __init__(self, sources):
+        self.sources, self.parsed = {name: (name, *rest) for name, *rest in sources}, {}
+
+    def __getitem__(self, name):
+        if name not in self.parsed:
+            self.parsed[name] = _parsed(*self.sources[name])
+        return self.parsed[name]
+
+    def __iter__(self):
+        return iter(self.sources)
+
+    def __len__(self):
+        return len(self.sources)
 
 
 def _parsed(name, source, package):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from every import EVERY, steps_of
 from helpers import rand, randn, seeded, small_net
+from seen import noted
 from torch import Tensor, nn
 from where import NAME
 
@@ -390,8 +391,7 @@ def digit(device: torch.device) -> Tensor:
 
 @pytest.mark.parametrize("name", FACE)
 def test_a_function_gives_the_numbers_of_the_cpu(name, device):
-    on_device, on_cpu = FACE[name](device), FACE[name](CPU)
-    close(on_device, on_cpu)
+    close(noted(FACE[name], device), FACE[name](CPU))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

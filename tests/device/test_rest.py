@@ -4,13 +4,12 @@ tensors or networks is called there, or it is said here why not."""
 import importlib
 import inspect
 import pkgutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from every import EVERY
-from helpers import rand, randn, seeded
+from helpers import rand, randn, seeded, small_net
 from test_device import (
     CPU,
     FACE,
@@ -31,19 +30,29 @@ from test_device import (
     walk_of,
 )
 from torch import Tensor, nn
-from where import NAME
+from seen import CODES, Seen, noted
 
 import manifold_xai as m
+from manifold_xai.attribution import adaptive
 from manifold_xai.attribution.plain import path_integral
 from manifold_xai.autoencoder import kinks, out_of_range_share, reconstruct
 from manifold_xai.chunks import value_and_jacobian
-from manifold_xai.evaluation import attacks, controls, plausibility, removal, roar, sanity
+from manifold_xai.evaluation import (
+    attacks,
+    completeness,
+    controls,
+    plausibility,
+    removal,
+    roar,
+    sanity,
+)
 from manifold_xai.geometry import curvature, decoder, latent, solvers, worlds
 from manifold_xai.geometry.geodesic import published_sweeps
 from manifold_xai.geometry.metric import magnification
 from manifold_xai.geometry.solvers import SOLVERS
 from manifold_xai.paths import agi, guided, ig2, manifold, manifold_guided, order
-from manifold_xai.subjects import autoencoders, classifiers, generated, losses, training
+from manifold_xai.score import rows_in_words
+from manifold_xai.subjects import autoencoders, classifiers, generated, losses, store, training
 from manifold_xai.subjects.data import Images, split
 
 
@@ -131,6 +140,91 @@ def traced(score, x: Tensor, rows=None) -> Tensor:
     """IG's map, through which a gradient can pass."""
     t = torch.linspace(0, 1, 4, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1, 1)
     return attacks.traced_attribution(score, t * x, rows)
+
+
+def steps_on(device: torch.device) -> list[m.Step]:
+    """Points of a line, with scores and gradients."""
+    points = [t * images(device) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return [m.Step(point, *m.value_and_grad(f(device), point)[::-1]) for point in points]
+
+
+def until(device: torch.device) -> Tensor:
+    """A map found by walks with ever more steps."""
+
+    def walk(steps):
+        return m.path_attribution(f(device), m.straight_path(*ends(device), steps))
+
+    return adaptive.walked(walk, images(device), tol=0.05).A
+
+
+class Asked(nn.Module):
+    """Two inputs, and an argument that follows the rows."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.model = classifier(device)
+
+    def forward(self, x, other, weight):
+        return self.model(x + other) * weight[:, None]
+
+
+def two_inputs(device: torch.device):
+    """Maps of two inputs, of several classes, under an argument for each row."""
+    method, weight = m.IntegratedGradients(Asked(device)), rand(3, seed=6).to(device)
+    how = dict(additional_forward_args=weight, n_steps=4)
+    pair = images(device), images(device, seed=7)
+    return [
+        *method.attribute(pair, target=classes(device), **how),
+        *method.attribute(pair, targets=[0, 2], **how),
+        *method_of_all(device),
+    ]
+
+
+def method_of_all(device: torch.device) -> list[Tensor]:
+    """Maps of every class, by one walk and by a walk for each."""
+    f, x = m.score(classifier(device)), images(device)
+    own = m.GuidedIG(f).attribute(x, targets=[0, 2], n_steps=4)
+    return [m.Saliency(f).attribute(x, targets="all"), own]
+
+
+def guided_backwards(device: torch.device) -> Tensor:
+    """Guided backpropagation of a network that has what it needs."""
+    model = small_net((nn.ReLU(), nn.ReLU())).to(device)
+    return m.GuidedBackprop(model).attribute(images(device), target=classes(device))
+
+
+def felt(device: torch.device) -> Tensor:
+    """The loss of a decoder under a network's features."""
+    error = autoencoders.perceptual(classifier(device), weight=0.5)
+    return error(images(device) / 2, images(device))
+
+
+def read(device: torch.device):
+    """What the trained classifier says of digits, as probabilities."""
+    model = m.digit_classifier().to(device)
+    return lambda x: model(x).softmax(1)
+
+
+def kept(device: torch.device):
+    """Digest and check of tensors on a device."""
+    tensors = dict(a=images(device))
+    store.check_finite(Path("a"), tensors)
+    return store.digest(tensors)
+
+
+def benched(device: torch.device) -> list[Tensor]:
+    """A unit of the benchmark with every measure, on one digit."""
+    pytest.importorskip("pyarrow")
+    from manifold_xai.benchmark.grid import Cell
+    from manifold_xai.benchmark.measures import MEASURES
+    from manifold_xai.benchmark.unit import Worker, compute
+
+    settings = dict(steps=2, refine=0.0, randomised=False, precision="float64", chosen="right")
+    settings |= dict(measures=[*MEASURES], judge="", limit=0)
+    cell = Cell("IG", "IG", {}, "digits", 0, "digits-smooth", "", settings)
+    columns = compute(Worker(None, str(device)), cell, [3]).columns
+    numbers = [v for v in columns.values() if isinstance(v[0], (float, list))]
+    return [torch.tensor(v, dtype=torch.float64).nan_to_num().to(device) for v in numbers]
 
 
 def every(device: torch.device) -> Tensor:
@@ -267,12 +361,33 @@ REST = {
         m.decoded_path(decode(d), m.latent_line(codes(d, 3), codes(d, 3, 4), 4), *ends(d), True),
         refine=1e-3,
     ),
+    "adaptive": lambda d: [adaptive.bends(steps_on(d)), until(d)],
+    "inputs": two_inputs,
+    "guided backwards": guided_backwards,
+    "laid": lambda d: [
+        manifold.lay(decode(d), line(d), 9),
+        latent.along(line(d), 0.3),
+        decoder.jacobian_at(decode(d))(codes(d)[0]),
+        guided.line_gradient(f(d), *ends(d), 8),
+    ],
+    "added up": lambda d: completeness.method_added_up(
+        m.IntegratedGradients(f(d)), f(d), images(d), 4
+    ),
+    "words": lambda d: rows_in_words(images(d) > 0.99),
+    "product": lambda d: solvers.product(
+        solvers.Surface(decode(d), torch.zeros(2, device=d)), line(d), line(d)[1:-1]
+    ),
+    "perceptual": felt,
+    "stored": kept,
+    "generated": lambda d: (
+        generated.generate(m.digit_vae().to(d).decode, read(d), 2, 10, seeded()).x
+    ),
+    "benchmark": benched,
 }
 
 # ---- what is called by none of these
 
 
-PACKAGE = str(Path(m.__file__).parent)
 ELSEWHERE = {
     "to_tensor": "takes a picture, gives a tensor on the CPU",
     "plain_images": "makes tensors on the CPU",
@@ -280,59 +395,15 @@ ELSEWHERE = {
     "load_images": "reads files",
     "mar_kl16": "reads a file of weights",
     "hypercube_corners": "lists corners on the CPU, for a theorem",
-    "perceptual": "a loss that hands features of any network on",
+    "draw": "draws on the CPU",
+    "load_tensors": "reads a file, to the CPU",
+    "listening": "keeps what a method walks, wherever that lies",
+    "read_maps": "reads files",
+    "write_maps": "writes what is on the CPU",
+    "autoencoder": "read to the CPU, then moved",
+    "initialise": "draws weights on the CPU, before a model moves",
+    "trained": "weights that are made and read on the CPU",
 }
-
-
-class Seen:
-    """Functions of the package that are called with something on the device, while it is open."""
-
-    def __init__(self):
-        self.codes = set()
-
-    def __enter__(self):
-        sys.setprofile(self.note)
-        return self
-
-    def __exit__(self, *error):
-        sys.setprofile(None)
-
-    def note(self, frame, event, arg):
-        """A call: remember it if an argument lies on the device."""
-        code = frame.f_code
-        if event == "call" and code not in self.codes and code.co_filename.startswith(PACKAGE):
-            if any(_there(value) for value in frame.f_locals.values()):
-                self.codes.add(code)
-
-
-def _there(value, deep: int = 4) -> bool:
-    """Whether a value, or what it holds or remembers, is on the device."""
-    if isinstance(value, Tensor):
-        return value.device.type == torch.device(NAME).type
-    if isinstance(value, torch.device):
-        return value.type == torch.device(NAME).type
-    if isinstance(value, nn.Module):
-        made = "_parameters" in vars(value)  # not in the first line of its own __init__
-        return made and any(_there(p) for p in value.parameters())
-    if deep == 0:
-        return False
-    if isinstance(value, (tuple, list)):
-        return any(_there(part, deep - 1) for part in value)
-    if isinstance(value, dict):
-        return any(_there(part, deep - 1) for part in value.values())
-    cells = getattr(value, "__closure__", None) or ()
-    held = [cell.cell_contents for cell in cells if _full(cell)]
-    held += [getattr(value, name, None) for name in ("__self__", "func", "args", "keywords")]
-    if type(value).__module__.startswith("manifold_xai"):
-        held += [*getattr(value, "__dict__", {}).values()]
-    return any(_there(part, deep - 1) for part in held)
-
-
-def _full(cell) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # not yet bound
-        return False
 
 
 def public() -> dict[str, object]:
@@ -353,18 +424,18 @@ def public() -> dict[str, object]:
 
 @pytest.mark.parametrize("name", REST)
 def test_a_function_behind_the_face_gives_the_numbers_of_the_cpu(name, device):
-    on_device, on_cpu = REST[name](device), REST[name](CPU)
-    close(on_device, on_cpu)
+    close(noted(REST[name], device), REST[name](CPU))
 
 
 def test_every_function_that_takes_tensors_is_tried(device):
-    with Seen() as seen:
-        for work in (*FACE.values(), *REST.values()):
-            work(device)
+    for work in (*FACE.values(), *REST.values()):
+        noted(work, device)
+    with Seen():
         for name in EVERY:
             explained(name, device, 4)
         for solver in SOLVERS:
             shortest(device, solver)
         walk_of(m.settled_path, device, 4)
-    left = [name for name, function in public().items() if function.__code__ not in seen.codes]
+    codes = {name: function.__code__ for name, function in public().items() if name not in FACE}
+    left = [name for name, code in codes.items() if code not in CODES]
     assert sorted(left) == sorted(ELSEWHERE), "each of these needs a call here, or a reason"

@@ -296,16 +296,20 @@ def test_an_unknown_way_to_keep_maps_is_named(capsys):
 def started(ray):
     """A cluster of two cores on this machine; on a busy one it may take more than one try.
 
-    Ray allows itself 30 s. Where it cannot start at all, its test fails: a skip would hide that.
+    Ray gives its own processes 15 s to say that they live, which none of its options changes, and
+    a busy machine takes longer. Then nothing of ours was tried: skipped with the reason, but a
+    failure where RAY_MUST_START is set, as it is at night.
     """
     how = dict(include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
     for again in (True, True, False):
         try:
             return ray.init(num_cpus=2, **how)
-        except Exception:
+        except Exception as error:
             ray.shutdown()
-            if not again:
+            if not again and "RAY_MUST_START" in os.environ:
                 raise
+            if not again:
+                pytest.skip(f"Ray itself does not start here: {str(error).splitlines()[-1][:200]}")
 
 
 def test_on_ray_a_lost_worker_s_block_comes_back(grid, tmp_path, monkeypatch):

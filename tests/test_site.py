@@ -56,6 +56,8 @@ def test_links_lead_to_pages_or_to_the_clone():
     below = "[a](../../LEDGER.md) [b](../../nbs/evidence/20_metric.ipynb#x) [c](expectations.md)"
     linked = re.findall(r"\((.+?)\)", stage.local_links(below, 1))
     assert linked == ["../ledger.md", "../evidence/20_metric.ipynb#x", "expectations.md"]
+    drawn = stage.local_links("![f](../../nbs/images/ledger-mig.svg)", 1)
+    assert drawn == "![f](../images/ledger-mig.svg)"
     table = stage.local_links("[d](nbs/results/conditions.csv) [e](docs/ledger/mig.md)")
     assert f"]({stage.clone()}/blob/main/nbs/results/conditions.csv)" in table
     assert "](ledger/mig.md)" in table

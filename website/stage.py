@@ -34,7 +34,7 @@ FOLDED = {
     "check": "hide-input",
     "solution": "hide-cell",
 }
-PAGES = r"\d\d_|library|evidence|notation|index|ledger|teach"  # what names of pages begin with
+PAGES = r"\d\d_|library|evidence|notation|index|ledger|teach|images"  # what a site has beside
 PACKAGES = {  # of the reference, in the order in which one imports the other
     "": "Scores, chunks, autoencoders, files",
     "geometry": "Geometry",

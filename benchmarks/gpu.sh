@@ -5,11 +5,13 @@
 #   bash benchmarks/gpu.sh
 #   DEVICE=cpu MINUTES=5 ONLY=20,35 bash benchmarks/gpu.sh      a rehearsal
 #
-# DEVICE (cuda), MINUTES in all (10), JOBS side by side (4), ONLY some chapters, PYTHON, OUT: folder
-# of what is kept, eight small files; notebooks and figures stay in WORK (_out/gpu-day).
+# DEVICE (cuda), MINUTES in all (10), JOBS side by side (one for two cores), ONLY some chapters,
+# PYTHON, OUT: folder of what is kept, eight small files; notebooks and figures stay in WORK
+# (_out/gpu-day).
 set -u
 cd "$(dirname "$0")/.."
-DEVICE=${DEVICE:-cuda} MINUTES=${MINUTES:-10} JOBS=${JOBS:-4} ONLY=${ONLY:-lessons,evidence}
+DEVICE=${DEVICE:-cuda} MINUTES=${MINUTES:-10} ONLY=${ONLY:-lessons,evidence}
+JOBS=${JOBS:-$((($(nproc) + 1) / 2))}
 OUT=$(realpath -m "${OUT:-_out/gpu-day/kept}") WORK=$(realpath -m "${WORK:-_out/gpu-day}")
 [ -x .venv/bin/python ] && PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 PYTHON=${PYTHON:-python3}

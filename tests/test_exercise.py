@@ -14,3 +14,21 @@ def test_an_answer_that_works_in_place_spoils_neither_the_case_nor_the_lessons_d
     double = Exercise("double", "double(x) -> 2x", [((x,), 2 * x)], "it doubles.", {})
     assert [bool(double.judge(doubled_in_place)) for _ in range(2)] == [True, True]
     assert torch.equal(x, torch.ones(3))
+
+
+def test_an_answer_that_empties_a_list_is_judged_by_what_it_returns():
+    add = Exercise("add", "add(x) -> their sum", [(([1, 2],), 3)], "it adds.", {})
+
+    def by_taking(x):
+        total = 0
+        while x:
+            total += x.pop()
+        return total
+
+    assert add.judge(by_taking) and add.judge(by_taking)
+
+
+def test_the_word_that_a_question_asks_for_is_not_named():
+    word = Exercise("word", "word() -> a word", [((), "undecided")], "so it is.", {})
+    says = word.judge(lambda: "supported").says
+    assert "supported" in says and "undecided" not in says

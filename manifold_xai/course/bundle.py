@@ -115,8 +115,8 @@ import sys
 made, oldest, this = MADE_WITH, OLDEST, sys.version_info[:3]
 if this[:2] != made or this < oldest:
     words = [".".join(map(str, version)) for version in (made, oldest, this)]
-    print("The wheels are for Python {}, {} or newer; this is {}.".format(*words), end=" ")
-    sys.exit("Name another one: PYTHON=/path/to/python sh install.sh")
+    print("The wheels are for Python {}, {} or newer; this is {}.".format(*words))
+    sys.exit("Name another one in the variable PYTHON: PYTHON=/path/to/python sh install.sh")
 """,
     "install.sh": """#!/bin/sh
 # Install the course from this folder alone: sh install.sh [FOLDER]

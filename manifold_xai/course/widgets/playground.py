@@ -128,15 +128,14 @@ class GeodesicPlayground(OnPlane):
         ax.plot(*last.T, color="#D55E00", lw=2.5, label=f"after {self.after[-1]} sweeps")
         ax.plot(*torch.stack([first[0], first[-1]]).T, "o", color="#0072B2", mec="white")
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        rows = right.subplots(2, 6)
-        told = zip(rows, (first, last), ("line", "geodesic"), self.found.L[[0, -1]])
-        for row, path, name, L in told:
+        films = right.subfigures(2, 1, squeeze=False)[:, 0]
+        told = zip(films, (first, last), ("line", "geodesic"), self.found.L[[0, -1]])
+        for film, path, name, L in told:
             where = torch.linspace(0, self.steps, 6).round().long()
             shown = self.plane.decode(path[where].to(self.plane.corners)).detach().cpu().clamp(0, 1)
-            for cell, x in zip(row, shown):
+            for cell, x in zip(film.subplots(1, 6), shown):
                 cell.imshow(x.mean(0), "gray", vmin=0, vmax=1)
                 cell.set_axis_off()
-            title = row[0].set_title(f"along the {name}: length {L.item():.2f}", loc="left")
-            title.set_in_layout(False)
+            film.suptitle(f"along the {name}: length {L.item():.2f}")
         page.canvas.draw()
         return as_png(canvas(page).buffer_rgba(), level=6)

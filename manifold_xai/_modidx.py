@@ -1356,6 +1356,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report._added': ( 'library/course/report.html#_added',
                                                                                    'manifold_xai/course/report.py'),
+                                            'manifold_xai.course.report._bar': ( 'library/course/report.html#_bar',
+                                                                                 'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report._cells': ( 'library/course/report.html#_cells',
                                                                                    'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report._change': ( 'library/course/report.html#_change',

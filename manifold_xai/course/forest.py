@@ -35,7 +35,7 @@ def plot_forest(answer: Answer, ax: Axes, most: int = 40) -> Axes:
     for y, (name, c) in enumerate(rows):
         _interval(ax, y, c.measured, c, 1.0)
         for v in theirs.get(name, []):
-            ax.plot(v, y, marker="D", color=COLOURS[5], markersize=4, linestyle="none", zorder=3)
+            ax.plot(v, y, marker="D", color="black", markersize=4, linestyle="none", zorder=3)
     if left := len(answer.conditions) - len(rows):
         ax.set_title(f"and {left} more", fontsize=9, loc="right")
     bar, tolerance = float(about["threshold"]), float(about["tolerance"] or 0)

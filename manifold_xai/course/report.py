@@ -248,7 +248,8 @@ def _folded(rows, found, short):
         beside = found.answers[r.claim].beside if r.claim in found.answers else []
         measured = "".join(f"; {b}, {_inside(b)}" for b in _shortest(beside))
         blind = " Analysis, not a blind test." if claims()[r.claim]["analysis"] else ""
-        could = f"; could have seen {r.smallest:.2g}" if r.smallest else ""
+        seen = r.smallest and r.test != "proof"  # what is computed exactly has no sampling error
+        could = f"; could have seen {r.smallest:.2g}" if seen else ""
         yield f"- **{r.claim}** {r.says} *{r.outcome}*: {reason(r)}{measured}{could}.{blind}"
     yield "\n</details>\n"
     yield f"![Conditions around their bars, a row a claim](nbs/images/ledger-{short}.svg)"
@@ -338,7 +339,7 @@ def _controls(rows):
 
 
 def _power(rows):
-    kept = [r for r in rows if r.smallest and r.effect]
+    kept = [r for r in rows if r.smallest and r.effect and r.test != "proof"]
     lines = [_cells("claim", "ours", "smallest effect it could have seen"), _cells(*["---"] * 3)]
     lines += [_cells(r.claim, r.effect, f"{r.smallest:.2g}") for r in kept]
     return "\n".join(lines)
@@ -349,10 +350,16 @@ def _change(rows):
     return "\n".join(f"- {_link(r)} ({r.outcome}): {change}." for r, change in _changes(rows))
 
 
+def _bar(about):
+    if about["direction"] == "equal":
+        return f"within {about['tolerance'] or 0} of {about['threshold']}"
+    return f"{about['direction']} {about['threshold']}"
+
+
 def _changes(rows) -> Iterator[tuple[Row, str]]:
     for r in rows:
         about = claims()[r.claim]
-        bar = f"{about['direction']} {about['threshold']}"
+        bar = _bar(about)
         rule = about["rule"] or about["aggregate"]
         wanted = dict(all="every condition", exists="one condition").get(rule, "conditions")
         if r.outcome == "not tested":
@@ -365,6 +372,8 @@ def _changes(rows) -> Iterator[tuple[Row, str]]:
             yield r, f"{lost} {bar}"
         elif r.outcome == "split":
             yield r, f"conditions that agree; a narrower claim that names where it is {bar}"
+        elif r.test == "proof":
+            yield r, "an error in what is shown: one case that fails is enough against a theorem"
         else:
             yield r, f"{wanted} {bar}" + _in_their_terms(r)
 

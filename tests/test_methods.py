@@ -214,7 +214,7 @@ def test_bad_input_is_refused(x):
     for args in (None, ()):
         with pytest.raises(ValueError, match="in train mode: 1"):
             IntegratedGradients(noisy).attribute(x, target=1, additional_forward_args=args)
-    with pytest.raises(NotImplementedError, match="PathMethod must say how its path is drawn"):
+    with pytest.raises(NotImplementedError, match="PathMethod must say which path it takes"):
         PathMethod(net()).attribute(x, target=1)
 
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from .claims import TESTS, claims
 from .ledger import Row, as_entry, as_table, judged, places, stored
 from .outcomes import OUTCOMES, SURVIVES, Answer, Beside, smallest_effect
+from .says import retell
 from .provenance import ADDED, EVIDENCE, SHOWN, outdated
 from ..files import filled, read_table, repository, write_aside
 
@@ -400,6 +401,8 @@ def write(args: argparse.Namespace) -> int:
         names = [r.claim for r in found.rows if r.paper == paper and r.claim in found.answers]
         path = root / "nbs" / "images" / f"ledger-{short}.svg"
         forest([found.answers[name] for name in names], path)
+    if changed := retell(root):
+        print(f"what the evidence says is shown anew in {', '.join(changed)}")
     print("\n".join(scale(found, root)))
     return 0
 

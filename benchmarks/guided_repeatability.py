@@ -20,8 +20,10 @@ import torch.nn.functional as F
 
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.course.provenance import is_of, write_result
+from manifold_xai.subjects import store
 from manifold_xai.subjects.classifiers import imagenet_classifier
-from manifold_xai.subjects.sources import photographs
+from manifold_xai.subjects.data import Images
+from manifold_xai.subjects.sources import image_folder, photographs
 from manifold_xai.evaluation.removal import channel_mean, diffid
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.guided import guided_path, mean_gradient, settled_path
@@ -145,6 +147,20 @@ def arguments(doc, results, **defaults):
     if args.quick:
         args.photographs, args.wide, args.steps, args.batch = 2, 1, 10, 1
     return args
+
+
+def right_photographs(network, size, n, root):
+    """n photographs that nobody has trained on and that the network gets right, in a random order
+    that stays the same; without `imagenet-val` below the root, those that ship."""
+    folder = store.data_root(root) / "imagenet-val"
+    if not folder.is_dir():
+        return photographs(size, n, root=root)
+    (model, preprocess), images = network, image_folder(folder, size).load()
+    with torch.no_grad():
+        seen = torch.cat([model(preprocess(x)).argmax(1) for x in images.x.split(20)])
+    right = (seen == images.y).nonzero().squeeze(1)
+    chosen = right[torch.randperm(len(right), generator=torch.Generator().manual_seed(0))[:n]]
+    return Images(images.x[chosen], images.y[chosen], images.rows[chosen])
 
 
 def collect(

@@ -311,14 +311,15 @@ def test_on_ray_a_lost_worker_s_block_comes_back(grid, tmp_path, monkeypatch):
                 return super().compute(cell, rows)
             os._exit(1)
 
-    hired, hire = [], cluster.hire
+    hired = []
 
     def hiring(worker):
-        hired.append(hire(worker))
+        mortal = ray.remote(num_cpus=1)(Mortal)
+        hired.append(mortal.remote(worker.root, str(worker.device), worker.maps))
         return hired[-1]
 
-    monkeypatch.setattr(cluster, "Hand", Mortal)
     monkeypatch.setattr(cluster, "hire", hiring)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors starve beside anything else
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
     try:
         there = done(grid, tmp_path / "a", engine="ray", workers=3, block=1)

@@ -8,7 +8,7 @@ the measures of chapter 43, by photograph.
 FOLDER holds `taef2` and, for more than eight photographs, `imagenet-val`, which nobody has trained
 on. EfficientNet-Lite0 is explained, from black, on those that it gets right. Each photograph is
 attacked towards the IG map of the next photograph of another class; its ReLU6s are softplus for the
-attacker, who draws the points of his path anew at each step, and the class stays the same for the
+attacker, who lays the points of his path anew at each step, and the class stays the same for the
 network itself. The last two methods explain nothing: maps that do not know the network. Photographs
 that are in the result file already are not done again. Numbers only: no photograph is written.
 """

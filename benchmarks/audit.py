@@ -125,7 +125,7 @@ def random_fraction():
 
 
 def gradient_fraction(n):
-    """BORDT-06: how tangent the logit's gradient is on digits that a decoder drew."""
+    """BORDT-06: how tangent the logit's gradient is on decoded digits."""
     vae, draw = digit_vae("tc"), torch.Generator().manual_seed(77)
     labeller, model = digit_classifier("labeller"), digit_classifier("generated")
     z = torch.randn(20 * n, 10, generator=draw)
@@ -211,7 +211,7 @@ def of_digits(n):
 
 
 def grad_cam(network, preprocess, x, y):
-    """Channels of the last feature maps, weighted by their mean slope, drawn up to x's size."""
+    """Channels of the last feature maps, weighted by their mean slope, enlarged to x's size."""
     kept = []
     hook = network._avg_pooling.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
     logit = network(preprocess(x.requires_grad_())).gather(1, y.view(-1, 1)).sum()

@@ -1,5 +1,5 @@
-"""MIG's table in MIG's regime: a classifier that has learned breeds of dogs from an autoencoder's
-drawings is attacked and explained on drawings, and the maps' max-sensitivity and infidelity.
+"""MIG's table in MIG's regime: a classifier that has learned breeds of dogs from
+reconstructions is attacked and explained on them, and the maps' max-sensitivity and infidelity.
 
     python benchmarks/dogs.py --data-root FOLDER
         (ten breeds, 100 photographs: hours of one core)
@@ -32,8 +32,8 @@ ASKED = ("IG", "Smooth IG", "BlurIG", "MIG", "EIG", "IG on the reconstruction", 
 
 
 def measure(network, autoencoder, x, other, y, args):
-    """One list per method and quantity over the drawings of x, each attacked towards the map of
-    its row of `other`."""
+    """One list per method and quantity over reconstructions x, each attacked towards the map of its
+    row of `other`."""
     model, preprocess = network
     f, theirs = (score(model, preprocess=preprocess).at(v) for v in (x, other))
     explain = methods(f, autoencoder, args.steps)

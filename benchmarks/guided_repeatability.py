@@ -38,7 +38,7 @@ PUBLISHED = "greedy, left rule (published)"
 
 
 def drawn(f, x, steps, order, random, which):
-    """Each variant's name and map on the rows of x; one drawing of the greedy path is read by both
+    """Each variant's name and map on the rows of x; one walk of the greedy path is read by both
     rules. which: "main", "again" or "all"."""
     x0 = torch.zeros_like(x)
     yield "straight", path_attribution(f, straight_path(x0, x, steps))

@@ -1,4 +1,4 @@
-"""Does a manifold-guided map come back? As `guided_repeatability.py`, for paths that TAEF2 draws.
+"""Does a manifold-guided map come back? As `guided_repeatability.py`, for paths that TAEF2 decodes.
 
     python benchmarks/manifold_repeatability.py --data-root FOLDER
         (64 photographs, half an hour on one core)
@@ -47,7 +47,7 @@ def walked_line(f, autoencoder, x, steps):
 
 
 def drawn(f, autoencoder, x, steps, random, which):
-    """Each variant's name and map on the rows of x; one drawing of the greedy path is read twice.
+    """Each variant's name and map on the rows of x; one walk of the greedy path is read twice.
     which: "main", "again" or "all"."""
     x0 = torch.zeros_like(x)
     line, order = walked_line(f, autoencoder, x, steps)

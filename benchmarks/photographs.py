@@ -85,7 +85,7 @@ def load(root, size, n):
 
 
 def grad_cam(network, x, y):
-    """captum's Grad-CAM of the logits at the last feature maps, drawn up to x's size;
+    """captum's Grad-CAM of the logits at the last feature maps, enlarged to x's size;
     shifted to begin at 0, since we rank by size, not cut off."""
     model, preprocess = network
     method = LayerGradCam(score(model, output="logit", preprocess=preprocess), model._avg_pooling)
@@ -131,7 +131,7 @@ def short_geodesic(autoencoder, x0, x, steps):
 
 
 def whole(f, x, draw, rule="trapezoid"):
-    """The map along a path that `draw` draws, and what is stored of its sum: refined where it would
+    """The map along a path that `draw` makes, and what is stored of its sum: refined where it would
     not add up, which the left rule is not."""
     gain = values(f, x) - values(f, torch.zeros_like(x))
 

@@ -71,7 +71,7 @@ def random_walk(z0, z, steps, generator):
 
 
 def paths(f, autoencoder, x0, x, steps):
-    """How each path is drawn: {name: () -> its points}."""
+    """How each path is made: {name: () -> its points}."""
     drawn, ends = (
         lambda: torch.Generator().manual_seed(1),
         lambda: (encoded(autoencoder, end) for end in (x0, x)),

@@ -439,13 +439,13 @@ class Counted:
             raise torch.OutOfMemoryError("as a device would")
 
 
-def test_every_point_is_drawn_once_and_few_live_at_a_time():
+def test_every_point_is_decoded_once_and_few_live_at_a_time():
     x0, x = rand(2, 4, 1, 4, 5)
     peaks = {}
     for T in (50, 400):
         counted = Counted()
         gamma = enhanced_path(counted, x0, x, T, batch=16, check=False)
-        assert counted.points == 0  # nothing is drawn before the walk
+        assert counted.points == 0  # nothing is decoded before the walk
         path_attribution(wavy, gamma, batch=16)
         # and one row more, to look for kinks
         assert counted.points == 4 * (T + 1) + 1

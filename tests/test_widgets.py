@@ -60,7 +60,7 @@ def test_a_move_draws_what_a_new_figure_would(explorer):
     """Blitting is a short cut: the same pixels."""
     explorer.step.value = 5
     short = seen(explorer.picture.value)
-    explorer.picture.redraw()
+    explorer.picture.render()
     assert (seen(explorer.picture.value) == short).all()
 
 
@@ -150,9 +150,9 @@ def test_the_ellipses_carry_the_metric_and_change_the_image_equally(plane):
     u = torch.tensor([[0.0, where.reach / 2]])  # row 2, column 3
     g = pullback_metric(where.decode, u)[0]
     np.testing.assert_allclose(G[2, 3], [g[0, 0], g[0, 1], g[1, 1]], rtol=1e-4)
-    drawn = np.frombuffer(made.drawings, np.uint8).reshape(5, 5, 32, 32)[2, 3]
+    shown = np.frombuffer(made.images, np.uint8).reshape(5, 5, 32, 32)[2, 3]
     wanted = 255 * where.decode(u)[0, 0].detach().clamp(0, 1)
-    assert np.abs(drawn - wanted.numpy()).max() <= 1
+    assert np.abs(shown - wanted.numpy()).max() <= 1
     rim = made.ellipse(2, 3).T.float()
     change = (where.decode(rim) - where.decode(u)).flatten(1).norm(dim=1).detach()
     assert change.min() > 0.0085 and change.max() < 0.0115  # to first order

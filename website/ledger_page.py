@@ -1,4 +1,4 @@
-"""The ledger as a page: what LEDGER.md says, claim by claim, with intervals drawn and filters."""
+"""The ledger as a page: what LEDGER.md says, claim by claim, with plotted intervals and filters."""
 
 import csv
 import json
@@ -132,7 +132,7 @@ def intervals(root: Path) -> dict[str, list[Interval]]:
 
 
 def forest(label: str, drawn: list[Interval], threshold: float | None) -> str:
-    """Intervals as a drawing of their own, one line a condition, the threshold dashed."""
+    """Intervals as a plot of their own, one line a condition, the threshold dashed."""
     marks = [v for i in drawn for v in i[1:]] + ([] if threshold is None else [threshold])
     place = scale(marks)
     height = 20 * len(drawn) + 26

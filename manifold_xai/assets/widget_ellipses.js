@@ -2,12 +2,12 @@
 function render({ model, el }) {
   const size = 400, view = plane(model, size), G = numbers(model, "metric", Float32Array);
   const [map, pen] = canvas(size, size, model.get("alt"));
-  const [drawing, brush] = canvas(220, 220, "the image that the decoder draws at the chosen place");
+  const [image, brush] = canvas(220, 220, "the image decoded at the chosen place");
   const told = words("told"), help = words("help"), n = view.n, change = model.get("change");
   help.textContent = "Drag over the plane, or click on it and use the arrow keys.";
   const side = document.createElement("div");
   side.style.cssText = "width: 400px; max-width: 100%";
-  side.append(drawing, told, help);
+  side.append(image, told, help);
   el.append(row(map, side));
 
   function axes(c) { // of the ellipse: stretches √λ, and the direction of the larger

@@ -1,4 +1,4 @@
-// What the widgets on a latent plane share: shades, places, drawings, keys.
+// What the widgets on a latent plane share: shades, places, images, keys.
 const INK = "#1a1a1a", ONE = "#0072B2", TWO = "#D55E00";
 
 function numbers(model, name, Kind) { // bytes from Python as numbers
@@ -34,7 +34,7 @@ function words(className) {
 // The plane: n × n places from -reach to reach, u1 to the right, u2 upwards.
 function plane(model, size) {
   const n = model.get("side"), reach = model.get("reach");
-  const shades = numbers(model, "shades", Uint8Array), drawings = numbers(model, "drawings", Uint8Array);
+  const shades = numbers(model, "shades", Uint8Array), images = numbers(model, "images", Uint8Array);
   const pixels = model.get("pixels");
   const back = document.createElement("canvas");
   back.width = back.height = n;
@@ -47,7 +47,7 @@ function plane(model, size) {
   box.width = box.height = pixels;
   function draw(pen, c, x, y, width) { // the drawing stored at a place
     const start = (c[0] * n + c[1]) * pixels * pixels;
-    paint(box, pixels, (i) => drawings[start + i]);
+    paint(box, pixels, (i) => images[start + i]);
     pen.imageSmoothingEnabled = false;
     pen.drawImage(box, x, y, width, width);
   }

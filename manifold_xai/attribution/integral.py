@@ -182,7 +182,7 @@ def integrate(
     if end is not None and (isinstance(gamma, Path) or isinstance(f, Score) and f.target is None):
         f = settled(
             f, ordinary(end), batch, told, check
-        )  # before the path draws a point, which may ask f
+        )  # before the path makes a point, which may ask f
         first = next(points)
     else:
         first = next(points)

@@ -151,7 +151,7 @@ def write_results(out: Path, root: Path) -> list[str]:
 
 @contextmanager
 def ticking(bar: tqdm):
-    """Redraw `bar` every second, since a cell may take longer, and close it at the end."""
+    """Refresh `bar` every second, since a cell may take longer, and close it at the end."""
     done = threading.Event()
 
     def tick():

@@ -27,7 +27,7 @@ def plot_forest(answer: Answer, ax: Axes, most: int = 40) -> Axes:
 
     Parameters:
         answer: to the claim
-        ax: to draw on
+        ax: to plot on
         most: rows, the others are left out and counted
     """
     about, rows = claims()[answer.claim], [*answer.conditions.items()][:most]
@@ -69,7 +69,7 @@ def plot_paper(answers: list[Answer], ax: Axes) -> Axes:
 
     Parameters:
         answers: to its claims
-        ax: to draw on
+        ax: to plot on
     """
     for y, a in enumerate(answers):
         about = claims()[a.claim]

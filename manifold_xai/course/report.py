@@ -416,7 +416,7 @@ def _shown(found, root):
 
 def forest(answers: list[Answer], path: Path) -> None:
     """A paper's forest plot as SVG, the same bytes for the same numbers."""
-    import matplotlib.pyplot as plt  # here: the command line draws nothing else
+    import matplotlib.pyplot as plt  # here: the command line plots nothing else
 
     from manifold_xai.course.forest import height_of, plot_paper
 

@@ -130,11 +130,11 @@ DIGIT_CLASSIFIERS = dict(
 # %% ../../nbs/library/subjects/classifiers.ipynb #28119631
 @torch.no_grad()
 def reconstructed(vae: Any, images: Images, batch: int = 250) -> Images:
-    """`images` as `vae` draws them, clamped to [0, 1], under the labels of the originals.
+    """`images` as `vae` reconstructs them, clamped to [0, 1], under the labels of the originals.
 
     Parameters:
         vae: with `encode` and `decode`
-        images: to be drawn again
+        images: to be reconstructed
         batch: images at a time
     Returns: images with x = decode(encode(x)), on the CPU
     """

@@ -68,7 +68,7 @@ class ABStudy(Panel):
             "right": Button(description="the right one", layout=wide),
         }
         self.left: list = []
-        super().__init__([(self.subject,)], self.drawn(), question)
+        super().__init__([(self.subject,)], self.rendered(), question)
         *above, below = self.children
         self.set_trait("children", (*above, HBox(list(self.buttons.values())), below))
         self.subject.observe(self.careful(self.come), "value")
@@ -121,7 +121,7 @@ class ABStudy(Panel):
         self.left.pop(0)
         self.show()
 
-    def drawn(self) -> Picture:
+    def rendered(self) -> Picture:
         """The figure: the image between nothing, and two maps beside it."""
         page = figure(8, 2.9)
         axes = page.subplots(1, 3)

@@ -67,7 +67,7 @@ class AttackSlider(Panel):
         places = [(f"{eps:g}", i) for i, eps in enumerate((0, *radii))]
         self.radius = SelectionSlider(options=places, value=0, description="radius", **how)
         self.found = [self.untouched()]
-        super().__init__([(self.digit, self.aim), (self.radius,)], self.drawn(), "")
+        super().__init__([(self.digit, self.aim), (self.radius,)], self.rendered(), "")
         for control in (self.digit, self.aim):
             control.observe(self.careful(self.choose), "value")
         self.radius.observe(self.careful(self.show), "value")
@@ -117,9 +117,9 @@ class AttackSlider(Panel):
         self.found = self.kept[pair]
         self.before, self.wanted = self.found[0].A, self.explained(self.x[pair[1]])
         self.lay()
-        self.show(self.picture.redraw)
+        self.show(self.picture.render)
 
-    def drawn(self) -> Picture:
+    def rendered(self) -> Picture:
         """The figure, with the untouched image in it."""
         page = figure(8, 4.8)
         axes = page.subplot_mosaic([list("abcd"), ["curve"] * 4], height_ratios=[5, 4])

@@ -18,7 +18,7 @@ from .plane import LatentPlane, OnPlane, packed, places, script
 
 # %% ../../../nbs/library/course/widgets/ellipses.ipynb #4a4a5a7f
 class MetricEllipses(OnPlane):
-    """The metric's ellipses over a latent plane, and the drawing where you are.
+    """The metric's ellipses over a latent plane, and the decoded image where you are.
 
     Parameters:
         plane: made by `latent_plane`
@@ -40,7 +40,7 @@ class MetricEllipses(OnPlane):
         self.metric = packed(torch.stack([G[:, 0, 0], G[:, 0, 1], G[:, 1, 1]], 1))
         self.alt = (
             "A plane of codes, light where a step changes the image much, with the ellipses of "
-            "steps that change it equally, and the decoder's drawing at the chosen place."
+            "steps that change it equally, and the decoded image at the chosen place."
         )
 
     def ellipse(self, row: int, column: int) -> torch.Tensor:
@@ -53,7 +53,7 @@ class MetricEllipses(OnPlane):
         return u[:, None] + self.change * V @ (scale.clamp_min(1e-12).rsqrt()[:, None] * circle)
 
     def still(self) -> bytes:
-        """The plane with the chosen ellipse, and its drawing."""
+        """The plane with the chosen ellipse, and the image decoded there."""
         page = figure(8, 3.8)
         left, right = page.subplots(1, 2)
         self.plot_plane(left)
@@ -66,6 +66,6 @@ class MetricEllipses(OnPlane):
         left.plot(*self.ellipse(*self.at), color="#0072B2", lw=2.5)
         left.set_title(f"steps that change the image by {self.change}")
         x = self.seen.x[self.at[0] * self.side + self.at[1]]
-        plot_image(x[None], right, "drawn in the blue ellipse")
+        plot_image(x[None], right, "decoded in the blue ellipse")
         page.canvas.draw()
         return as_png(canvas(page).buffer_rgba(), level=6)

@@ -63,7 +63,7 @@ class PathExplorer(Panel):
         self.settling = False
         self.seen = self.walked()
         rows = [(self.digit, self.method, self.baseline), (self.play, self.step, self.fraction)]
-        super().__init__(rows, self.drawn(), "")
+        super().__init__(rows, self.rendered(), "")
         for control in (self.digit, self.method, self.baseline, self.fraction):
             control.observe(self.careful(self.choose), "value")
         self.step.observe(self.careful(self.walk), "value")
@@ -90,7 +90,7 @@ class PathExplorer(Panel):
         if hasattr(self, "bar"):
             self.bar.value = share
 
-    def drawn(self) -> Picture:
+    def rendered(self) -> Picture:
         """The figure, with the first path's step in it."""
         page = figure(8, 4.6)
         axes = page.subplot_mosaic([["frame", "grad", "map"], ["curve"] * 3], height_ratios=[5, 3])
@@ -121,7 +121,7 @@ class PathExplorer(Panel):
         self.step.max = self.play.max = len(self.seen.frames) - 1
         self.step.value, self.settling = round(place * self.step.max), False
         self.lay()
-        self.walk(self.picture.redraw)
+        self.walk(self.picture.render)
 
     def lay(self) -> None:
         """What stays while one walks: curves, limits of colours, titles."""

@@ -45,10 +45,10 @@ def latent_plane(decode: Callable[[Tensor], Tensor], z: Tensor) -> LatentPlane:
     across = torch.linalg.qr((z[1:] - z[0]).T).Q  # (d, 2)
     corners = (z - middle) @ across
 
-    def drawn(u: Tensor) -> Tensor:
+    def decoded(u: Tensor) -> Tensor:
         return decode(middle + u @ across.T)
 
-    return LatentPlane(drawn, corners, 1.15 * corners.norm(dim=1).max().item())
+    return LatentPlane(decoded, corners, 1.15 * corners.norm(dim=1).max().item())
 
 
 def places(plane: LatentPlane, side: int, share: float = 1.0) -> Tensor:
@@ -63,12 +63,12 @@ class Survey(NamedTuple):
 
     G: Tensor  # metric, (side², 2, 2)
     magnify: Tensor  # √det G, (side²,)
-    x: Tensor  # drawings, (side², H, W) in [0, 1]
+    x: Tensor  # decoded images, (side², H, W) in [0, 1]
 
 
 @torch.no_grad()
 def survey(plane: LatentPlane, side: int) -> Survey:
-    """Metric, magnification and drawing at side × side places."""
+    """Metric, magnification and decoded image at side × side places."""
     u = places(plane, side)
     G = pullback_metric(plane.decode, u)
     x = plane.decode(u).mean(1).clamp(0, 1)
@@ -107,7 +107,7 @@ class OnPlane(Still, AnyWidget):
     reach = traitlets.Float().tag(sync=True)
     pixels = traitlets.Int().tag(sync=True)
     shades = traitlets.Bytes().tag(sync=True)
-    drawings = traitlets.Bytes().tag(sync=True)
+    images = traitlets.Bytes().tag(sync=True)
     places: traitlets.List = traitlets.List().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
 
@@ -118,7 +118,7 @@ class OnPlane(Still, AnyWidget):
             reach=plane.reach,
             pixels=self.seen.x.shape[-1],
             shades=packed(shades(self.seen.magnify), torch.uint8),
-            drawings=packed(255 * self.seen.x, torch.uint8),
+            images=packed(255 * self.seen.x, torch.uint8),
             places=[[name, u.tolist()] for name, u in zip(names, plane.corners)],
             **traits,
         )

@@ -54,7 +54,7 @@ class GeodesicPlayground(OnPlane):
     Parameters:
         plane: made by `latent_plane`
         names: of the plane's three corners
-        side: places to a side, for the drawings
+        side: places to a side, for the decoded images
         anchors: places to a side between which geodesics are stored
         steps: segments of each path
         after: sweeps after which the path is shown

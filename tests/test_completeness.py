@@ -28,7 +28,7 @@ ANCHORED = {"EIG": EnhancedIG, "MIG": ManifoldIG, "MA-GIG": ManifoldAlignedGuide
 
 @pytest.mark.parametrize("name", BARE | ANCHORED)
 def test_maps_of_held_out_digits_add_up(held_out, name):
-    """Mean |gap| at most 0.01. Where there is an anchor, one drawing serves both:
+    """Mean |gap| at most 0.01. Where there is an anchor, one walk serves both:
     the ten segments of each jump come first and last."""
     x = held_out.x[:16]
     f = score(digit_classifier("smooth")).at(x)

@@ -256,7 +256,7 @@ def test_baselines_are_of_the_inputs_shape_or_refused(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_another_range_is_warned_about_by_every_method(name):
     model, _, _, x, y = world()
-    # its drawings may be in [0, 1]
+    # its images may be in [0, 1]
     loose = adapt(lambda x: world()[1].encode(x / 255), lambda z: world()[1].decode(z))
     with pytest.warns(
         UserWarning, match=r"`inputs` must hold images in \[0, 1\], but spans .*Stored as 0…255\?"

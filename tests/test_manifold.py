@@ -348,7 +348,7 @@ def test_digits(held_out):
 def test_maps_of_held_out_digits_add_up_and_say_what_the_ends_leave_out(
     test_digits, name, segments
 ):
-    """Anchored and not; one draw serves both, since the jumps come first and last."""
+    """Anchored and not; one walk serves both, since the jumps come first and last."""
     model, vae = digit_classifier("smooth"), digit_vae()
     x = test_digits.x[:6]
     x0, f = torch.zeros_like(x), score(model).at(x)

@@ -247,7 +247,7 @@ def test_maps_of_held_out_digits_add_up(smooth, vae, held_out):
     f, x0 = score(smooth).at(x), torch.zeros_like(x)
     bare = manifold_guided_path(f, vae, x0, x, 200, anchor=False)
     steps = list(bare.walk())
-    drawn = Path(lambda: iter(steps), x0, x, 200)  # one drawing, read twice
+    drawn = Path(lambda: iter(steps), x0, x, 200)  # one walk, read twice
     spliced = Path(lambda: anchored(iter(steps), x0, x, True, 10), x0, x, 220)
     r, s = path_attribution(f, drawn), path_attribution(f, spliced)
     for found in (r, s):

@@ -34,7 +34,7 @@ function render({ model, el }) {
     for (const [name, place] of model.get("places")) mark(pen, view.at(place), name, INK);
     ellipse(c, ONE, 3);
     mark(pen, view.at(u), "", ONE);
-    view.draw(brush, c, 0, 0, 220);
+    view.show(brush, c, 0, 0, 220);
     told.textContent =
       `At u = (${u[0].toFixed(2)}, ${u[1].toFixed(2)}) a step of 0.1 changes the image by ` +
       `${(0.1 * small).toFixed(3)} in the one direction, by ${(0.1 * large).toFixed(3)} in the other: ` +

@@ -45,7 +45,7 @@ function plane(model, size) {
   const place = (c) => c.map((k) => (2 * k / (n - 1) - 1) * reach);
   const box = document.createElement("canvas");
   box.width = box.height = pixels;
-  function draw(pen, c, x, y, width) { // the drawing stored at a place
+  function show(pen, c, x, y, width) { // the image stored at a place
     const start = (c[0] * n + c[1]) * pixels * pixels;
     paint(box, pixels, (i) => images[start + i]);
     pen.imageSmoothingEnabled = false;
@@ -55,7 +55,7 @@ function plane(model, size) {
     pen.imageSmoothingEnabled = true;
     pen.drawImage(back, 0, 0, size, size);
   }
-  return { n, reach, at, from, cell, place, draw, clear };
+  return { n, reach, at, from, cell, place, show, clear };
 }
 
 function paint(target, side, value) {

@@ -74,7 +74,7 @@ function render({ model, el }) {
     brush.fillStyle = INK;
     brush.font = "13px sans-serif";
     brush.fillText(name, 0, y + 13);
-    for (let k = 0; k < 9; k++) view.draw(brush, view.cell(points[Math.round((k * T) / 8)]), 44.4 * k, y + 18, 44);
+    for (let k = 0; k < 9; k++) view.show(brush, view.cell(points[Math.round((k * T) / 8)]), 44.4 * k, y + 18, 44);
   }
   function show() {
     const data = found(), s = Number(slider.value), now = path(data, s), first = path(data, 0);

@@ -267,7 +267,7 @@ def walked(device: torch.device) -> list[Tensor]:
 
 
 def walk_of(draw, device: torch.device, steps: int) -> Tensor:
-    """A path that a guided method draws, walked to its end."""
+    """A path of a guided method, walked to its end."""
     return m.path_attribution(f(device), draw(f(device), *ends(device), steps)).A
 
 

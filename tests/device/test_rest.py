@@ -97,7 +97,7 @@ def vae(device: torch.device) -> nn.Module:
 
 
 def drawn_again(device: torch.device) -> Tensor:
-    """What the VAE draws after an epoch."""
+    """What the VAE decodes after an epoch."""
     model, x = vae(device), pictures(device).x
     autoencoders.train_vae(model, x, epochs=1, generator=seeded(), augment=autoencoders.nudge)
     return model.decode(randn(2, 10).to(x)).detach()

@@ -304,7 +304,7 @@ def test_shipped_weights(shipped, x):
     xhat = vae.decode(vae.encode(x))
     plain = A.add_plain(x[:0], 1)
     assert float((xhat - x).square().mean()) < (0.022 if name == "tc" else 0.015)
-    assert float((vae.decode(vae.encode(plain)) - plain).abs().amax()) < 0.05  # baselines are reconstructed
+    assert float((vae.decode(vae.encode(plain)) - plain).abs().amax()) < 0.05  # the baselines
     z = vae.encode(x)
     J = jacfwd(lambda z: vae.decode(z[None]).flatten())(z[0])
     d = z.shape[1]

@@ -1446,6 +1446,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report._versions': ( 'library/course/report.html#_versions',
                                                                                       'manifold_xai/course/report.py'),
+                                            'manifold_xai.course.report._would_decide': ( 'library/course/report.html#_would_decide',
+                                                                                          'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report.calibration': ( 'library/course/report.html#calibration',
                                                                                         'manifold_xai/course/report.py'),
                                             'manifold_xai.course.report.conditions_table': ( 'library/course/report.html#conditions_table',

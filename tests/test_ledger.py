@@ -659,6 +659,18 @@ def test_every_claim_was_guessed_and_every_guess_is_counted():
     assert {e["expected"] for e in report.expectations()} == {*report.EXPECTED}
 
 
+def test_no_guess_becomes_right_by_a_revision():
+    rows = found().rows
+    unrevised = [r._replace(outcome=r.before) for r in rows]
+    assert report.calibration(rows) == report.calibration(unrevised)
+    assert any(r.outcome != r.before for r in rows)
+
+
+def test_what_would_change_what_was_not_found_is_one_that_is_found():
+    assert "MIG-15" in {r.claim for r in found().rows if r.needed.startswith("none found")}
+    assert "(undecided): one condition above 0, found anywhere." in report.story(found(), "mig")
+
+
 def test_dates_of_what_came_later_are_those_of_the_history():
     git = ["git", "-C", str(ROOT), "rev-parse", "--is-shallow-repository"]
     if subprocess.run(git, capture_output=True, text=True).stdout.strip() != "false":

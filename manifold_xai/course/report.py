@@ -139,22 +139,22 @@ def calibration(rows: list[Row]) -> str:
     """Expectations against outcomes as Markdown: counts, then every wrong one.
 
     Parameters:
-        rows: of the ledger
+        rows: of the ledger; what was revised when results were known does not count for a guess
     """
     outcome = {r.claim: r for r in rows}
-    counts = Counter((e["expected"], outcome[e["claim"]].outcome) for e in expectations())
+    counts = Counter((e["expected"], outcome[e["claim"]].before) for e in expectations())
     lines = [_cells("we expected", *OUTCOMES, "right"), _cells(*["---"] * (len(OUTCOMES) + 2))]
     for word, right in EXPECTED.items():
         each = [counts[word, o] for o in OUTCOMES]
         hit = sum(counts[word, o] for o in right)
         lines.append(_cells(word, *(n or "" for n in each), f"{hit} of {sum(each)}"))
     missed = {o: [w for w, right in EXPECTED.items() if o not in right] for o in OUTCOMES}
-    wrong = [e for e in expectations() if e["expected"] in missed[outcome[e["claim"]].outcome]]
+    wrong = [e for e in expectations() if e["expected"] in missed[outcome[e["claim"]].before]]
     lines += ["", f"Wrong: {len(wrong)} of {len(rows)}.", ""]
     for e in wrong:
         r = outcome[e["claim"]]
         because = f" ({e['reason']})" if e["reason"] else ""
-        lines.append(f"- {e['claim']}, {r.plainly}: {e['expected']}{because}. **{r.outcome}**")
+        lines.append(f"- {e['claim']}, {r.plainly}: {e['expected']}{because}. **{r.before}**")
     return "\n".join(lines)
 
 
@@ -403,7 +403,7 @@ def _changes(rows) -> Iterator[tuple[Row, str]]:
         if r.outcome == "not tested":
             yield r, f"a first test; it needs {about['needs'] or 'a run'}"
         elif r.outcome == "undecided":
-            yield r, f"{r.needed}, if the effect is as found" if "n " in r.needed else r.needed
+            yield r, _would_decide(r, wanted, bar)
         elif r.outcome == "supported":
             exists = rule == "exists"
             lost = "no condition left" if exists else "a condition whose interval is not"
@@ -416,6 +416,13 @@ def _changes(rows) -> Iterator[tuple[Row, str]]:
             yield r, f"{wanted} {bar}" + _in_their_terms(r)
 
 
+def _would_decide(r, wanted, bar):
+    """What would decide an undecided claim, in a sentence."""
+    if r.needed.startswith("none found"):
+        return f"{wanted} {bar}, found anywhere"
+    return f"{r.needed}, if the effect is as found" if r.needed.startswith("n ") else r.needed
+
+
 def _in_their_terms(r):
     return ", on the paper's own data, too" if r.test in ("transfer", "stand-in") else ""
 
@@ -426,7 +433,8 @@ def write(args: argparse.Namespace) -> int:
     found = find(root)
     texts = {"LEDGER.md": page(found, root)}
     texts[CONDITIONS] = conditions_table([*found.answers.values()], found.dates)
-    head = "# What we expected, and what came out\n\nGuesses written down before any test."
+    head = "# What we expected, and what came out\n\nGuesses written down before any test, "
+    head += "against outcomes as they were before any was revised."
     texts["docs/ledger/expectations.md"] = f"{head}\n\n{calibration(found.rows)}\n"
     for short in papers(found.rows).values():
         texts[f"docs/ledger/{short}.md"] = story(found, short)

@@ -20,9 +20,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from .claims import TESTS, claims
+from .claims import TESTS, claims, revisions
 from .ledger import Row, as_entry, as_table, judged, places, stored
-from .outcomes import OUTCOMES, SURVIVES, Answer, Beside, smallest_effect
+from .outcomes import MOST, OUTCOMES, SURVIVES, Answer, Beside, smallest_effect
 from .says import retell
 from .provenance import ADDED, EVIDENCE, SHOWN, outdated
 from ..files import filled, read_table, repository, write_aside
@@ -78,6 +78,7 @@ def keep_dates(root: Path) -> dict[str, dict[str, str]]:
 # %% ../../nbs/library/course/report.ipynb #5d40c880
 CONDITIONS = "nbs/results/conditions.csv"
 _HEAD = ["claim", "condition", "role", "added", "value", "low", "high", "n", "seeds", "side"]
+_HEAD += ["set aside"]
 _HEAD += ["could have seen", "gates", "paper", "of the paper's, our interval contains"]
 
 
@@ -98,11 +99,13 @@ def conditions_table(answers: list[Answer], dates: dict[str, dict[str, str]]) ->
             about = [a.claim, name, c.role, _dated(a.claim, name, c, dates)]
             about += [*e, c.measured.n, c.seeds]
             seen = f"{smallest_effect(c):.3g}", "; ".join(map(str, c.gates))
-            lines.writerow([*about, a.sides.get(name, ""), *seen, *_theirs(beside.get(name))])
+            day = revisions()[a.claim].dated if name in a.aside else ""
+            about += [a.sides.get(name, ""), day]
+            lines.writerow([*about, *seen, *_theirs(beside.get(name))])
         for b in a.beside:
             if b.what not in a.conditions:
                 e = [f"{v:.6g}" for v in b.ours[:3]]
-                rest = ["", "", "", *_theirs(b)]
+                rest = ["", "", "", "", *_theirs(b)]
                 lines.writerow([a.claim, b.what, "beside", "", *e, b.ours.n, 1, *rest])
     return text.getvalue()
 
@@ -136,22 +139,22 @@ def calibration(rows: list[Row]) -> str:
     """Expectations against outcomes as Markdown: counts, then every wrong one.
 
     Parameters:
-        rows: of the ledger
+        rows: of the ledger; what was revised when results were known does not count for a guess
     """
     outcome = {r.claim: r for r in rows}
-    counts = Counter((e["expected"], outcome[e["claim"]].outcome) for e in expectations())
+    counts = Counter((e["expected"], outcome[e["claim"]].before) for e in expectations())
     lines = [_cells("we expected", *OUTCOMES, "right"), _cells(*["---"] * (len(OUTCOMES) + 2))]
     for word, right in EXPECTED.items():
         each = [counts[word, o] for o in OUTCOMES]
         hit = sum(counts[word, o] for o in right)
         lines.append(_cells(word, *(n or "" for n in each), f"{hit} of {sum(each)}"))
     missed = {o: [w for w, right in EXPECTED.items() if o not in right] for o in OUTCOMES}
-    wrong = [e for e in expectations() if e["expected"] in missed[outcome[e["claim"]].outcome]]
+    wrong = [e for e in expectations() if e["expected"] in missed[outcome[e["claim"]].before]]
     lines += ["", f"Wrong: {len(wrong)} of {len(rows)}.", ""]
     for e in wrong:
         r = outcome[e["claim"]]
         because = f" ({e['reason']})" if e["reason"] else ""
-        lines.append(f"- {e['claim']}, {r.plainly}: {e['expected']}{because}. **{r.outcome}**")
+        lines.append(f"- {e['claim']}, {r.plainly}: {e['expected']}{because}. **{r.before}**")
     return "\n".join(lines)
 
 
@@ -229,13 +232,25 @@ def page(found: Found, root: Path) -> str:
         "[the chapter](nbs/52_ledger.ipynb). Every condition stands in "
         f"[a table]({CONDITIONS}); what we expected beforehand, in "
         "[a page of its own](docs/ledger/expectations.md). Columns of the table of claims that "
-        "were added after first results are dated there.",
+        "were added after first results are dated there. Where a claim is undecided, “n ≈” says "
+        "how many images would decide if the effect is as found; n above "
+        f"{MOST:,}, more than ImageNet's validation set has, means that there is next to none.",
+        *("", *_revised(found.rows)),
     ]
     for paper, short in papers(found.rows).items():
         rows = [r for r in found.rows if r.paper == paper]
         lines += ["", f"## {paper}", "", f"[The story](docs/ledger/{short}.md) of this paper.", ""]
         lines += [as_table(rows, "nbs/"), "", *_folded(rows, found, short)]
     return "\n".join(lines) + "\n"
+
+
+def _revised(rows):
+    """Outcomes that changed when results were known, a line each."""
+    yield "<details><summary>Outcomes that changed when results were known, and why</summary>\n"
+    for r in rows:
+        if r.outcome != r.before:
+            yield f"- **{r.claim}** {r.plainly}: {_change_of(r)}. {r.revised}."
+    yield "\n</details>"
 
 
 def papers(rows: list[Row]) -> dict[str, str]:
@@ -247,11 +262,12 @@ def _folded(rows, found, short):
     yield "<details><summary>Why, claim by claim</summary>\n"
     for r in rows:
         beside = found.answers[r.claim].beside if r.claim in found.answers else []
-        measured = "".join(f"; {b}, {_inside(b)}" for b in _shortest(beside))
+        measured = "".join(f"; {b}{_near(b)}" for b in _shortest(beside))
         blind = " Analysis, not a blind test." if claims()[r.claim]["analysis"] else ""
         seen = r.smallest and r.test != "proof"  # what is computed exactly has no sampling error
         could = f"; could have seen {r.smallest:.2g}" if seen else ""
-        yield f"- **{r.claim}** {r.says} *{r.outcome}*: {reason(r)}{measured}{could}.{blind}"
+        said = f"*{r.outcome}*: {reason(r)}{measured}{could}.{blind}{_ours(r)}"
+        yield f"- **{r.claim}** {r.says} {said}"
     yield "\n</details>\n"
     yield f"![Conditions around their bars, a row a claim](nbs/images/ledger-{short}.svg)"
 
@@ -261,8 +277,20 @@ def reason(r: Row) -> str:
     return re.sub(r"; evidence from before [^;]* changed", "", r.why)
 
 
-def _inside(b: Beside) -> str:
-    return f"our interval contains {b.inside} of {len(b.paper)}"
+def _ours(r: Row) -> str:
+    """What is our own reading of the paper's words."""
+    said = claims()[r.claim]["ours"]
+    return f" What is ours: {said}." if said else ""
+
+
+def _near(b: Beside) -> str:
+    """How near our number is to the paper's: a share of one, or how many of several we contain."""
+    if len(b.paper) > 1:
+        return f", our interval contains {b.inside} of {len(b.paper)}"
+    (theirs,) = b.paper
+    if b.inside:
+        return ", within our interval"
+    return f", ours is {b.ours.value / theirs:.0%} of it" if theirs * b.ours.value > 0 else ""
 
 
 def _shortest(beside, most=3):
@@ -280,7 +308,7 @@ def story(found: Found, short: str) -> str:
     rows = [r for r in found.rows if r.claim.startswith(f"{short.upper()}-")]
     parts = {o.replace(" ", "_"): _listed(rows, o) for o in OUTCOMES}
     parts |= {"scope": _scope(rows, found), "units": _units(rows, found)}
-    parts |= {"later": _later(rows, found)}
+    parts |= {"later": _later(rows, found), "revised": _revisions(rows)}
     parts |= {"controls": _controls(rows), "change": _change(rows), "power": _power(rows)}
     parts |= {"forest": f"![Conditions around their bars](../../nbs/images/ledger-{short}.svg)"}
     said = template.read_text(encoding="utf8")
@@ -289,7 +317,7 @@ def story(found: Found, short: str) -> str:
 
 def _listed(rows, outcome):
     kept = [r for r in rows if r.outcome == outcome]
-    return "\n".join(f"- {_link(r)} {r.plainly}: {reason(r)}." for r in kept) or "None."
+    return "\n".join(f"- {_link(r)} {r.plainly}: {reason(r)}.{_ours(r)}" for r in kept) or "None."
 
 
 def _link(r):
@@ -316,6 +344,15 @@ def _units(rows, found):
             theirs = f"{low:.3g}" if low == high else f"{low:.3g} … {high:.3g}"
             lines.append(_cells(r.claim, b.what, b.ours, theirs, f"{b.inside} of {len(b.paper)}"))
     return "\n".join(lines) if len(lines) > 2 else "Nothing was measured in the paper's own unit."
+
+
+def _revisions(rows):
+    lines = [f"- {_link(r)} {r.plainly}: {_change_of(r)}. {r.revised}." for r in rows if r.revised]
+    return "\n".join(lines) or "Nothing."
+
+
+def _change_of(r):
+    return r.outcome if r.before == r.outcome else f"{r.before} → *{r.outcome}*"
 
 
 def _later(rows, found):
@@ -366,7 +403,7 @@ def _changes(rows) -> Iterator[tuple[Row, str]]:
         if r.outcome == "not tested":
             yield r, f"a first test; it needs {about['needs'] or 'a run'}"
         elif r.outcome == "undecided":
-            yield r, f"{r.needed}, if the effect is as found" if "≈" in r.needed else r.needed
+            yield r, _would_decide(r, wanted, bar)
         elif r.outcome == "supported":
             exists = rule == "exists"
             lost = "no condition left" if exists else "a condition whose interval is not"
@@ -379,6 +416,13 @@ def _changes(rows) -> Iterator[tuple[Row, str]]:
             yield r, f"{wanted} {bar}" + _in_their_terms(r)
 
 
+def _would_decide(r, wanted, bar):
+    """What would decide an undecided claim, in a sentence."""
+    if r.needed.startswith("none found"):
+        return f"{wanted} {bar}, found anywhere"
+    return f"{r.needed}, if the effect is as found" if r.needed.startswith("n ") else r.needed
+
+
 def _in_their_terms(r):
     return ", on the paper's own data, too" if r.test in ("transfer", "stand-in") else ""
 
@@ -389,7 +433,8 @@ def write(args: argparse.Namespace) -> int:
     found = find(root)
     texts = {"LEDGER.md": page(found, root)}
     texts[CONDITIONS] = conditions_table([*found.answers.values()], found.dates)
-    head = "# What we expected, and what came out\n\nGuesses written down before any test."
+    head = "# What we expected, and what came out\n\nGuesses written down before any test, "
+    head += "against outcomes as they were before any was revised."
     texts["docs/ledger/expectations.md"] = f"{head}\n\n{calibration(found.rows)}\n"
     for short in papers(found.rows).values():
         texts[f"docs/ledger/{short}.md"] = story(found, short)

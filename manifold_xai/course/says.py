@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from .notebooks import chapters
+from .outcomes import OF_CONTROLS
 from ..files import read_json, repository, write_aside
 
 # %% ../../nbs/library/course/says.ipynb #10d00185
@@ -45,8 +46,6 @@ _PARTS = ["claim", "says", "test", "outcome", "survives", "why", "where"]
 _ROW = {"required": _PARTS, "properties": dict.fromkeys(_PARTS, {"type": "string"})}
 _ENTRY = {"type": "object", "required": ["row"], "properties": {"row": {"type": "object"} | _ROW}}
 _SHOWN = {"type": "object", "minProperties": 1, "additionalProperties": _ENTRY}
-_CONTROLS = {"yes": "survives its controls", "no": "does not survive its controls"}
-_CONTROLS |= {"not tried": "no control tried"}
 
 
 def _line(row: dict, root: Path) -> str:
@@ -54,7 +53,7 @@ def _line(row: dict, root: Path) -> str:
     link = f"[{row['claim']}]({row['where']})" if page.is_file() else row["claim"]
     if row["outcome"] == "not tested":
         return f"- {link} {row['says']} **Not tested**: {row['why']}."
-    answers = f"**{row['outcome'].capitalize()}** ({row['test']}; {_CONTROLS[row['survives']]})"
+    answers = f"**{row['outcome'].capitalize()}** ({row['test']}; {OF_CONTROLS[row['survives']]})"
     return f"- {link} {row['says']} {answers}: {row['why']}."
 
 # %% ../../nbs/library/course/says.ipynb #9d27c4e1

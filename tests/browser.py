@@ -141,16 +141,24 @@ def until(what, seconds: float, name: str):
     raise AssertionError(f"{name}: not within {seconds} s")
 
 
+# Whether a kernel answers this page, which looks idle before it has asked for one.
+READY = """async () => {
+  const sessions = await (await fetch("/api/sessions")).json();
+  return sessions.some(({ kernel }) => kernel?.connections && kernel.execution_state === "idle");
+}"""
+
+
 def run_all(page, face: str, folder: Path, seconds: float) -> None:
     """Run every cell, and wait for the last of them."""
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+    agree = page.locator(".jp-Dialog .jp-mod-accept")  # which kernel? the one it names
+    page.add_locator_handler(agree, lambda: agree.first.click())
+    until(lambda: page.evaluate(READY), 120, f"{face}: a kernel answers")
     idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
     page.wait_for_selector(idle, timeout=120_000, state="attached")
 
     def begun():
         """Ask again while nothing runs: a page that is still loading loses a click."""
-        if page.locator(".jp-Dialog .jp-mod-accept").count():  # which kernel? the one it names
-            page.locator(".jp-Dialog .jp-mod-accept").first.click()
         page.click(".lm-MenuBar-itemLabel:text-is('Run')")
         page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
         page.wait_for_timeout(3000)

@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters smoke lint tests torture offline device gpu site site-check bundle-check audit outputs evidence weights lock hooks bench clean browser
+.PHONY: course claims test chapters smoke lint tests torture offline device gpu site site-check bundle-check audit outputs evidence weights lock hooks bench clean browser ray
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -43,6 +43,9 @@ device: .venv/ready           ## every chapter, small, on a device that is the C
 
 gpu: .venv/ready              ## ten minutes on a GPU: functions, chapters small, then at full size as time allows; kept in _out/gpu-day
 	PYTHON=$(BIN)/python bash benchmarks/gpu.sh
+
+ray: .venv/ready              ## the benchmark on a local Ray cluster, one worker killed; here Ray has to start
+	RAY_MUST_START=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_benchmark.py -k ray
 
 browser: .venv/ready          ## the workshop's widgets in JupyterLab and Notebook 7, under Debian's Chromium
 	$(BIN)/python tests/browser.py

@@ -571,6 +571,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'manifold_xai/benchmark/cluster.py'),
                                                 'manifold_xai.benchmark.cluster.Hand.compute': ( 'library/benchmark/cluster.html#hand.compute',
                                                                                                  'manifold_xai/benchmark/cluster.py'),
+                                                'manifold_xai.benchmark.cluster.Hand.lives': ( 'library/benchmark/cluster.html#hand.lives',
+                                                                                               'manifold_xai/benchmark/cluster.py'),
                                                 'manifold_xai.benchmark.cluster.hire': ( 'library/benchmark/cluster.html#hire',
                                                                                          'manifold_xai/benchmark/cluster.py'),
                                                 'manifold_xai.benchmark.cluster.on_ray': ( 'library/benchmark/cluster.html#on_ray',

@@ -49,6 +49,9 @@ class Hand(Worker):
             torch.set_num_threads(1)
         super().__init__(root, device, maps)
 
+    def lives(self) -> None:
+        """Nothing; whoever gets this back knows that the actor has a core and has begun."""
+
     def compute(self, cell, rows) -> Done:
         """A unit, as `compute`."""
         return compute(self, cell, rows)
@@ -57,19 +60,27 @@ class Hand(Worker):
 def on_ray(worker: Worker, todo: list["Unit"], workers: int) -> Iterator[tuple["Unit", Done]]:
     """Units as they are done, by so many actors; a lost actor's unit is done by another."""
     queue, busy, lost = deque(todo), {}, Counter()
-    idle = [hire(worker) for _ in range(min(workers, len(todo)))]
-    while queue or busy:
-        while queue and idle:
-            unit, hand = queue.popleft(), idle.pop()
-            busy[hand.compute.remote(unit.cell, unit.rows)] = unit, hand
+
+    def give(hand, unit=None):
+        answer = hand.compute.remote(unit.cell, unit.rows) if unit else hand.lives.remote()
+        busy[answer] = hand, unit
+
+    for _ in range(min(workers, len(todo))):
+        give(hire(worker))
+    while queue or any(unit for _, unit in busy.values()):
         (ready,), _ = ray().wait(list(busy))
-        unit, hand = busy.pop(ready)
+        hand, unit = busy.pop(ready)
         try:
-            yield unit, ray().get(ready)
-            idle.append(hand)
+            done = ray().get(ready)
         except ray().exceptions.RayActorError:
-            lost[place := (unit.cell.key, unit.rows[0])] += 1
+            lost[place := (unit.cell.key, unit.rows[0]) if unit else None] += 1
             if lost[place] == PATIENCE:
                 raise
-            queue.appendleft(unit)
-            idle.append(hire(worker))
+            if unit:
+                queue.appendleft(unit)
+            give(hire(worker))
+            continue
+        if queue:
+            give(hand, queue.popleft())
+        if unit:
+            yield unit, done

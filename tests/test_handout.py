@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 
 from manifold_xai.course.cli import main
-from manifold_xai.course.handout import notes
+from manifold_xai.course.handout import notes, within
 from manifold_xai.course.notebooks import chapters, reading_minutes
 from manifold_xai.course.says import says
 from manifold_xai.course.seats import stored
@@ -74,6 +74,13 @@ def test_a_handout_leads_nowhere_outside(tmp_path, monkeypatch):
     assert stored(tmp_path / "a")["lessons"]
     monkeypatch.setenv("MANIFOLD_XAI_ROOT", str(tmp_path / "a"))
     assert says("MIG-04").startswith("- MIG-04 ")
+
+
+def test_what_only_a_link_could_explain_goes_with_it():
+    text = "Sorted ([how](library/a.ipynb#x)), see [31](31_b.ipynb) ([there](30_c.ipynb))."
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    left = within(nb, {"30_c.ipynb"}).cells[0].source
+    assert left == "Sorted, see 31 ([there](30_c.ipynb))."
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):

@@ -3,11 +3,14 @@
 import json
 import re
 import sys
+from base64 import b64encode
+from io import BytesIO
 
 import nbformat
 import pytest
 from helpers import ROOT
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 
 from manifold_xai.course.notebooks import chapters
 
@@ -79,6 +82,24 @@ def test_every_lesson_has_slides_that_fit_and_give_nothing_away(path):
     asked = nbformat.read(path, as_version=4)
     asked.cells[1].metadata["slideshow"] = {"slide_type": "notes"}
     assert slides.with_slides(asked).cells[1].metadata["slideshow"]["slide_type"] == "notes"
+
+
+def test_a_slide_shows_no_empty_cell():
+    nb = new_notebook(cells=[new_code_cell("#| default_exp paths.order"), new_code_cell("1 + 1")])
+    kinds = [c.metadata["slideshow"]["slide_type"] for c in slides.with_slides(nb).cells]
+    assert kinds == ["skip", "-"]
+
+
+@pytest.mark.parametrize("natural, size, wide", [(600, 9, 600), (1000, 9, 801), (351, 7, 362)])
+def test_a_figure_is_as_wide_as_its_labels_ask(natural, size, wide):
+    """A figure's own width, at most a page's; more where labels would have less than ten pixels."""
+    file = BytesIO()
+    Image.new("L", (natural, 300)).save(file, "PNG", dpi=(100, 100))
+    cell = new_code_cell(f"ax.legend(fontsize={size})")
+    cell.outputs = [new_output("display_data", {"image/png": b64encode(file.getvalue()).decode()})]
+    assert stage.width(cell) == wide
+    assert size / 72 * 100 * wide / natural >= stage.LABEL
+
 
 
 def test_the_ledgers_page_has_every_claim_a_drawing_and_filters():

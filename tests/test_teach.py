@@ -9,7 +9,16 @@ from helpers import ROOT
 
 from manifold_xai.course.cli import parser
 from manifold_xai.course.notebooks import chapters, read
-from manifold_xai.course.seats import CELL, FIGURE, lessons, seat_table, section, stored
+from manifold_xai.course.seats import (
+    CELL,
+    FIGURE,
+    PATIENCE,
+    lessons,
+    seat_table,
+    section,
+    silent,
+    stored,
+)
 
 PAGE = (ROOT / "docs" / "teach.md").read_text(encoding="utf8")
 
@@ -31,6 +40,25 @@ def test_what_was_measured_is_the_lesson_of_today(name):
     cells = read(ROOT / "nbs" / f"{name}.ipynb")["cells"]
     today = {c["id"] for c in cells if c["cell_type"] == "code"}
     assert today == set(stored(ROOT)["lessons"][name]["cells"]), f"manifold-xai seats --only {name}"
+
+
+@pytest.mark.parametrize("name", stored(ROOT)["lessons"])
+def test_a_cell_that_takes_long_shows_a_bar(name):
+    assert not silent(read(ROOT / "nbs" / f"{name}.ipynb"), stored(ROOT)["lessons"][name]["cells"])
+
+
+def test_a_long_cell_without_a_bar_is_found():
+    sources = {
+        "defines": "def fit(n):\n    return [n for _ in tqdm(range(n))]",
+        "shows": "maps = {name: way(x) for name, way in tqdm(ways.items())}",
+        "calls": "found = fit(3)",
+        "watches": "gamma = geodesic(decode, z0, z1, watch=ticking())",
+        "waits": "found = profit(3)",
+        "is quick": "found = 3",
+    }
+    cells = [dict(cell_type="code", id=name, source=text) for name, text in sources.items()]
+    took = dict.fromkeys(sources, PATIENCE + 1.0) | {"is quick": 1.0, "defines": 0.0}
+    assert silent({"cells": cells}, took) == ["waits"]
 
 
 def test_a_number_means_the_lesson_and_not_its_evidence():

@@ -131,8 +131,8 @@ def looked_at(page: Page, path: Path) -> Iterator[str]:
         size = label(figure)
         if size < LABEL:
             yield f"a figure's smallest label is {size:.1f} px: {figure['src'][-24:]}"
-    yield from moved(page, path.name)
     if "slides" not in path.parts:
+        yield from moved(page, path.name)
         page.set_viewport_size({"width": 390, "height": 800})
         if (over := page.evaluate(OVERFLOW)) > 0:
             yield f"{over} px too wide for a phone: {page.evaluate(WIDEST)}"

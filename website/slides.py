@@ -53,9 +53,10 @@ def split(cell: NotebookNode) -> list[NotebookNode]:
 
 
 def starts(cell: NotebookNode) -> str:
-    """What a cell's own nature says: a heading starts a slide, an answer is on none."""
+    """What a cell's own nature says: a heading starts a slide, an answer or nothing is on none."""
     tags = {*cell.metadata.get("tags", [])}
-    if tags & ASIDE or cell.source.startswith(("import ", "from ")):
+    silent = not cell.source.strip() or cell.source.startswith(("import ", "from "))
+    if tags & ASIDE or silent:
         return "skip"
     if re.match(r"#{1,2} ", cell.source):
         return "slide"

@@ -112,7 +112,7 @@ def page(nb: NotebookNode, name: Path) -> NotebookNode:
 
 
 def width(cell: NotebookNode) -> int:
-    """Pixels that a cell's figure takes: a page's, or more where labels were too small."""
+    """Pixels that a figure takes: its own, at most a page's, more where labels ask for it."""
     found = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
     if not found:
         return 0
@@ -120,7 +120,7 @@ def width(cell: NotebookNode) -> int:
         dpi, natural = image.info.get("dpi", (DPI, DPI))[0], image.width
     points = min([9.0, *map(float, re.findall(r"fontsize=([\d.]+)", cell.source))])
     legible = natural * LABEL / (points * dpi / 72)
-    return round(min(natural, max(PAGE, legible + 1)))
+    return round(max(min(natural, PAGE), legible + 1))
 
 
 def local_links(text: str, depth: int = 0) -> str:

@@ -9,6 +9,7 @@ function render({ model, el }) {
   side.style.cssText = "width: 400px; max-width: 100%";
   side.append(image, told, help);
   el.append(row(map, side));
+  own(el);
 
   function axes(c) { // of the ellipse: stretches √λ, and the direction of the larger
     const k = 3 * (c[0] * n + c[1]), [a, b, d] = [G[k], G[k + 1], G[k + 2]];

@@ -85,7 +85,7 @@ function mark(pen, p, name, colour) {
   pen.fillText(name, x + 3, y + 14);
 }
 
-// Arrow keys belong to the widget while it has the focus: a notebook would take them for itself.
+// Keys that move something must not scroll the page as well.
 function keys(target, act) {
   target.tabIndex = 0;
   target.style.touchAction = "none";

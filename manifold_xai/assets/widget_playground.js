@@ -17,6 +17,7 @@ function render({ model, el }) {
   side.style.cssText = "width: 400px; max-width: 100%";
   side.append(film, bar, told, help);
   el.append(row(map, side));
+  own(el);
   let held = 0, dragging = false, timer = null;
 
   const point = (k) => [anchors[2 * k], anchors[2 * k + 1]];
@@ -145,7 +146,6 @@ function render({ model, el }) {
     if (key === " ") show();
     return way || key === " ";
   });
-  slider.addEventListener("keydown", (event) => event.key.startsWith("Arrow") && event.stopPropagation());
   slider.addEventListener("input", () => {
     clearInterval(timer);
     show();

@@ -57,7 +57,9 @@ def _in_numbers(got: Tensor, want: Tensor, tol: float, tell: bool) -> str:
     if got.shape != want.shape:
         return f"wrong size: expected {tuple(want.shape)}, got {tuple(got.shape)}"
     if not got.isfinite().all():
-        return f"{int((~got.isfinite()).sum())} of its {got.numel()} values are NaN or infinite"
+        lost = int((~got.isfinite()).sum())
+        many = f"{lost} of its {got.numel()} values are" if got.numel() > 1 else "it is"
+        return f"{many} NaN or infinite"
     scale = max(want.abs().max().item(), 1e-12)
     off = (got - want).abs()
     if off.max() <= tol * scale:

@@ -69,14 +69,18 @@ def _prepare(root: Path, target: Path) -> None:
 def within(nb: NotebookNode, there: set[str]) -> NotebookNode:
     """A notebook whose links to chapters that are not handed out became their words, in place.
 
+    Words in brackets that are nothing but such a link, as in "(how)", go with it.
+
     Parameters:
         nb: a lesson
         there: what is handed out, as named in links: `30_path_integrals.ipynb`
     """
-    link = re.compile(r"(?<!!)\[([^\]]+)\]\(([\w/.-]+\.ipynb)[^)\s]*\)")
+    link = r"(?<!!)\[([^\]]+)\]\(([\w/.-]+\.ipynb)[^)\s]*\)"
+    alone = rf"\s*\({link}\)"
     for cell in nb.cells:
         if cell.cell_type == "markdown":
-            cell.source = link.sub(lambda m: m[0] if m[2] in there else m[1], cell.source)
+            text = re.sub(alone, lambda m: m[0] if m[2] in there else "", cell.source)
+            cell.source = re.sub(link, lambda m: m[0] if m[2] in there else m[1], text)
     return nb
 
 

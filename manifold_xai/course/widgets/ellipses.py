@@ -13,8 +13,9 @@ import torch
 import traitlets
 
 from ..plot import plot_image
+from .keys import script
 from .picture import as_png, canvas, figure
-from .plane import LatentPlane, OnPlane, packed, places, script
+from .plane import LatentPlane, OnPlane, packed, places
 
 # %% ../../../nbs/library/course/widgets/ellipses.ipynb #4a4a5a7f
 class MetricEllipses(OnPlane):
@@ -27,7 +28,7 @@ class MetricEllipses(OnPlane):
         change: by how much the steps to the ellipse change the image
     """
 
-    _esm = script("ellipses")
+    _esm = script("keys", "plane", "ellipses")
     at: traitlets.List = traitlets.List().tag(sync=True)  # the chosen place, as row and column
     metric = traitlets.Bytes().tag(sync=True)
     change = traitlets.Float().tag(sync=True)

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from PIL import Image as Pillow
 from torch import Tensor
 
+from .keys import Keys
+
 # %% ../../../nbs/library/course/widgets/picture.ipynb #7e8657ba
 def figure(width: float = 8, height: float = 3) -> Figure:
     """An empty figure of so many inches that no notebook shows by itself."""
@@ -109,7 +111,7 @@ class Panel(Still, VBox):
         self.words = HTML()
         self.bar = FloatProgress(min=0, max=1, layout=Layout(width="180px", visibility="hidden"))
         boxes = [HBox(list(row), layout=Layout(flex_flow="row wrap")) for row in rows]
-        super().__init__([*boxes, picture, HBox([self.bar, self.words])])
+        super().__init__([*boxes, picture, HBox([self.bar, self.words, Keys()])])
 
     def say(self, text: str, trouble: bool = False) -> None:
         """Put a line of words under the picture."""

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['LatentPlane', 'latent_plane', 'places', 'Survey', 'survey', 'packed', 'shades',
-           'script', 'OnPlane']
+           'OnPlane']
 
 # %% ../../../nbs/library/course/widgets/plane.ipynb #b72c6f17
 from collections.abc import Callable, Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -85,13 +83,6 @@ def shades(magnify: Tensor) -> Tensor:
     log = magnify.log()
     low, high = log.quantile(0.02), log.quantile(0.98)
     return 60 + 175 * ((log - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
-
-
-def script(name: str) -> str:
-    """What runs in the page: the shared part and the widget's own."""
-    folder = Path(str(files("manifold_xai"))) / "assets"
-    parts = (folder / f"widget_{part}.js" for part in ("plane", name))
-    return "\n".join(part.read_text(encoding="utf8") for part in parts)
 
 # %% ../../../nbs/library/course/widgets/plane.ipynb #47a60229
 class OnPlane(Still, AnyWidget):

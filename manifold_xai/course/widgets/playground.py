@@ -14,8 +14,9 @@ import torch
 import traitlets
 from torch import Tensor
 
+from .keys import script
 from .picture import as_png, canvas, figure
-from .plane import LatentPlane, OnPlane, packed, places, script
+from .plane import LatentPlane, OnPlane, packed, places
 from ...geometry.decoder import path_chords
 from ...geometry.geodesic import geodesic
 
@@ -60,7 +61,7 @@ class GeodesicPlayground(OnPlane):
         after: sweeps after which the path is shown
     """
 
-    _esm = script("playground")
+    _esm = script("keys", "plane", "playground")
     ends: traitlets.List = traitlets.List().tag(sync=True)
     anchors = traitlets.Bytes().tag(sync=True)
     paths = traitlets.Bytes().tag(sync=True)

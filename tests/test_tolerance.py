@@ -291,6 +291,43 @@ def test_the_bars_hold_in_what_was_measured(name):
         assert mean["passes"] <= 1.25 * walks * (good + 1)
 
 
+ON_PHOTOGRAPHS = MEASURED.with_name("tolerance_photographs.json")
+
+
+def test_the_bars_hold_on_photographs():
+    """Where a photograph takes more than the ceiling of steps, it is named, and counts here too."""
+    result = json.loads(ON_PHOTOGRAPHS.read_text(encoding="utf8"))
+    row, n = result["variants"]["IG"], len(result["rows"])
+    safe = [e <= estimate for e, estimate in zip(row["error"], row["estimate"])]
+    assert n >= 32 and sum(safe) >= 0.95 * n
+    assert all(e <= 0.01 for e, estimate in zip(row["error"], row["estimate"]) if estimate <= 0.01)
+    good = next(n for n in (100, 200, 400, 800) if max(row[f"error at {n}"]) <= 1.01 * worst(row))
+    assert sum(row["passes"]) / n <= 1.25 * (good + 1)
+
+
+def worst(row, of="error"):
+    """The largest error of a row of results."""
+    return max(row[of])
+
+
+def photographs_in_words(result):
+    """What `tol` does on photographs, as the benchmarks' README has it."""
+    row, n = result["variants"]["IG"], len(result["rows"])
+    safe = sum(e <= estimate for e, estimate in zip(row["error"], row["estimate"]))
+    named = sum(estimate > 0.01 for estimate in row["estimate"])
+    return (
+        f"{n} photographs, IG: {sum(row['passes']) / n:.0f} passes, worst error "
+        f"{worst(row):.3f}, where 200 steps come to {worst(row, 'error at 200'):.2f}, 400 to "
+        f"{worst(row, 'error at 400'):.3f} and 800 to {worst(row, 'error at 800'):.3f}; the estimate "
+        f"is at least the error for {safe} of {n}, and {named} are named as not come to the end."
+    )
+
+
+def test_what_the_readme_of_the_benchmarks_says_of_photographs():
+    said = photographs_in_words(json.loads(ON_PHOTOGRAPHS.read_text(encoding="utf8")))
+    assert said in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf8"), said
+
+
 def in_words(result, names):
     """Passes with `tol` over those of 200 steps, as README's line has them."""
     share = {}

@@ -318,8 +318,9 @@ def photographs_in_words(result):
     return (
         f"{n} photographs, IG: {sum(row['passes']) / n:.0f} passes, worst error "
         f"{worst(row):.3f}, where 200 steps come to {worst(row, 'error at 200'):.2f}, 400 to "
-        f"{worst(row, 'error at 400'):.3f} and 800 to {worst(row, 'error at 800'):.3f}; the estimate "
-        f"is at least the error for {safe} of {n}, and {named} are named as not come to the end."
+        f"{worst(row, 'error at 400'):.3f} and 800 to {worst(row, 'error at 800'):.3f}; the "
+        f"estimate is at least the error for {safe} of {n}, and {named} are named as not come to "
+        "the end."
     )
 
 

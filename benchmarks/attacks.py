@@ -2,7 +2,7 @@
 the measures of chapter 43, by photograph.
 
     python benchmarks/attacks.py --data-root FOLDER
-        (100 photographs, two and a half hours on one core)
+        (100 photographs, hours of one core)
     python benchmarks/attacks.py --data-root FOLDER --quick
 
 FOLDER holds `taef2` and, for more than eight photographs, `imagenet-val`, which nobody has trained

@@ -2,7 +2,7 @@
 through TAEF2, by photograph.
 
     python benchmarks/photographs.py --data-root FOLDER
-        (100 photographs, an hour and a half on one core)
+        (100 photographs, some 130 s of one core each)
     python benchmarks/photographs.py --data-root FOLDER --quick
 
 FOLDER holds `taef2` and `imagenet-val`, which nobody has trained on; EfficientNet-Lite0 is

@@ -682,11 +682,13 @@ def in_threads(n, fn):
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
     gc.disable()
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    gc.enable()
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        gc.enable()
     for v in found:
         if isinstance(v, Exception):
             raise v

@@ -301,6 +301,7 @@ def test_the_bars_hold_on_photographs():
     safe = [e <= estimate for e, estimate in zip(row["error"], row["estimate"])]
     assert n >= 32 and sum(safe) >= 0.95 * n
     assert all(e <= 0.01 for e, estimate in zip(row["error"], row["estimate"]) if estimate <= 0.01)
+    # a hundredth part more counts as the same: the next fixed number that was tried is the limit
     good = next(n for n in (100, 200, 400, 800) if max(row[f"error at {n}"]) <= 1.01 * worst(row))
     assert sum(row["passes"]) / n <= 1.25 * (good + 1)
 

@@ -89,7 +89,7 @@ outputs: .venv/ready          ## run cpu and smoke, write outputs and measured s
 	$(BIN)/manifold-xai table --write
 	$(BIN)/manifold-xai colab --write
 
-evidence: .venv/ready         ## the pages whose evidence does not hold, on more images and seeds, resumable; all of them take an hour or two
+evidence: .venv/ready         ## the pages whose evidence does not hold, on more images and seeds, resumable; all of them take hours
 	$(RUN) --profile evidence --only stale --resume
 	$(BIN)/manifold-xai evidence
 	$(BIN)/manifold-xai ledger

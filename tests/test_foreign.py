@@ -4,6 +4,8 @@ Never silently wrong, and nothing of theirs is changed.
 """
 
 import gc
+import subprocess
+import sys
 import threading
 import warnings
 from functools import partial
@@ -665,12 +667,7 @@ def test_baselines_see_one_row_at_a_time(shape):
 
 
 def in_threads(n, fn):
-    """fn(i) in n threads at once; their results, or the first error.
-
-    The garbage collector rests meanwhile. torch keeps its generator's lock while it wraps the
-    generator's state; if the collector runs right then, another thread goes on, and where that one
-    asks for the state as well, as our checks at the door do, both wait for ever.
-    """
+    """fn(i) in n threads at once; their results, or the first error."""
     found, start = [None] * n, threading.Barrier(n)
 
     def work(i):
@@ -681,18 +678,44 @@ def in_threads(n, fn):
             found[i] = error
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
-    gc.disable()
-    try:
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-    finally:
-        gc.enable()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     for v in found:
         if isinstance(v, Exception):
             raise v
     return found
+
+
+# each allocation collects garbage, and each collection lets another thread run
+WAITING = """
+import gc, threading, time, torch
+from manifold_xai.door import Draws, here
+
+def ask():
+    for _ in range(20):
+        draws = Draws(torch.device("cpu"))
+        draws.moved()
+        draws.back()
+        here(None)
+
+gc.callbacks.append(lambda *_: time.sleep(1e-4))
+threads = [threading.Thread(target=ask) for _ in range(4)]
+gc.set_threshold(1)
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+print("done")
+"""
+
+
+def test_threads_do_not_wait_for_each_other_for_ever():
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "done\n", done.stderr
 
 
 @pytest.mark.parametrize("name", EVERY)

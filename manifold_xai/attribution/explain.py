@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .classes import generators_of
 from .shelves import Rows, Shelf, shelf_at
-from ..door import reachable
+from ..door import generator_state, reachable, set_generator_state
 from ..options import typed
 from ..score import Score
 from ..subjects import store
@@ -102,7 +102,7 @@ def explain(
     >>> maps.whole().A.flatten().round().tolist()
     [0.0, 1.0, 4.0, 9.0, 16.0, 25.0]
     """
-    way, begun, blocks = method(f), torch.get_rng_state(), []
+    way, begun, blocks = method(f), generator_state(), []
     shelf = None if out is None else shelf_at(Path(out))
     if shelf is not None:
         begun = _begin(shelf, _settings(f, way, how), begun, resume)
@@ -154,15 +154,15 @@ def _there(v, device):
 
 def _explained(way, begun, given) -> Block:
     """One block; what draws from the global generator draws as at the start, and leaves it."""
-    kept, delta = torch.get_rng_state(), None
-    torch.set_rng_state(begun)
+    kept, delta = generator_state(), None
+    set_generator_state(begun)
     try:
         if way.has_convergence_delta():
             A, delta = way.attribute(**given, return_convergence_delta=True)
         else:
             A = way.attribute(**given)
     finally:
-        torch.set_rng_state(kept)
+        set_generator_state(kept)
     cpu = tuple(v.cpu() for v in A) if isinstance(A, tuple) else A.cpu()
     return Block(cpu, None if delta is None else delta.cpu())
 

@@ -255,10 +255,10 @@ def test_a_map_of_zeros_is_reached_at_once():
 
 @pytest.mark.parametrize("name", CURVES)
 def test_only_a_curve_without_corners_is_believed_beyond_the_trapezoid(name, ends):
-    """With bends its sums err as 1/T⁴: there a ratio of 8 is half of what is to come."""
+    """With bends its sums err as 1/T⁴: there three quarters of their ratio, 16, are believed."""
     gamma = CURVES[name](wavy, *ends, 12)
     way = _way(gamma)(wavy, gamma, torch.arange(5), {})
-    assert way.believed == (8 if name in ("enhanced", "manifold") else 4)
+    assert way.believed == (12 if name in ("enhanced", "manifold") else 4)
     left = remaining(torch.tensor(16.0), torch.tensor(1.0), way.believed)
     assert left == 1.5 / (way.believed - 1)
 
@@ -280,7 +280,7 @@ def test_the_bars_hold_in_what_was_measured(name):
     mean = {key: sum(row[key]) / len(row[key]) for key in ("passes", "passes at 200")}
     worst = max(row["error"])
     share = mean["passes"] / mean["passes at 200"]
-    assert round(share, 2) <= BARS[name]  # two digits, as README says it
+    assert share <= BARS[name]
     assert worst <= 0.01
     safe = [e <= estimate for e, estimate in zip(row["error"], row["estimate"])]
     assert sum(safe) >= 0.95 * len(safe)

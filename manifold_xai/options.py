@@ -37,8 +37,8 @@ def fits(v: Any, kind: Any) -> bool:
     """Whether a value is of a kind: a class, `Callable`, or a tuple[...] of kinds.
 
     Parameters:
-        v: any value; a tensor without dimensions stands for its number
-        kind: as in a signature; a bool is no number, an int is a float, NaN is none
+        v: any value; a tensor without dimensions counts as its number
+        kind: as in a signature; a bool is not a number, an int passes as a float, NaN does not
     """
     v = v.item() if isinstance(v, Tensor) and not v.ndim and kind is not Tensor else v
     owner = get_origin(kind) or kind
@@ -54,7 +54,7 @@ def fits(v: Any, kind: Any) -> bool:
 # %% ../nbs/library/options.ipynb #26dd7911
 @cache
 def _plain(fn):
-    """The kinds that fn's plain options may be of, by name."""
+    """The kinds declared for fn's plain options, by name."""
     found = {}
     for name, kind in _hints(fn).items():
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -66,7 +66,7 @@ def _plain(fn):
 def _hints(fn):
     try:
         return get_type_hints(fn)
-    except NameError:  # somebody's own method, annotated with what only a type checker knows
+    except NameError:  # a user's method, annotated with names that only a type checker knows
         return {}
 
 
@@ -78,12 +78,12 @@ def _in_words(kind):
 
 
 def check_options(fn: Callable, given: Mapping[str, Any]) -> None:
-    """Refuse options of another kind than fn declares, by name.
+    """Refuse options that are not of the kind that fn declares, naming them.
 
     Parameters:
         fn: a function with annotations
-        given: what it is to be called with, by name
-    Raises: ValueError with the name, what it may be, and what was received
+        given: the options of the call, by name
+    Raises: ValueError with the option's name, what it may be, and what was received
     """
     for name, kinds in _plain(fn).items():
         if name in given and not any(fits(given[name], kind) for kind in kinds):
@@ -93,7 +93,7 @@ def check_options(fn: Callable, given: Mapping[str, Any]) -> None:
 
 
 def typed(fn: Callable[P, R]) -> Callable[P, R]:
-    """fn, whose plain options are held against its signature whenever it is called.
+    """Wrap fn so that every call checks its plain options against its signature.
 
     Parameters:
         fn: a function with annotations

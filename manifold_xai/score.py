@@ -30,12 +30,12 @@ from .together import Layout, Together
 
 # %% ../nbs/library/score.ipynb #e2d3f232
 def check_input(x: Tensor, name: str = "x", span: bool = True) -> None:
-    """Refuse what cannot be an input: no rows, integers, NaN, infinity; images far outside [0, 1].
+    """Refuse an invalid input: no rows, integers, NaN, infinity, or images far outside [0, 1].
 
     Parameters:
         x: (b, ...)
         name: used in messages
-        span: False leaves the range alone
+        span: False skips the check of the range
     Raises: ValueError with what was received and the likely cause
     """
     if not isinstance(x, Tensor):
@@ -80,12 +80,12 @@ def rows_in_words(where: Tensor, most: int = 5) -> str:
 
 
 def is_image(x: Tensor) -> bool:
-    """Whether x has the shape of images, (b, 1 or 3, H, W): only their range is known."""
+    """Whether x has the shape of images, (b, 1 or 3, H, W): only images have a known range."""
     return x.ndim == 4 and x.shape[1] in (1, 3)
 
 
 def out_of_range(x: Tensor, name: str = "x") -> str:
-    """What to say of an image batch that cannot be in [0, 1], "" if it can or holds none."""
+    """The message for images that cannot be in [0, 1]; "" if they can, or x holds no images."""
     if not is_image(x):
         return ""
     low, high = (v.item() for v in x.detach().aminmax())
@@ -109,7 +109,7 @@ class Score:
     >>> f = score(torch.nn.Identity(), output="logit")
     >>> f
     Score(logit of each class)
-    >>> f.at(torch.tensor([[1.0, 3.0], [2.0, 0.0]])).target  # what is predicted there
+    >>> f.at(torch.tensor([[1.0, 3.0], [2.0, 0.0]])).target  # the classes predicted there
     tensor([1, 0])
     """
 
@@ -129,9 +129,9 @@ class Score:
         return outputs if self.target is None else self.pick(outputs, rows)
 
     def outputs(self, x: Tensor, rows: Tensor | None = None):
-        """What the model says of x, preprocessed.
+        """The model's outputs at x, after preprocessing.
 
-        Returns: as it is for a callable target or logits, else probabilities, (b, classes)
+        Returns: raw outputs for a callable target or logits, else probabilities, (b, classes)
         """
         refuse_training(self.noisy)
         x = self._preprocessed(x)
@@ -152,7 +152,7 @@ class Score:
         return outputs if self.output == "logit" else self._probability(outputs)
 
     def at(self, x: Tensor, batch: int | None = None) -> "Score":
-        """This score with its class settled: the target, else what is predicted at rows of x."""
+        """This score with its class settled: the target, else the class predicted at rows of x."""
         if isinstance(x, tuple):
             layout = Layout.of(x)
             return self.of(beside(self, layout).at(layout.join(x), batch).target)
@@ -163,17 +163,17 @@ class Score:
         if outputs.ndim > 2:
             raise ValueError(
                 f"the model's output is {tuple(outputs.shape)}, more than one row of classes: "
-                "say what of it is explained. captum's face: target=(class, row, column); "
+                "say which part of it to explain. captum's face: target=(class, row, column); "
                 "everywhere: target=lambda out: out[:, 3].mean((1, 2))."
             )
         return f if outputs.ndim == 1 else f.of(outputs.argmax(1))
 
     def of(self, target) -> "Score":
-        """The same score of another target."""
+        """The same score for another target."""
         return Score(self.model, target, self.output, self.preprocess)
 
     def told(self, x: Tensor) -> "Score":
-        """This score, and whether its model wants to know its rows settled at x.
+        """This score, with it settled at x whether its model takes `rows`.
 
         Raises: ValueError for another number of classes than of rows
         """
@@ -243,7 +243,7 @@ class Score:
     def _look(self, shape):
         """Refuse a target outside the classes.
 
-        Looked at once: reading a tensor's values waits for the device.
+        Checked once only: reading a tensor's values waits for the device.
         """
         if self._classes == shape[1]:
             return
@@ -290,7 +290,7 @@ def _as_target(target):
 
 # %% ../nbs/library/score.ipynb #1dcbbac1
 def _place(outputs, target, rows):
-    """What lies at a place of each row's outputs, the same for all, or one for each."""
+    """The number at one place in each row's outputs; the place is common, or one per row."""
     dims = len(target) if isinstance(target, tuple) else target.shape[1]
     if dims != outputs.ndim - 1:
         raise ValueError(
@@ -312,7 +312,7 @@ def _place(outputs, target, rows):
 
 
 def _span_of(target, i):
-    """The least and the greatest of a place's number i; of a slice, which picks several, 0."""
+    """Smallest and largest index i among the places; 0 for a slice, which picks several."""
     if isinstance(target, Tensor):
         return int(target[:, i].min()), int(target[:, i].max())
     number = target[i] if hasattr(target[i], "__index__") else 0
@@ -320,11 +320,11 @@ def _span_of(target, i):
 
 
 def beside(f: Callable, layout: Layout) -> Callable:
-    """f of several inputs as a function of one tensor in which they lie side by side.
+    """f, which takes several inputs, as a function of one tensor that holds them side by side.
 
     Parameters:
         f: a `score`, which stays one, or any callable of several tensors
-        layout: how they lie
+        layout: how the inputs are laid out
     """
     if not isinstance(f, Score) or callable(f.target) and not isinstance(f.target, Tensor):
         return Together(f, layout)
@@ -343,11 +343,11 @@ def score(
     Parameters:
         model: images to outputs, in eval mode
         target: a class, one class per row as a list or a LongTensor (b,), or a callable from the
-            model's raw outputs to (b,); as captum spells them, a tuple is a place in larger
-            outputs, a list of tuples one for each row
+            model's raw outputs to (b,); as in captum, a tuple is a place in larger
+            outputs, a list of tuples one place per row
         output: "probability" (softmax) or "logit" (the output as it is)
-        preprocess: applied to x first, so that x and its baseline stay images in [0, 1]; to several
-            inputs at once it is applied as the model is, preprocess(a, b) -> (a, b)
+        preprocess: applied to x first, so that x and its baseline stay images in [0, 1]; several
+            inputs are passed as they are to the model, preprocess(a, b) -> (a, b)
         rows: whether the model takes `rows`, the indices of its rows; None finds out
     Returns: f with f(x, rows=None) -> (b,), where rows says which targets belong to these rows.
         With target None, f(x) is the score of every class, (b, classes), and f.at(x) settles on
@@ -355,8 +355,8 @@ def score(
         at a point of the path
     Raises: ValueError for layers in train mode, by name; for a target outside the classes or of the
         wrong length
-    Source: the probability is what the codes of MIG and MA-GIG explain; Bordt et al. explain the
-        logit
+    Source: the published codes of MIG and MA-GIG explain the probability; Bordt et al. explain
+        the logit
 
     >>> import torch
     >>> from manifold_xai import score
@@ -377,16 +377,16 @@ def settled(
     rows: bool | None = None,
     check: bool = False,
 ) -> Callable:
-    """f as a function (x, rows=None) of one number per row.
+    """f as a function (x, rows=None) that gives one number per row.
 
-    Its class, and whether it wants its rows, are settled at x.
+    Its class, and whether it takes `rows`, are settled at x.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b,), row by row
         x: the caller's rows, (b, ...)
         batch: rows evaluated at once
         rows: whether f takes `rows`; None finds out
-        check: refuse what answers at random or depends on the batch
+        check: refuse an f that answers at random or depends on the batch
     """
     refuse_inference_weights(f)
     with undrawn(x.device, f):
@@ -401,11 +401,11 @@ def settled(
 
 
 def check_score(f: Callable, x: Tensor, batch: int | Chunks | None = None) -> None:
-    """Refuse a score that answers at random, or a row otherwise in other company.
+    """Refuse a score that answers at random, or whose value for a row depends on its batch.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b, ...), row by row
-        x: rows to look at, (b, ...)
+        x: rows to try, (b, ...)
         batch: rows evaluated at once
     Raises: ValueError as `check_answers`
     """

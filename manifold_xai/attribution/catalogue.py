@@ -19,7 +19,7 @@ from ..score import Score
 
 # %% ../../nbs/library/attribution/catalogue.ipynb #420030cc
 class Catalogue(dict):
-    """Methods by name, (x, target=None) -> map; what was left out, and why, is in `left_out`."""
+    """Methods by name, (x, target=None) -> map; `left_out` says which are missing, and why."""
 
     def __init__(self, methods: dict[str, Callable[..., Tensor]], left_out: dict[str, str]):
         super().__init__(methods)
@@ -57,12 +57,12 @@ def catalogue(
     Parameters:
         f: `score(model, output=…, preprocess=…)` without a target, or a model
         autoencoder: for the methods that need one
-        steps: segments of a path, and about the gradients per image that the sampling methods spend
+        steps: segments of a path, and roughly the gradients per image of the sampling methods
         batch: rows evaluated at once
         generator: for those that draw
         references: inputs (n, ...) of several classes, for Expected Gradients and IG2
-        x: inputs like those to be explained, of which one is looked at; None looks at f alone
-    Returns: methods in reading order; what cannot apply is left out; `left_out` says why, by name
+        x: inputs like those to be explained, to try the methods on; None checks f alone
+    Returns: methods in reading order, without those that do not apply; `left_out` says why
 
     >>> import torch
     >>> from manifold_xai import catalogue
@@ -99,7 +99,7 @@ def _through_codes(f, autoencoder):
 
 
 def _from_captum(f, steps, generator, references):
-    """The neighbours that f allows, with about `steps` gradients per image where they sample."""
+    """captum's methods that f allows, with about `steps` gradients per image where they sample."""
     found = {"Saliency": captum.Saliency(f), "Input × Gradient": captum.InputXGradient(f)}
     if _rectified(f):
         found["Guided Backprop"] = captum.GuidedBackprop(f)
@@ -120,7 +120,7 @@ CODED = ("EIG", "MIG", "MA-GIG", "Settled MA-GIG")
 
 
 def _missing(f, autoencoder, references):
-    """What lacks something that was not handed over, and why."""
+    """Methods that lack something that was not given, and why."""
     out = {}
     if not _rectified(f):
         out["Guided Backprop"] = "it guides nn.ReLU modules, and none is found"
@@ -134,7 +134,7 @@ def _missing(f, autoencoder, references):
 
 
 def _unfit(f, autoencoder, x):
-    """What cannot explain inputs like x, and why."""
+    """Methods that cannot explain inputs like x, and why."""
     parts = x if isinstance(x, tuple) else (x,)
     row, out = tuple(ordinary(v[:1]) for v in parts), {}
     if len(parts) > 1:
@@ -167,9 +167,9 @@ def _unfit(f, autoencoder, x):
 
 
 def _cannot_code(autoencoder, x):
-    """What an autoencoder says to x that it cannot code, or ""."""
+    """The error of an autoencoder that cannot code x, or ""."""
     try:
         reconstruct(autoencoder, x, span=False)
-    except Exception as error:  # whatever somebody's encoder says to inputs of another kind
+    except Exception as error:  # whatever a user's encoder raises on inputs of another kind
         return f"its autoencoder cannot code such inputs: {error}".splitlines()[0]
     return ""

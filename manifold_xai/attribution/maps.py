@@ -25,13 +25,13 @@ def heat_map(
     """Heat maps of attributions: channels added up, on a scale that makes them comparable.
 
     Parameters:
-        A: one map a row, (b, C, ...): signals, images, volumes; (b, d) has no channels
+        A: one map per row, (b, C, ...): signals, images, volumes; (b, d) has no channels
         signed: False adds up absolute values
-        scale: "shared" divides every map by the largest value among all, so put what is to be
-            compared into one batch; "each" divides every map by its own; a number divides by that
-        channel: which dimension holds the channels; None: none does
+        scale: "shared" divides every map by the largest value of all, so put maps to be compared
+            into one batch; "each" divides every map by its own largest; a number divides by that
+        channel: the dimension that holds the channels; None if there is none
     Returns: (b, ...) in [-1, 1], or [0, 1] unsigned; a map of zeros stays so
-    Raises: ValueError for a single map without rows, or a scale that is none
+    Raises: ValueError for a single map without rows, or an invalid scale
 
     >>> import torch
     >>> from manifold_xai import heat_map
@@ -62,13 +62,13 @@ def heat_map(
 def save_map(
     path: str | PathLike, A: Attribution | Tensor | tuple[Tensor, ...], **settings
 ) -> None:
-    """Write an attribution and its settings to one safetensors file, whole or not at all.
+    """Write an attribution and its settings to one safetensors file, completely or not at all.
 
     Parameters:
         path: of the file
-        A: a map, a tuple of maps of several inputs, or what `path_attribution` returned
+        A: a map, a tuple of maps of several inputs, or a result of `path_attribution`
         settings: anything JSON can hold; numbers and arrays of NumPy and torch become plain ones
-    Raises: ValueError naming a setting that no file can hold
+    Raises: ValueError naming a setting that JSON cannot hold
 
     >>> import tempfile, torch
     >>> from manifold_xai import load_map, save_map
@@ -88,7 +88,7 @@ def save_map(
 
 
 def _named(found):
-    """The tensors of an attribution by name, those of several inputs by A.0, A.1, …"""
+    """The tensors of an attribution by name; with several inputs, A.0, A.1, …"""
     several = isinstance(found.A, tuple)
     maps = {f"A.{i}": v for i, v in enumerate(found.A)} if several else {"A": found.A}
     tensors = maps | dict(gap=found.gap, ends=found.ends)
@@ -102,7 +102,7 @@ def _named(found):
 
 
 def _plain(v, name):
-    """v as JSON can hold it."""
+    """v converted to what JSON can hold."""
     if isinstance(v, (Tensor, np.ndarray, np.generic)):
         return v.tolist()
     if isinstance(v, dict):
@@ -115,7 +115,7 @@ def _plain(v, name):
         return str(v)
     raise ValueError(
         f"settings must be numbers, words or lists of them, but {name} holds {type(v).__name__}: "
-        f"write what matters of it, such as {name}=str(…)."
+        f"save what matters of it, such as {name}=str(…)."
     )
 
 
@@ -128,7 +128,7 @@ def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
 
     Parameters:
         path: of the file
-    Returns: what was saved, `Within` if it had been found with `tol`, and its settings
+    Returns: the attribution, `Within` if it was found with `tol`, and its settings
     Raises: ValueError naming the file if it is damaged or holds something else
 
     >>> import tempfile, torch

@@ -64,8 +64,8 @@ def geodesic(
 ) -> Geodesic:
     """Discrete geodesics of the decoder's surface: latent paths of locally least energy.
 
-    Each path is solved on its own. Memory grows with T·d, the codes, and with nothing else of T:
-    images are decoded in chunks, and where d × d blocks are kept, paths take turns.
+    Each path is solved on its own. With T, memory grows only by the codes, T·d: images
+    are decoded in chunks, and paths that keep d × d blocks take turns.
 
     Parameters:
         decode: (n, ...) -> (n, ...), row by row, smooth
@@ -76,18 +76,18 @@ def geodesic(
             2²⁰ numbers T·d²; "sobolev"; "gradient", MIG's Algorithm 1 with its sign corrected and
             Armijo backtracking; "encoder", MIG's eq. 5 in its place, which need not descend
         start: latent paths (n+1, b, ...) to begin from; by default latent lines
-        iterations: most steps a level
+        iterations: most steps per level
         tol: relative decrease of the energy, two steps running, at which a path stops; with
             "gradient" the relative change of Σ‖∂E/∂z_i‖², once, as in MIG App. A; 0 never stops
-        ridge: this share of the latent line's mean squared stretch is added to the metric's
-            diagonal, which is positive definite then where the decoder is flat; it does not
+        ridge: the share of the latent line's mean squared stretch that is added to the metric's
+            diagonal, to make it positive definite where the decoder is flat; it does not
             prevent leaps between frames
         continuation: solve with few segments first, and lay points evenly between levels and at
             the end
         batch: frames decoded together
         encode: (n, ...) -> (n, ...), for "encoder" only
         watch: called after each pass over the paths that are solved together
-        (None takes the solver's own from SOLVERS; "gradient", "encoder": no ridge, one level)
+        (None takes the solver's default from SOLVERS; "gradient", "encoder": no ridge, one level)
     Returns: Geodesic(gamma_z, E, L, iterations, converged)
     Raises: ValueError for steps < 1, shapes that differ, NaN, an unknown solver, or a decoder
         that mixes rows or carries no gradient
@@ -139,7 +139,7 @@ def _solved(
 
 @torch.no_grad()
 def _evened(decode: Decoder, path: Tensor, batch: int | None, rounds: int) -> tuple[Tensor, Tensor]:
-    """The paths laid at constant speed, where that does not raise their energy, and chords."""
+    """Paths re-timed to constant speed where that does not raise their energy, and chords."""
     chords = path_chords(decode, path, batch)
     for _ in range(rounds):
         rows = (unevenness(chords) > 0.01).nonzero()[:, 0]

@@ -18,7 +18,7 @@ from ..score import check_input
 
 # %% ../../nbs/library/geometry/matrix_free.ipynb #2d8d79b6
 class LeastSquares(NamedTuple):
-    """A vector's parts found without a basis; tangent + normal = v."""
+    """Tangent and normal parts of a vector v, found without a basis; tangent + normal = v."""
 
     tangent: Tensor  # like v
     normal: Tensor  # like v
@@ -31,14 +31,14 @@ def project_matrix_free(
 ) -> LeastSquares:
     """Split vectors into tangent and normal parts by conjugate gradients on JᵀJ, without J.
 
-    What is not found yet counts as normal: a row that has not converged has a tangent part that
+    Anything not found yet counts as normal: a row that has not converged has a tangent part that
     is too short, never too long.
 
     Parameters:
         decode: (b, ...) -> (b, ...), row by row
         z: latents of any shape (b, ...)
         v: vectors like decode(z)
-        tol: a row stops when its residual is below
+        tol: a row stops when its residual falls below this
         iterations: at most; each costs a forward-mode and a backward pass
     Returns: LeastSquares(tangent, normal, residual, iterations)
     Raises: ValueError for v unlike decode(z), values that are not finite, iterations < 1

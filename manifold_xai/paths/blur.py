@@ -17,14 +17,14 @@ from .straight import check_ends
 def gaussian_rows(
     n: int, sigma: float, edge: str = "renormalise", like: Tensor | None = None
 ) -> Tensor:
-    """Gaussian blur of n pixels in a row as a matrix: row i holds the weights that make pixel i.
+    """Gaussian blur of a row of n pixels, as a matrix whose row i holds the weights of pixel i.
 
     Parameters:
         n: number of pixels
         sigma: width of the Gaussian, in pixels, at least 0; 0 is the identity
         edge: "renormalise" (weights inside the image sum to one, so a constant image stays as it
-            is) or "black" (weights on the whole line do, and all beyond the edge is 0)
-        like: gives type and device; float32 on the CPU if None
+            is) or "black" (weights on the whole line do, and pixels beyond the edge are 0)
+        like: a tensor of the dtype and device wanted; None for float32 on the CPU
     Returns: (n, n)
     Raises: ValueError for another edge
     """
@@ -43,7 +43,7 @@ def gaussian_rows(
 
 # %% ../../nbs/library/paths/blur.ipynb #9d59f467
 def blur(x: Tensor, sigma: float, edge: str = "renormalise") -> Tensor:
-    """Images under a Gaussian blur.
+    """Blur images with a Gaussian.
 
     Parameters:
         x: images, (b, C, H, W)
@@ -68,7 +68,7 @@ def blur(x: Tensor, sigma: float, edge: str = "renormalise") -> Tensor:
 def blur_path(
     x: Tensor, steps: int = 200, sigma: float | None = None, edge: str = "renormalise"
 ) -> Path:
-    """The path of BlurIG: from the blurred image to the sharp one, the width falling evenly.
+    """The path of BlurIG: from the blurred image to the sharp one, the width falling linearly.
 
     Parameters:
         x: images, (b, C, H, W)
@@ -88,7 +88,7 @@ def blur_path(
     sigma = max(x.shape[-2:]) / 4 if sigma is None else sigma
     if sigma <= 0:
         raise ValueError(f"sigma must be above 0 pixels, got {sigma}.")
-    x0 = blur(x, sigma, edge).to(x.dtype)  # under autocast it may be shorter
+    x0 = blur(x, sigma, edge).to(x.dtype)  # autocast may lower the precision
     check_ends(x0, x, steps)
 
     def walk():

@@ -27,13 +27,13 @@ def every_path(
     """The paths between two images by the names of their methods, each (x0, x, steps) -> Path.
 
     Parameters:
-        f: a `score` or any callable (b, ...) -> (b,), which the guided ones look at
+        f: a `score` or any callable (b, ...) -> (b,), whose gradient the guided paths use
         autoencoder: with `encode` and `decode`, see `adapt`; None leaves out the paths through
             codes
         fraction: share of all features (GIG) or latents (MA-GIG) that a guided step moves, in
-            (0, 1]; None for the method's own
+            (0, 1]; None for the method's default
     Returns: IG, BlurIG (which starts at x blurred, whatever x0 is), GIG, Settled IG, EIG, MIG,
-        MA-GIG, Settled MA-GIG, in this order; further options go on to the path
+        MA-GIG, Settled MA-GIG, in this order; further options are passed on to the path
 
     >>> import torch
     >>> from manifold_xai import every_path
@@ -61,5 +61,5 @@ def every_path(
 
 
 def _blurred(x0: Tensor, x: Tensor, steps: int, **options) -> Path:
-    """blur_path, which makes its own start."""
+    """`blur_path`, which chooses its own start and ignores x0."""
     return blur_path(x, steps, **options)

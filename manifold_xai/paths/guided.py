@@ -38,12 +38,12 @@ def guided_step(
     Whole groups arrive until the budget ends inside one, which moves by what is left.
 
     Parameters:
-        position: where the features stand, pixels or latents, (b, ...)
-        target: where they shall arrive, like position
-        grad: slope of the score, like position; equal sizes move in the order of their places
-        budget: L1 distance to spend, (b,); more than is left moves everything
+        position: where the features are, pixels or latents, (b, ...)
+        target: where they are to arrive, like position
+        grad: gradient of the score, like position; equal sizes move in index order
+        budget: L1 distance to spend, (b,); if it exceeds what is left, everything arrives
         fraction: share of all features that make a group, in (0, 1]
-        slerp: turn the last group on a great circle: True, or "published" (angles in float32).
+        slerp: move the last group on a great circle: True, or "published" (angles in float32).
             A row may then overshoot its schedule; a negative budget takes its first group back
     Returns: the new position, like position
     Source: Kapishnikov et al. 2021, Algorithm 1; slerp: Kim et al. 2026, App. G.2 and their code.
@@ -63,7 +63,7 @@ def guided_step(
 
 
 def _shares(away: Tensor, grad: Tensor, budget: Tensor, k: int, back: bool) -> Tensor:
-    """Share of its way that each feature goes, (b, n), in groups of k; `back`: maybe below 0."""
+    """Share of its way that each feature moves, (b, n), in groups of k; `back` allows below 0."""
     n = away.shape[1]
     order = _bits(grad.abs().masked_fill(away == 0, torch.inf)).argsort(dim=1, stable=True)
     distance = F.pad(away.abs().gather(1, order), (0, -n % k))
@@ -76,18 +76,18 @@ def _shares(away: Tensor, grad: Tensor, budget: Tensor, k: int, back: bool) -> T
 
 
 def _bits(key: Tensor) -> Tensor:
-    """Numbers ≥ 0 read as integers: the same order, and sorting is a quarter faster."""
+    """Numbers ≥ 0 reinterpreted as integers: same order, and sorting is a quarter faster."""
     return key.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[key.element_size()])
 
 
 def _on_great_circle(
     a: Tensor, b: Tensor, share: Tensor, partial: Tensor, k: int, published: bool
 ) -> Tensor:
-    """The `partial` features at `share` of a great circle's way from a to b, (b, n).
+    """The `partial` features, moved by `share` of the great circle from a to b, (b, n).
 
-    A row whose angle says nothing goes straight.
+    A row whose angle is undefined moves straight.
     """
-    # compact and in the order of their places: sums in float32 depend on it
+    # compact and in index order: sums in float32 depend on it
     places = partial.byte().argsort(dim=1, descending=True, stable=True)[:, :k]
     kept = partial.gather(1, places)
     angles = torch.float32 if published else a.dtype
@@ -113,7 +113,7 @@ def guided_point(
 ) -> Tensor:
     """The guided path's point at place t, one step after `position`.
 
-    What is left to x is then (1 − t) of the whole way from x0, in L1.
+    The L1 distance left to x is then (1 − t) of the whole distance from x0.
 
     Parameters:
         position: the point before, pixels or latents, (b, ...)
@@ -171,7 +171,7 @@ def guided_path(
         steps: segments T, at least 1
         fraction: share of all features that move together, in (0, 1]; 1 is the straight line
         max_dist: width of the corridor, in [0, 1] or None, see `guided_point`
-        order: "greedy" looks at the gradient anew at each step, as published; "random" draws the
+        order: "greedy" ranks by the gradient anew at each step, as published; "random" draws the
             order once, as a control; a tensor like x: smallest first
         schedule: "equal" or "published", see `places`
         batch: rows evaluated at once; None for a size that suits x
@@ -233,7 +233,7 @@ def check_guided(
     schedule: str,
     generator: torch.Generator | None,
 ) -> None:
-    """Refuse what `guided_path` cannot use.
+    """Refuse arguments that `guided_path` cannot use.
 
     Parameters: as in `guided_path`
     Raises: ValueError with the rule and what was received
@@ -284,7 +284,7 @@ def mean_gradient(
         x: its end, (b, ...)
         steps: segments of the line, which has steps + 1 points
         batch: rows evaluated at once; None for a size that suits x
-    Returns: one number a feature, at least 0, like x
+    Returns: one number per feature, at least 0, like x
     """
     total = torch.zeros_like(x)
     for grads in _on_the_line(f, x0, x, steps, batch):
@@ -293,7 +293,7 @@ def mean_gradient(
 
 
 def _on_the_line(f, x0, x, steps, batch):
-    """∂f/∂x at the line's points, (k, b, ...), as many at once as a chunk holds."""
+    """∂f/∂x at the line's points, (k, b, ...), as many at a time as a chunk holds."""
     chunks, rows = Chunks.of(x, batch), torch.arange(len(x), device=x.device)
     for t in torch.linspace(0, 1, steps + 1).split(max(1, chunks.batch // max(1, len(x)))):
         points = torch.stack([torch.lerp(x0, x, s) for s in t.tolist()])
@@ -301,7 +301,7 @@ def _on_the_line(f, x0, x, steps, batch):
         yield grad.unflatten(0, points.shape[:2])
 
 
-# a cubic at 1/4, 1/2, 3/4 of the way from the second to the third of the points it goes through
+# weights of a cubic's four points, at 1/4, 1/2, 3/4 of the way from the second to the third
 CUBIC = torch.tensor([[-7, 105, 35, -5], [-8, 72, 72, -8], [-5, 35, 105, -7]]) / 128
 
 
@@ -314,13 +314,13 @@ def line_gradient(
 ) -> Tensor:
     """Mean |∂f/∂x| of each feature over the whole straight line from x0 to x.
 
-    Between the points at which f is asked the gradient is the cubic through the four around.
+    Between the points at which f is evaluated, the gradient is interpolated by cubics.
 
     Parameters:
         f, x0, x, batch: as in `mean_gradient`
-        steps: segments of the line, at least 3; f is asked at steps + 1 points
-    Returns: one number a feature, at least 0, like x
-    Raises: ValueError for fewer steps
+        steps: segments of the line, at least 3; f is evaluated at steps + 1 points
+    Returns: one number per feature, at least 0, like x
+    Raises: ValueError for fewer than 3 steps
     """
     if steps < 3:
         raise ValueError(f"a cubic needs four points, steps of at least 3, got {steps}.")
@@ -333,7 +333,7 @@ def line_gradient(
 
 
 def _fours(points):
-    """The four points around each segment; the first and last cubic go on beyond the ends."""
+    """The four points around each segment; beyond the ends the cubic is extrapolated."""
     a, b, c, d = four = [next(points) for _ in range(4)]
     yield [4 * a - 6 * b + 4 * c - d, a, b, c]
     yield four
@@ -361,9 +361,9 @@ def settled_path(
 
     Feature j, at place u in the `queue`, sets out at t = (1 − window)·u and has arrived at
     t = (1 − window)·u + window. None is ever further than 1 − window from its place on the
-    straight line, and window=1 is that line. There is no feedback from path to order: two
-    features that change places in the order each jump in the queue, by no more than the other's
-    share of the distance, which is little where features are many.
+    straight line, and window=1 is that line. There is no feedback from path to order: if two
+    features swap places in the order, each moves in the queue by no more than the other's share
+    of the distance, which is small if there are many features.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b,), row by row; None where the order is given
@@ -374,7 +374,7 @@ def settled_path(
         order: like x, smallest first; None for the mean |∂f/∂x| over the straight line, which
             costs T + 1 further gradients
         batch: rows evaluated at once; None for a size that suits x
-        order_steps: settle the order by `line_gradient` on so many segments, at least 3; None: by
+        order_steps: settle the order by `line_gradient` on this many segments, at least 3; None: by
             `mean_gradient` on T
     Returns: a Path of steps segments from x0 to x
     Raises: ValueError for ends of different shape, NaN, steps < 1, a window outside (0, 1],
@@ -397,7 +397,7 @@ def settled_path(
     if order is not None:
         _check_order(order, x)
     elif f is None:
-        raise ValueError("f must be a score where no order is given, got None: it sets the order.")
+        raise ValueError("f must be a score where no order is given, got None: f sets the order.")
     x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
 
     @cache

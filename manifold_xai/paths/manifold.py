@@ -59,10 +59,10 @@ def anchored(
         points: two or more, tensors (b, ...) or `Step`s
         x0: raw baseline, like a point
         x: raw input, like a point
-        anchor: False leaves the points as they are; True goes on straight from x0 to the first
-            point and from the last to x; "published" puts x0 and x in the place of the first and
+        anchor: False leaves the points as they are; True adds straight jumps from x0 to the first
+            point and from the last to x; "published" puts x0 and x in place of the first and
             the last point
-        jump: segments of each of the two ways that anchor=True adds
+        jump: segments of each of the two jumps that anchor=True adds
     Returns: an iterator of `Step`s
     Source: Kim et al. 2026, §3.3 (endpoints), and their code ("published")
     """
@@ -86,12 +86,12 @@ def anchored(
 
 # %% ../../nbs/library/paths/manifold.ipynb #601a2672
 def check_autoencoder(autoencoder: Autoencoder) -> Autoencoder:
-    """`autoencoder`, if it has both methods, `encode` and `decode`.
+    """Return `autoencoder` if it has both methods, `encode` and `decode`.
 
     Parameters:
         autoencoder: any object
     Returns: the same object
-    Raises: ValueError that says what was received and how to make one of any two functions
+    Raises: ValueError that says what was received and how to adapt any two functions
     """
     if missing := [
         name for name in ("encode", "decode") if not callable(getattr(autoencoder, name, None))
@@ -115,9 +115,9 @@ def encoded(
         x: images, (b, ...)
         batch: rows encoded at once; None for a size that suits x
         check: refuse an autoencoder that samples or mixes rows, see `check_coders`
-    Returns: codes, (b, d) or (b, c, h, w), in the type of x
+    Returns: codes, (b, d) or (b, c, h, w), in the dtype of x
     Raises: ValueError as `check_autoencoder`; for layers in train mode, by name; for codes that
-        are no tensor, or a code missing for a row
+        are not a tensor with one code per row
     """
     check_eval(check_autoencoder(autoencoder))
     rows = torch.arange(len(x), device=x.device)
@@ -126,7 +126,7 @@ def encoded(
         return only_tensor(autoencoder.encode(x.clone()), "encode")
 
     with torch.no_grad():
-        z = torch.cat(Chunks.of(x, batch)(ask, x, rows)).to(x.dtype)  # shorter under autocast
+        z = torch.cat(Chunks.of(x, batch)(ask, x, rows)).to(x.dtype)  # autocast may lower it
     if len(z) != len(x):
         raise ValueError(
             "`encode` must return one code per image, "
@@ -151,7 +151,7 @@ def decoded_path(
 ) -> Path:
     """A latent path, decoded, a chunk of points at a time.
 
-    A path between reconstructions, or, anchored, from x0 to x.
+    It runs between reconstructions or, if anchored, from x0 to x.
 
     Parameters:
         decode: (n, ...) -> (n, ...), row by row
@@ -162,9 +162,9 @@ def decoded_path(
         jump: segments of each jump, as in `anchored`
         batch: rows decoded at once; None for a size that suits x
         curve_z: (places, rows) -> codes, the curve on which gamma_z lies
-        notes: kept with the path; smooth=True says that its curve has no corner
+        notes: kept with the path; smooth=True says that its curve has no corners
     Returns: a Path of T segments, and 2·jump more with anchor=True. It declares x0 and x as its
-        ends: what an unanchored path misses is reported
+        ends: how far an unanchored path misses them is reported
     Raises: ValueError for ends of different shape or NaN, an unknown anchor, a path that does not
         fit x; when walked, for a decoder that does not give images like x
 
@@ -256,13 +256,13 @@ def lay(
     Parameters:
         decode: (n, ...) -> (n, ...), row by row
         gamma_z: latent paths, (T+1, b, ...)
-        steps: segments of the answer
+        steps: segments of the result
         batch: points decoded together; None for a size that suits them
         rounds: how often the chords are measured and the points moved, at least 1
     Returns: latent paths, (steps + 1, b, ...), ends kept
     """
     chords = gamma_z.new_ones(len(gamma_z) - 1, gamma_z.shape[1])
-    for _ in range(rounds):  # first in the path's own timing, then by what the chords measure
+    for _ in range(rounds):  # first in the path's own timing, then by the measured chords
         gamma_z = resample(gamma_z, chords, steps)
         chords = path_chords(decode, gamma_z, batch)
     return resample(gamma_z, chords, steps)
@@ -293,21 +293,21 @@ def manifold_path(
         steps: latent segments T, at least 1
         anchor: False, True or "published", as in `anchored`
         jump: segments of each jump, as in `anchored`
-        segments: the geodesic is solved for so many, and the points of `steps` are then laid on
-            it; None for 12, or `steps` if that is less
-        polish: iterations that all the laid points are given to settle; None for 3, or 0 where
+        segments: of the geodesic as first solved, on which `steps` + 1 points are then laid; None
+            for 12, or `steps` if that is less
+        polish: further iterations on all the laid points; None for 3, or 0 where
             `segments` is given
         batch: rows at once; None for a size that suits x
         check: refuse an autoencoder that samples or mixes rows, see `check_coders`
         options: such as solver, iterations, tol: as in `geodesic`, for both solves
-    Returns: a Path; its notes hold the `Geodesic` as it was solved last, with E, L and converged
-        for each row (three iterations are too few for that to be told; about eight show it)
+    Returns: a Path; its notes hold the last solved `Geodesic`, with E, L and converged
+        for each row (three iterations are too few to tell convergence; about eight suffice)
     Raises: ValueError as `enhanced_path` and `geodesic`
     Source: Zaher et al. 2024, §3.2 and App. A, with the sign of eq. 6 corrected
 
     >>> import torch
     >>> from manifold_xai import adapt, manifold_path
-    >>> same = adapt(lambda x: x, lambda z: z)  # a flat world: the shortest way is straight
+    >>> same = adapt(lambda x: x, lambda z: z)  # a flat world: the shortest path is straight
     >>> manifold_path(same, torch.zeros(1, 2), torch.ones(1, 2), steps=2)[1]
     tensor([[0.5000, 0.5000]])
     """

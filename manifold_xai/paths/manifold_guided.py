@@ -36,7 +36,7 @@ class Decoded(NamedTuple):
 
 
 class _Whole(Chunks):
-    """All rows at once: whoever handed them over has chunked them, and halves them."""
+    """All rows at once: the caller has chunked them, and halves the chunks."""
 
     def __init__(self):
         super().__init__(1)
@@ -55,7 +55,7 @@ def decode_and_grad(
 ) -> Decoded:
     """Image, score and both gradients at each latent of z.
 
-    One decode, one pass of the score, one way back through each.
+    One decode, one pass of the score, one backward pass through each.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b,), row by row
@@ -65,8 +65,8 @@ def decode_and_grad(
         batch: rows at once; None for all. Out of memory halves it
         like: images that decode(z) must look like, one per row of the caller, or None
     Returns: Decoded(x, grad, value, grad_z), detached
-    Raises: ValueError for a decoder that does not give images like these or is detached, or a
-        score that is; see `value_and_grad`
+    Raises: ValueError for a decoder that does not give images like these, or for a detached
+        decoder or score; see `value_and_grad`
     """
     rows = torch.arange(len(z), device=z.device) if rows is None else rows
 
@@ -74,7 +74,7 @@ def decode_and_grad(
         with torch.inference_mode(False), torch.enable_grad():
             z = (z.clone() if z.is_inference() else z.detach()).requires_grad_()
             x = decode(z.clone()) if like is None else check_decoder(decode, z, like[r])
-            x = x.to(z.dtype)  # under autocast it may be shorter
+            x = x.to(z.dtype)  # autocast may lower the precision
             if not x.requires_grad:
                 raise ValueError(
                     "`decode` must be differentiable: "
@@ -121,7 +121,7 @@ def manifold_guided_path(
         slerp: False, True or "published", as in `guided_step`
         anchor: False, True or "published", as in `anchored`
         jump: segments of each jump, as in `anchored`
-        order: "greedy" looks at the gradient at each step; "random" draws the order once, as a
+        order: "greedy" ranks by the gradient at each step; "random" draws the order once, as a
             control; a tensor like the codes: smallest first
         schedule: "equal" or "published", see `places`
         batch: rows at once; None for a size that suits x
@@ -162,7 +162,7 @@ def manifold_guided_path(
         how |= dict(order=order[rows] if isinstance(order, Tensor) else order)
         return manifold_guided_path(own, autoencoder, *ends, steps, fraction, slerp, **how)
 
-    if isinstance(order, Tensor):  # nothing to look at on the way
+    if isinstance(order, Tensor):  # no gradient needed on the way
         gamma_z = [z0]
         for t in places(steps, schedule):
             gamma_z.append(step(gamma_z[-1], order, t))

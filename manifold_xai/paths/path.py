@@ -23,7 +23,7 @@ class Step(NamedTuple):
 
     >>> import torch
     >>> from manifold_xai import Step
-    >>> Step(torch.zeros(1, 2)).grad is None  # the integrator will ask for it
+    >>> Step(torch.zeros(1, 2)).grad is None  # the integrator will compute it
     True
     """
 
@@ -33,19 +33,19 @@ class Step(NamedTuple):
 
 
 class Path:
-    """A path from x0 to x, made point by point each time it is walked, so never all in memory.
+    """A path from x0 to x, made point by point each time it is walked, never held in memory whole.
 
     Parameters:
-        walk: () -> iterator of steps + 1 points (b, ...) or `Step`s, new tensors each
-        x0: where it was meant to start, (b, ...); its points may miss that (a decoded path's do),
-            and the integrator reports it
-        x: where it was meant to end, like x0
+        walk: () -> iterator of steps + 1 points (b, ...) or `Step`s, each a new tensor
+        x0: its nominal start, (b, ...); its points may miss that (a decoded path's do), and the
+            integrator reports by how much
+        x: its nominal end, like x0
         steps: its number of segments T
         straight: True if it is the segment from x0 to x at even spacing
         curve: (places, rows) -> iterator of points (len(rows), ...) at these places in [0, 1], in
-            their order, of these rows of x: a path that is the same curve for every T has one
-        again: (steps, rows) -> Path, the same anew with so many segments, for these rows of x: a
-            path that T itself changes has this instead
+            their order, of these rows of x; for a path that is the same curve for every T
+        again: (steps, rows) -> Path, made anew with so many segments for these rows of x; for a
+            path that T itself changes
         notes: whatever else is worth keeping (anchored=True …)
 
     >>> import torch
@@ -90,14 +90,14 @@ class Path:
         return tuple(map(torch.stack, zip(*self)))
 
     def through(self, layout: Layout | None) -> "Path":
-        """This path, whose points are several inputs side by side; None: one input after all."""
+        """This path with points that hold several inputs side by side; None for one input."""
         other = copy(self)
         other.layout = layout
         return other
 
 # %% ../../nbs/library/paths/path.ipynb #6751d8d0
 def through_tuples(make: Callable[..., Path]) -> Callable[..., Path]:
-    """A path that also takes tuples of tensors as its ends, and then leads through all of them.
+    """Let a path function also take tuples of tensors as ends: one path through all inputs.
 
     Parameters:
         make: makes a Path; its x, x0 and order may be tuples, and f then takes as many inputs
@@ -109,7 +109,7 @@ def through_tuples(make: Callable[..., Path]) -> Callable[..., Path]:
         given = dict(zip(names, args)) | options
         if not isinstance(given.get("x"), tuple):
             return make(*args, **options)
-        from manifold_xai.score import beside  # here: a score is more than a path needs to know
+        from manifold_xai.score import beside  # here: paths do not otherwise depend on scores
 
         layout = Layout.of(given["x"])
         for name in ("x0", "x", "order"):

@@ -16,7 +16,7 @@ from ..score import check_input
 
 # %% ../../nbs/library/paths/straight.ipynb #9703f7b1
 def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
-    """Refuse ends of different shape or type or with NaN, and a number of steps below 1.
+    """Refuse ends of different shape or dtype or with NaN, and fewer than 1 step.
 
     Parameters:
         x0: where a path starts, (b, ...)

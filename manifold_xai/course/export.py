@@ -18,9 +18,9 @@ from nbdev.process import Processor
 
 # %% ../../nbs/library/course/export.ipynb #1592a800
 class FreshModules(Processor):
-    """Begins anew every module that a cell of the notebook names, `#| export module`.
+    """Empty every module that a cell of the notebook names by `#| export module`.
 
-    Exporting twice then changes nothing.
+    A second export then changes nothing.
     """
 
     def begin(self):
@@ -33,7 +33,7 @@ class FreshModules(Processor):
                 self.write(named, _take_docstring(cell))
 
     def write(self, module: str, docstring: str):
-        """The head of a generated module: docstring, warning, empty `__all__`."""
+        """Write the head of a generated module: docstring, warning, empty `__all__`."""
         path = Path(get_config().lib_path) / (module.replace(".", "/") + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         notebook = Path(os.path.relpath(self.nb.path_, path.parent)).as_posix()
@@ -46,7 +46,7 @@ class FreshModules(Processor):
 
 # %% ../../nbs/library/course/export.ipynb #714afa81
 def _take_docstring(cell) -> str:
-    """The text in quotes that begins a cell, taken out of it; "" if there is none."""
+    """Remove the string that begins a cell and return it; "" if there is none."""
     match ast.parse(cell.source).body[:1]:
         case [ast.Expr(ast.Constant(str(text))) as first]:
             lines = cell.source.splitlines(keepends=True)

@@ -20,7 +20,7 @@ MARKS = {  # of a role: marker, colour, filled
     "headline": ("o", COLOURS[0], True),
     "exploratory": ("o", COLOURS[0], False),
     "control": ("s", "#777777", True),
-    "aside": ("o", "#999999", False),  # counts no longer
+    "aside": ("o", "#999999", False),  # no longer counts
 }
 
 
@@ -30,7 +30,7 @@ def plot_forest(answer: Answer, ax: Axes, most: int = 40) -> Axes:
     Parameters:
         answer: to the claim
         ax: to plot on
-        most: rows, the others are left out and counted
+        most: rows shown; the others are only counted
     """
     about, rows = claims()[answer.claim], [*answer.conditions.items()][:most]
     theirs = {b.what: b.paper for b in answer.beside}
@@ -70,7 +70,7 @@ def inward(value: float, about: Mapping[str, str]) -> float:
 
     Parameters:
         value: in the claim's unit
-        about: the claim's line in the table; within its tolerance of a value is inside
+        about: the claim's line in the table; numbers within its tolerance of a value are inside
     """
     away = value - float(about["threshold"])
     if about["direction"] == "equal":
@@ -79,7 +79,7 @@ def inward(value: float, about: Mapping[str, str]) -> float:
 
 
 def _inward(e, about):
-    """An interval's ends and its value between them, as `inward` has numbers."""
+    """`inward` of an interval's low end, value and high end."""
     ends, value = [inward(v, about) for v in (e.low, e.high)], inward(e.value, about)
     nearest = min(max(float(about["threshold"]), e.low), e.high)  # of a claimed value
     high = inward(nearest, about) if about["direction"] == "equal" else max(ends)
@@ -87,7 +87,7 @@ def _inward(e, about):
 
 
 def plot_paper(answers: list[Answer], ax: Axes) -> Axes:
-    """Headline conditions of a paper's claims, a row a claim, each on its own scale.
+    """Headline conditions of a paper's claims, one row per claim, each on its own scale.
 
     Parameters:
         answers: to its claims
@@ -126,5 +126,5 @@ def plot_paper(answers: list[Answer], ax: Axes) -> Axes:
 
 
 def height_of(rows: int) -> float:
-    """Inches that so many rows need."""
+    """Height of a figure with so many rows, in inches."""
     return 0.22 * rows + math.sqrt(0.5)

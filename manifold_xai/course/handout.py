@@ -27,7 +27,7 @@ KEPT = ("settings.ini", "nbs/results", "nbs/images", "requirements", "docs/seats
 
 
 def handout(args: argparse.Namespace) -> int:
-    """`manifold-xai handout DIR`: student notebooks, and with --teacher the teacher's.
+    """Run `manifold-xai handout DIR`: write student notebooks, and with --teacher the teacher's.
 
     Raises: ValueError for a folder with other things in it, or chapters that are not there.
     """
@@ -50,7 +50,7 @@ def handout(args: argparse.Namespace) -> int:
 
 
 def _prepare(root: Path, target: Path) -> None:
-    """An empty handout: what is there must be one of ours."""
+    """Make an empty handout; an existing folder must be a handout."""
     stamp = target / ".handout"
     if target.exists() and any(target.iterdir()) and not stamp.exists():
         raise ValueError(f"{target} holds other things. Name an empty folder, or a new one.")
@@ -67,13 +67,13 @@ def _prepare(root: Path, target: Path) -> None:
 
 
 def within(nb: NotebookNode, there: set[str]) -> NotebookNode:
-    """A notebook whose links to chapters that are not handed out became their words, in place.
+    """Replace a notebook's links to chapters that are not handed out by their text, in place.
 
-    Words in brackets that are nothing but such a link, as in "(how)", go with it.
+    A bracket that holds only such a link, as in "(how)", is removed.
 
     Parameters:
         nb: a lesson
-        there: what is handed out, as named in links: `30_path_integrals.ipynb`
+        there: the chapters handed out, as named in links: `30_path_integrals.ipynb`
     """
     link = r"(?<!!)\[([^\]]+)\]\(([\w/.-]+\.ipynb)[^)\s]*\)"
     alone = rf"\s*\({link}\)"
@@ -90,7 +90,7 @@ def _write(path: Path, nb: NotebookNode) -> None:
 
 # %% ../../nbs/library/course/handout.ipynb #bea929f3
 def student(nb: NotebookNode) -> NotebookNode:
-    """A lesson to work through: no solution, no output, a first line that says where it is from.
+    """A lesson to work through: without solutions and outputs, and with a first line on its origin.
 
     Parameters:
         nb: the lesson
@@ -102,7 +102,7 @@ def student(nb: NotebookNode) -> NotebookNode:
 
 
 def teacher(nb: NotebookNode) -> NotebookNode:
-    """A lesson to teach from: solutions in sight, and a first cell of what a class needs.
+    """A lesson to teach from: solutions unfolded, and a first cell with the teacher's notes.
 
     Parameters:
         nb: the lesson
@@ -120,7 +120,7 @@ def _made() -> str:
 
 # %% ../../nbs/library/course/handout.ipynb #8431f61f
 def notes(nb: NotebookNode) -> str:
-    """What a teacher wants to know beforehand, read off the page.
+    """A teacher's notes, made from the page.
 
     Parameters:
         nb: a lesson
@@ -140,7 +140,7 @@ def notes(nb: NotebookNode) -> str:
 
 
 def _sections(nb: NotebookNode) -> str:
-    """A line for each section, with its minutes; below it what to predict before a cell runs."""
+    """A line for each section, with its minutes; below it questions to ask before a cell runs."""
     sections: dict[str, list[NotebookNode]] = {}
     heading = "Before it begins"
     for cell in nb.cells:
@@ -155,7 +155,7 @@ def _sections(nb: NotebookNode) -> str:
 
 
 def predictions(cell: NotebookNode) -> list[str]:
-    """The questions that a cell asks readers to answer before they run what follows.
+    """The questions that a cell asks readers to answer before they run the next one.
 
     Parameters:
         cell: of a notebook
@@ -172,7 +172,7 @@ def predictions(cell: NotebookNode) -> list[str]:
 
 
 def _exercises(nb: NotebookNode) -> str:
-    """A line for each exercise, and below it what its checker says to common mistakes."""
+    """A line for each exercise, and below it its checker's hints for common mistakes."""
     lines = []
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
@@ -184,7 +184,7 @@ def _exercises(nb: NotebookNode) -> str:
 
 
 def mistakes(check: str) -> list[str]:
-    """What a checker says to the wrong answers it knows, from the source of its cell.
+    """A checker's hints for the wrong answers it knows, from the source of its cell.
 
     Parameters:
         check: source of a cell that makes an `Exercise`

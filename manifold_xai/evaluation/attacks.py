@@ -26,15 +26,15 @@ def traced_attribution(f: Callable, gamma: Tensor, rows: Tensor | None = None) -
         f: a `score`, or any callable (b, ...) -> (b,), row by row, twice differentiable
         gamma: a path (T+1, b, ...), in memory
         rows: which rows of the caller these are, (b,), handed to f if it takes them
-    Returns: A, (b, ...), by the trapezoid rule, with its graph. For maps that are only looked at,
-        `path_attribution` is faster and reports its gap.
+    Returns: A, (b, ...), by the trapezoid rule, with its graph. Where no derivative is
+        needed, `path_attribution` is faster and reports its gap.
 
     >>> import torch
     >>> from manifold_xai.evaluation.attacks import traced_attribution
     >>> x = torch.ones(1, 2, requires_grad=True)
     >>> gamma = torch.linspace(0, 1, 3).view(3, 1, 1) * x
     >>> A = traced_attribution(lambda v: v.prod(1), gamma)
-    >>> torch.autograd.grad(A.sum(), x)[0]  # Σ A is the score u·v, and its slope (v, u)
+    >>> torch.autograd.grad(A.sum(), x)[0]  # Σ A is the score u·v, with gradient (v, u)
     tensor([[1., 1.]])
     """
     points = gamma.flatten(0, 1)
@@ -47,18 +47,18 @@ def traced_attribution(f: Callable, gamma: Tensor, rows: Tensor | None = None) -
 
 
 def follow(gamma_z: Tensor, z1: Tensor, share: Tensor | None = None) -> Tensor:
-    """A latent path kept in shape while its end moves to z1.
+    """A latent path that keeps its shape while its end moves to z1.
 
-    Each point moves by its share of the end's way. At z1 = gamma_z[-1] the path is as it was. So an
-    attack can differentiate through a path that a solver or a greedy rule has found.
+    Each point moves by its share of the end's shift. At z1 = gamma_z[-1] the path is unchanged. So
+    an attack can differentiate through a path that a solver or a greedy rule has found.
 
     Parameters:
         gamma_z: latent path (T+1, b, ...)
         z1: its new end, (b, ...)
-        share: like gamma_z or broadcasting with it, how much of the end's movement each point
+        share: like gamma_z or broadcasting with it, the share of the end's shift that each point
             makes; None for i/T
     Returns: path (T+1, b, ...), with a graph to z1
-    Raises: ValueError if z1 is no end of such a path
+    Raises: ValueError if z1 does not have the shape of the path's end
 
     >>> import torch
     >>> from manifold_xai.evaluation.attacks import follow
@@ -80,7 +80,7 @@ _RECTIFIERS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.rel
 
 
 class _Softly(TorchFunctionMode):
-    """While it is on, rectifiers are softplus with sharpness beta."""
+    """Mode in which rectifiers are replaced by softplus with sharpness beta."""
 
     def __init__(self, beta):
         super().__init__()
@@ -105,7 +105,7 @@ def _hardtanh_range(args, kwargs):
 
 
 def softened(model: Callable, beta: float = 30.0) -> Callable:
-    """`model` with softplus in the place of every ReLU, ReLU6 and leaky ReLU; weights are shared.
+    """`model` with softplus in place of every ReLU, ReLU6 and leaky ReLU; weights are shared.
 
     Softplus is log(1 + exp(beta·x))/beta, at most log(2)/beta above ReLU. Maximum pooling keeps its
     kinks, and in-place rectifiers return a new tensor.
@@ -115,7 +115,7 @@ def softened(model: Callable, beta: float = 30.0) -> Callable:
         beta: sharpness, above 0
     Returns: callable x -> outputs
     Raises: ValueError for beta ≤ 0
-    Source: Dombrowski et al. 2019, §3, who attack so because ReLU has no second derivative
+    Source: Dombrowski et al. 2019, §3, who attack such a network as ReLU has no second derivative
 
     >>> import torch
     >>> from manifold_xai.evaluation.attacks import softened
@@ -136,7 +136,7 @@ class Attacked(NamedTuple):
     """Images after an attack on their explanation."""
 
     x: Tensor  # (b, ...), in [0, 1], within eps of the originals, of the same predicted class
-    loss: Tensor  # (b,), the attack's own distance there, 1 at the original
+    loss: Tensor  # (b,), the attack's own distance at x, 1 at the original
     kept: Tensor  # (b,), share of the iterates that kept the class
 
 
@@ -152,29 +152,29 @@ def targeted_attack(
     *,
     batch: int | None = None,
 ) -> Attacked:
-    """Images within eps of x, of the same predicted class, with maps as near to `aim` as Adam gets.
+    """Images within eps of x, of the same predicted class, with maps moved towards `aim` by Adam.
 
     Minimises ‖explain(x') − aim‖²/‖explain(x) − aim‖² + weight·max(0, 1 − lead(x')/lead(x))² over
-    |x' − x| ≤ eps, x' in [0, 1]. The lead is by how much the predicted class is ahead of the next;
-    a lead(x) below 0.05 is divided by as 0.05.
+    |x' − x| ≤ eps, x' in [0, 1]. The lead is the margin of the predicted class over the next;
+    a lead(x) below 0.05 counts as 0.05 in the division.
 
     Parameters:
         explain: (b, ...) -> maps, row by row, differentiable (see `traced_attribution`), often of a
-            `softened` network; it may take rows, the indices of its rows
+            `softened` network; it may take `rows`, the indices of its rows
         f: `score(model, …)` of the network itself
         x: images (b, ...) in [0, 1]
         aim: maps as explain returns them, (b, ...)
         eps: radius in every value, in units of x
-        weight: of the lost lead
-        iterations: Adam's steps
+        weight: of the penalty on the lost lead
+        iterations: number of Adam steps
         lr: Adam's step size, None for eps/10
         batch: rows at once
-    Returns: Attacked(x, loss, kept): of each row the last iterate of the same class, the row itself
-        where there was none
+    Returns: Attacked(x, loss, kept): for each row the last iterate of the same class, or the row
+        itself if there was none
     Raises: ValueError for x outside [0, 1], an aim of another shape or not finite, eps ≤ 0, an f
-        that cannot see classes, an explain without a graph
-    Source: Dombrowski et al. 2019, §2; MIG §2.2, with a bound, and with the lead in the place of
-        the score: a score may stay while another class overtakes
+        without all classes, an explain without a graph
+    Source: Dombrowski et al. 2019, §2; MIG §2.2, with a bound, and with the lead in place of
+        the score: a score may stay the same while another class overtakes
     """
 
     def distance(x, rows):
@@ -202,7 +202,7 @@ def topk_attack(
     *,
     batch: int | None = None,
 ) -> Attacked:
-    """Images within eps of x, of the same class, whose maps leave little on the old top k features.
+    """Images within eps of x, of the same class, whose maps move off the old top k features.
 
     Minimises Σ_K |explain(x')| / Σ_K |explain(x)| + weight·max(0, 1 − lead(x')/lead(x))², where K
     are the k largest |explain(x)|.
@@ -267,12 +267,12 @@ def _descend(far, lead, x, eps, weight, iterations, lr):
             near.copy_(near.clamp(low, high))
             same = lead(near) > 0
             found[same], kept = near[same], kept + same / iterations
-            near[~same] = (near[~same] + found[~same]) / 2  # half way back to where it was kept
+            near[~same] = (near[~same] + found[~same]) / 2  # half way back to the last of the class
     return found, far(found.clone().requires_grad_()).detach(), kept
 
 # %% ../../nbs/library/evaluation/attacks.ipynb #7d69d963
 def _outputs(f, x, rows):
-    """What f's network says of every class, (b, classes)."""
+    """Outputs of f's network for every class, (b, classes)."""
     outputs = f.outputs(x, rows)
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(
@@ -283,7 +283,7 @@ def _outputs(f, x, rows):
 
 
 def _lead(f, x, rows, label):
-    """By how much the class `label` is ahead of the next, (b,)."""
+    """Margin of the class `label` over the next, (b,)."""
     outputs = _outputs(f, x, rows)
     others = outputs.scatter(1, label[:, None], -torch.inf)
     return outputs.gather(1, label[:, None])[:, 0] - others.amax(1)
@@ -325,7 +325,7 @@ def _check_attack(f, x, eps, iterations):
 
 # %% ../../nbs/library/evaluation/attacks.ipynb #fad2c1cd
 def unit_mass(A: Tensor) -> Tensor:
-    """|A|, summed over channels, as shares that add up to 1 in each row. A map of zeros stays so.
+    """|A|, summed over channels and scaled to sum 1 in each row; a map of zeros stays zero.
 
     Parameters:
         A: maps (b, C, H, W), or (b, d)
@@ -345,10 +345,10 @@ def unit_mass(A: Tensor) -> Tensor:
 def map_ssim(A: Tensor, B: Tensor) -> Tensor:
     """Structural similarity of two maps, row by row, (b,), at most 1.
 
-    Σ|A| over channels, over its maximum, in windows of 11×11 (σ = 1.5).
+    Of Σ|A| over channels, divided by its maximum, in windows of 11×11 (σ = 1.5).
 
     Parameters:
-        A, B: maps (b, C, H, W), 11 pixels or more a side
+        A, B: maps (b, C, H, W), at least 11 pixels a side
     Returns: (b,)
     Raises: ValueError for maps of different shape, not finite, or too small; ImportError without
         torchmetrics
@@ -369,7 +369,7 @@ def map_ssim(A: Tensor, B: Tensor) -> Tensor:
             "pip install 'manifold_xai[course]'."
         ) from None
     shares = [_over_maximum(M.abs().sum(1, keepdim=True)) for M in (A, B)]
-    # one image comes as a number
+    # for one image it is a scalar
     return ssim(*shares, data_range=1.0, reduction="none").reshape(-1)
 
 
@@ -378,7 +378,7 @@ def _over_maximum(M):
 
 
 def map_correlation(A: Tensor, B: Tensor) -> Tensor:
-    """Pearson's correlation of two maps, row by row, (b,): Σ|A| over channels, pixel by pixel.
+    """Pearson's correlation of two maps, row by row, (b,): of Σ|A| over channels, over pixels.
 
     Parameters:
         A, B: maps (b, ...) of one shape

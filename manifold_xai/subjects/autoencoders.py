@@ -49,7 +49,7 @@ class VAE(nn.Module):
         activation: a module class
         hidden: width of the dense layers
         channels: of the convolutions
-        size: pixels of a side, 4 times a power of 2
+        size: pixels per side, 4 times a power of 2
         colours: 1 or 3
     Raises: ValueError for another size
     Source: Burgess et al. 2018 (for 64×64, with ReLU)
@@ -120,7 +120,7 @@ def initialise(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """
     for m in model.modules():
         if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            meet = m.weight[0].numel()  # inputs that meet in one output
+            meet = m.weight[0].numel()  # inputs to one output
             if isinstance(m, nn.ConvTranspose2d):
                 meet = m.in_channels * m.weight[0, 0].numel() // (m.stride[0] * m.stride[1])
             nn.init.normal_(m.weight, 0, math.sqrt(2 / meet), generator=generator)
@@ -138,7 +138,7 @@ def add_plain(x: Tensor, n: int, plain: Tensor | None = None) -> Tensor:
         plain: black and white (2, ...) after the transform that made x, from `data.plain_images`;
             None if x is in [0, 1]
     Returns: (b + 2n, ...)
-    Raises: ValueError if `plain` has another shape than two of the images
+    Raises: ValueError if `plain` does not have the shape of two images
     """
     if plain is None:
         plain = torch.stack([x.new_zeros(x.shape[1:]), x.new_ones(x.shape[1:])])
@@ -158,14 +158,14 @@ def nudge(
     shift: float = 0.06,
     scale: float = 0.07,
 ) -> Tensor:
-    """Each image a little turned, moved, scaled and sheared; the border repeats outside.
+    """Each image slightly rotated, shifted, scaled and sheared; its border repeats outside.
 
     Parameters:
         x: images (b, C, H, W)
-        generator: draws how much, on its device
+        generator: draws the transforms, on its device
         angle: the largest, in degrees
         shift: the largest, as a share of half the image
-        scale: the largest, relative; also for shear
+        scale: the largest relative change of size, and the largest shear
     Returns: images like x
     """
     u = torch.rand(5, len(x), generator=generator, device=generator.device).to(x) * 2 - 1
@@ -198,7 +198,7 @@ def train_vae(
         vae: with `posterior` and `decode`; left in eval mode
         x: images (n, ...), on the model's device
         epochs: passes over the images
-        generator: on the CPU; decides order, noise and augmentation
+        generator: on the CPU; draws order, noise and augmentation
         batch: images at a time
         lr: the highest learning rate
         clip: largest gradient norm of a step, nats
@@ -258,7 +258,7 @@ def _epoch(
     total = torch.zeros(3)
     for rows in batches:
         if len(rows) == 1 and len(batches) > 1:
-            continue  # batch norm and kl_parts need company
+            continue  # batch norm and kl_parts need more than one row
         paid = pay(rows)
         optimiser.zero_grad()
         (paid.loss.sum() / len(rows)).backward()
@@ -269,7 +269,7 @@ def _epoch(
     return total
 
 # %% ../../nbs/library/subjects/autoencoders.ipynb #4c8816ee
-DIGIT_VAES = dict(  # what each does otherwise than "silu"
+DIGIT_VAES = dict(  # differences of each from "silu"
     silu={},
     elu=dict(activation="ELU"),
     relu=dict(activation="ReLU"),
@@ -331,7 +331,7 @@ def _settings(name: str) -> dict:
 
 @torch.no_grad()
 def _card(vae: VAE, figures: dict[str, list[float]], root: str | Path | None) -> dict:
-    """What is to be known of the weights."""
+    """The card of the weights: how they were made, and their measured errors."""
     x = digits("test", root).x
     plain = add_plain(x[:0], 1)
     black, white = (vae.decode(vae.encode(plain)) - plain).abs().amax((1, 2, 3)).tolist()
@@ -347,7 +347,7 @@ def _card(vae: VAE, figures: dict[str, list[float]], root: str | Path | None) ->
 
 
 def make_weights(folder: str | Path) -> list[Path]:
-    """Train the VAEs that ship, whatever ships now; about a quarter of an hour.
+    """Train the VAEs that ship, without using the shipped ones; about a quarter of an hour.
 
     From the root of a clone: python -c "from manifold_xai.subjects import autoencoders as a;
     a.make_weights('manifold_xai/assets/weights')"
@@ -378,7 +378,7 @@ def _body(i: int, o: int, activation: Callable[[], nn.Module], stride: int = 1) 
 
 
 class _Down(nn.Module):
-    """Half the size, another width: two convolutions beside one, of stride 2."""
+    """A residual block to half the size: two convolutions beside a skip branch of stride 2."""
 
     def __init__(self, i: int, o: int, activation: Callable[[], nn.Module]):
         super().__init__()
@@ -391,7 +391,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """Twice the size by repeating pixels, another width: two convolutions beside one."""
+    """A residual block to twice the size, by repeating pixels, with a skip branch."""
 
     def __init__(self, i: int, o: int, activation: Callable[[], nn.Module]):
         super().__init__()
@@ -405,7 +405,7 @@ class _Up(nn.Module):
 
 
 class _Same(nn.Module):
-    """Two convolutions beside nothing."""
+    """A residual block: two convolutions beside the identity."""
 
     def __init__(self, width: int, activation: Callable[[], nn.Module]):
         super().__init__()
@@ -417,7 +417,7 @@ class _Same(nn.Module):
 
 
 class ResidualVAE(nn.Module):
-    """MIG's residual VAE at any width: 16 times smaller latents with channels.
+    """MIG's residual VAE at any width: latents with channels, 16 times smaller.
 
     Images are in [0, 1], height and width multiples of 16; the posterior is
     (b, latents, H/16, W/16).
@@ -429,7 +429,7 @@ class ResidualVAE(nn.Module):
         blocks: residual blocks at the bottom of encoder and decoder, (1, 0) in the paper's Table 3,
             (2, 2) in the published code
         encoder_activation: module class (SiLU in the paper)
-        activation: module class of the decoder (the paper's ELU makes a metric that bends)
+        activation: module class of the decoder (the paper's ELU gives a metric with kinks)
         output: last layer: nn.Sigmoid matches images in [0, 1]; nn.Tanh is the published one
     Source: Zaher et al. 2024, Table 3; skip branches and inner widths, which the table omits, as
         the published code has them
@@ -491,8 +491,8 @@ def perceptual(
     """`error` plus weight/2 times the squared distance between features, summed over each image.
 
     Parameters:
-        features: images to a tensor (b, ...) or several; gradients flow through, so its own weights
-            should have theirs off
+        features: images to a tensor (b, ...) or several; gradients flow through, so turn off
+            those of its own weights
         weight: of the feature term
         error: (x̂, x) -> (b,)
     Returns: (x̂, x) -> (b,), for `vae_loss`
@@ -512,8 +512,8 @@ def from_diffusers(model: Any, scaled: bool = True, quantise: bool = False) -> A
 
     Parameters:
         model: loaded by its own from_pretrained (a name or a local folder)
-        scaled: codes as diffusion pipelines see them, (z − shift)·scaling with the factors of the
-            model's config; else as the model itself makes them
+        scaled: codes as diffusion pipelines use them, (z − shift)·scaling with the factors of the
+            model's config; else as the model itself returns them
         quantise: VQModel only: look codes up in the codebook before decoding (then the decoder is
             piecewise constant)
     Returns: encode, the posterior's mode (b, c, h, w), no sampling; decode, unclamped
@@ -543,14 +543,14 @@ def from_diffusers(model: Any, scaled: bool = True, quantise: bool = False) -> A
         return (code - shift) * factor
 
     def decode(z):
-        with sdpa_kernel(SDPBackend.MATH):  # this attention also differentiates forwards
+        with sdpa_kernel(SDPBackend.MATH):  # this attention supports forward-mode differentiation
             return model.decode(z / factor + shift, **options).sample
 
     return adapt(encode, decode, low=-1.0, high=1.0)
 
 
 def mar_kl16(path: str | Path) -> nn.Module:
-    """MAR's KL-16 autoencoder as a diffusers AutoencoderKL; hand it to `from_diffusers`.
+    """MAR's KL-16 autoencoder as a diffusers AutoencoderKL, to be adapted by `from_diffusers`.
 
     Parameters:
         path: the file kl16.ckpt that github.com/LTH14/mar names, read without running code from it
@@ -568,7 +568,7 @@ def mar_kl16(path: str | Path) -> nn.Module:
         raise FileNotFoundError(
             f"{path} is missing. The checkpoint kl16.ckpt is linked from github.com/LTH14/mar."
         ) from None
-    except Exception as error:  # torch.load raises many types for a file that is not its own
+    except Exception as error:  # torch.load raises many types for a foreign file
         raise ValueError(f"{path} is not MAR's checkpoint ({error}).") from None
     model = AutoencoderKL(**_KL16)
     wanted = model.state_dict()
@@ -613,7 +613,7 @@ _RENAME = [
 
 
 def _renamed(key: str) -> str:
-    """Latent diffusion's name of a weight in diffusers' words, which count levels from below."""
+    """A weight's latent-diffusion name translated to diffusers', which counts levels from below."""
     for pattern, name in _RENAME:
         key = re.sub(pattern, name, key)
     return key
@@ -631,7 +631,7 @@ class _Squash(nn.Module):
 
 
 class _TinyBlock(nn.Module):
-    """Three convolutions beside nothing; before them, if pooled, a wider look at each pixel."""
+    """A residual block of three convolutions; if pooled, a wider context is added first."""
 
     def __init__(self, width: int, pooled: bool = False):
         super().__init__()
@@ -728,8 +728,8 @@ def taef2(folder: str | Path | None = None) -> TAEF2:
         folder: holds taef2_encoder.safetensors and taef2_decoder.safetensors; None means "taef2" in
             the data root
     Returns: the model
-    Raises: FileNotFoundError if they are not there, saying where they come from; ValueError naming
-        a file that is not theirs
+    Raises: FileNotFoundError if they are missing, saying where they come from; ValueError naming
+        a file with other weights
     """
     folder, model = Path(folder or store.data_root() / "taef2"), TAEF2()
     for part in ("encoder", "decoder"):

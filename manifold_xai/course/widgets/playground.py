@@ -22,20 +22,20 @@ from ...geometry.geodesic import geodesic
 
 # %% ../../../nbs/library/course/widgets/playground.ipynb #42056c0e
 class Sweeps(NamedTuple):
-    """Paths as a solver left them after some of its sweeps; made by `sweeps`."""
+    """Paths after some of a solver's sweeps; made by `sweeps`."""
 
     gamma_z: Tensor  # (sweeps, b, T+1, 2)
     L: Tensor  # their lengths in the image, (sweeps, b)
 
 
 def sweeps(plane: LatentPlane, u0: Tensor, u1: Tensor, steps: int, after: Sequence[int]) -> Sweeps:
-    """What the solver has made of latent lines after some of its sweeps.
+    """Solve from latent lines, and return the paths after some of the sweeps.
 
     Parameters:
         plane: made by `latent_plane`
         u0, u1: ends, (b, 2)
         steps: segments T
-        after: sweeps after which to look, rising; where it stopped earlier, how it stopped
+        after: numbers of sweeps, rising; beyond the solver's last sweep, its final path
     """
     seen: list[Tensor] = []
     how: dict[str, Any] = dict(continuation=False, iterations=after[-1])
@@ -55,8 +55,8 @@ class GeodesicPlayground(OnPlane):
     Parameters:
         plane: made by `latent_plane`
         names: of the plane's three corners
-        side: places to a side, for the decoded images
-        anchors: places to a side between which geodesics are stored
+        side: places per side, for the decoded images
+        anchors: places per side between which geodesics are stored
         steps: segments of each path
         after: sweeps after which the path is shown
     """
@@ -105,12 +105,12 @@ class GeodesicPlayground(OnPlane):
         self.solve()
 
     def solve(self, change: object = None) -> None:
-        """Solve between the ends as they lie, and hand the sweeps to the page."""
+        """Solve between the current ends, and send the sweeps to the page."""
         try:
             ends = [[float(v) for v in end] for end in self.ends]
             u0, u1 = torch.tensor(ends).to(self.plane.corners)[:, None]
             found = sweeps(self.plane, u0, u1, self.steps, self.after)
-        except Exception as error:  # whatever a decoder says of places far out
+        except Exception as error:  # whatever a decoder raises at places far out
             self.trouble = str(error).splitlines()[0] if str(error) else repr(error)
             return
         self.found = found

@@ -228,13 +228,13 @@ def page(found: Found, root: Path) -> str:
     """LEDGER.md."""
     lines = ["# Ledger", "", *(f"- {line}" for line in scale(found, root)), ""]
     lines += [
-        "Written by `manifold-xai ledger` from kept numbers; how, says "
-        "[the chapter](nbs/52_ledger.ipynb). Every condition stands in "
+        "Written by `manifold-xai ledger` from kept numbers, as explained in "
+        "[the chapter](nbs/52_ledger.ipynb). Every condition is in "
         f"[a table]({CONDITIONS}); what we expected beforehand, in "
         "[a page of its own](docs/ledger/expectations.md). Columns of the table of claims that "
         "were added after first results are dated there. Where a claim is undecided, “n ≈” says "
         "how many images would decide if the effect is as found; n above "
-        f"{MOST:,}, more than ImageNet's validation set has, means that there is next to none.",
+        f"{MOST:,}, more than ImageNet's validation set has, means that the effect is negligible.",
         *("", *_revised(found.rows)),
     ]
     for paper, short in papers(found.rows).items():

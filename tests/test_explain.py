@@ -269,7 +269,7 @@ def test_another_batch_or_shape_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="block 0 of .*maps.zarr was made of another batch"):
         quiet(made(Net), LOADER[::-1], IntegratedGradients, out, **how)
     sizes = [torch.rand(2, 3), torch.rand(2, 4)]
-    with pytest.raises(ValueError, match=r"maps of \(3,\) a row, and this block's are \(4,\)"):
+    with pytest.raises(ValueError, match=r"maps of \(3,\) per row, and this block's are \(4,\)"):
         quiet(lambda x: x.sum(1), sizes, IntegratedGradients, tmp_path / "b.zarr", **how)
     apart = quiet(lambda x: x.sum(1), sizes, IntegratedGradients, tmp_path / "b", **how)
     assert [block.A.shape for block in apart] == [(2, 3), (2, 4)]

@@ -105,7 +105,7 @@ def values(
     Parameters:
         f: a `score` or any callable, (b, ...) -> (b, ...), row by row
         x: (b, ...)
-        rows: which rows of the caller these are, (b,), handed to f if it takes them
+        rows: which rows of the caller these are, (b,), passed to f if it takes them
         batch: rows at once, None for a size that suits x; out of memory halves it
     Returns: f's values, (b, ...)
     Raises: ValueError if f does not return one row per row, or has layers in train mode
@@ -127,7 +127,7 @@ def value_and_grad(
     Parameters:
         f: (b, ...) -> (b,), row by row, a `score` or any callable
         x: (b, ...)
-        rows: which rows of the caller these are, (b,), handed to f if it takes them
+        rows: which rows of the caller these are, (b,), passed to f if it takes them
         batch: rows at once, None for a size that suits x; out of memory halves it
     Returns: value (b,), in float32 or better, and grad, like x; both detached
     Raises: ValueError if f does not return one number per row, is detached, does not depend on x,

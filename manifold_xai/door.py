@@ -555,7 +555,7 @@ def with_arguments(
     """
     if isinstance(args, Mapping):
         raise ValueError(
-            "further arguments are handed over in their order, one or a tuple, got a dictionary: "
+            "further arguments are positional, one or a tuple of them, got a dictionary: "
             f"bind those by name, functools.partial(model, {', '.join(f'{k}=…' for k in args)})."
         )
     args = args if isinstance(args, tuple) else (args,)

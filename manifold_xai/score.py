@@ -225,7 +225,7 @@ class Score:
         if outputs.ndim != 2:
             raise ValueError(
                 f"a class needs outputs of shape (b, classes), but the model's output is {shape}: "
-                "pass a callable target, or None where there is one number a row; "
+                "pass a callable target, or None where there is one number per row; "
                 "captum's face also takes a tuple, target=(class, row, column)."
             )
         self._look(shape)

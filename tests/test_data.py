@@ -325,7 +325,7 @@ def test_padding_is_black_and_outside():
 
 @pytest.mark.parametrize("mode", ["I;16", "F", "I"])
 def test_more_than_eight_bits_are_refused(mode):
-    with pytest.raises(ValueError, match=f"8 bits a channel, this one is in mode {mode}"):
+    with pytest.raises(ValueError, match=f"8 bits per channel, this one is in mode {mode}"):
         to_tensor(Image.new(mode, (8, 8)), 8)
 
 

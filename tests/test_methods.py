@@ -312,7 +312,7 @@ def test_heat_maps_share_their_scale():
     torch.testing.assert_close(heat_map(A[:1], scale=8.0), torch.tensor([[[2.0, -2.0]]]) / 8)
     assert heat_map(torch.stack([A, A / 2]), channel=2).shape == (2, 2, 1, 2)
     assert heat_map(0 * A).eq(0).all()
-    with pytest.raises(ValueError, match=r"one map a row.*got \(2,\)"):
+    with pytest.raises(ValueError, match=r"one map per row.*got \(2,\)"):
         heat_map(A[0, 0, 0])
     for scale in ("max", 0):
         with pytest.raises(ValueError, match="scale must be"):

@@ -372,7 +372,7 @@ def explained(
         if x.ndim < 2:
             raise ValueError(
                 f"`{name}` must hold rows, (b, ...), got {tuple(x.shape)}: "
-                "x[None] for a single one, x[:, None] for one number a row."
+                "x[None] for a single one, x[:, None] for one number per row."
             )
         if span and (message := out_of_range(x, name)):
             warnings.warn(f"{message} The default baseline, 0, is then not black.", stacklevel=5)

@@ -118,7 +118,7 @@ def explain(
         blocks.append(block if place is None else place)
     if shelf is not None and (more := len(shelf.places()) - len(blocks)):
         raise ValueError(
-            f"{out} holds {more} blocks more than the loader gave: was it longer before?"
+            f"{out} holds {more} more blocks than the loader gave: was it longer before?"
         )
     return Maps(blocks)
 

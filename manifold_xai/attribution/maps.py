@@ -39,12 +39,12 @@ def heat_map(
     tensor([[[ 1., -1.]]])
     """
     if not isinstance(A, Tensor):
-        raise ValueError(f"A must be a tensor, one map a row, got {type(A).__name__}.")
+        raise ValueError(f"A must be a tensor, one map per row, got {type(A).__name__}.")
     if channel is not None and A.ndim > 2 and not -A.ndim < channel < A.ndim or channel == 0:
         raise ValueError(f"channel must be a dimension after the rows, got {channel}.")
     if A.ndim < 2:
         raise ValueError(
-            f"A must hold one map a row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None]."
+            f"A must hold one map per row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None]."
         )
     maps = A if signed else A.abs()
     maps = maps if channel is None or A.ndim == 2 else maps.sum(channel)

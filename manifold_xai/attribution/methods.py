@@ -467,7 +467,7 @@ class AGI(Outward):
         forward_func and further options: as in `PathMethod`
         k: other classes; None for min(10, classes − 1)
         step, step_from, clip: as in `adversarial_path`
-        generator: draws the classes anew for each row where k leaves a choice; None takes them
+        generator: draws the classes anew for each row if k leaves a choice; None takes them
             evenly spaced
     Source: Pan et al. 2021
 

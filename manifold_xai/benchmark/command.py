@@ -16,21 +16,21 @@ from ..files import output, repository
 def add_benchmark(option) -> None:
     """Add the options of `manifold-xai benchmark`; `option` is a parser's `add_argument`."""
     option("grid", help="a grid that ships, a .toml file, or: merge, report")
-    option("folders", nargs="*", help="of merge: one a shard; of report: the results")
+    option("folders", nargs="*", help="for merge: one per shard; for report: the results")
     option("--out", help="folder for results; default: _out/benchmark/GRID in the clone")
-    option("--resume", action="store_true", help="go on with what the folder holds")
-    option("--limit", type=int, default=0, metavar="N", help="images a cell; default: all")
-    option("--block", type=int, default=4, metavar="N", help="images a unit")
+    option("--resume", action="store_true", help="continue from the results in the folder")
+    option("--limit", type=int, default=0, metavar="N", help="images per cell; default: all")
+    option("--block", type=int, default=4, metavar="N", help="images per unit")
     option("--shard", default="1/1", metavar="I/N", help="every N-th image, from the I-th")
     option("--engine", default="local", help="local, or ray")
     option("--workers", type=int, default=2, metavar="N", help="actors of --engine ray")
     option("--device", default="cpu", help="cpu, cuda, …")
     option("--data-root", help="folder for data; default: $MANIFOLD_XAI_DATA, else the cache")
-    option("--size", type=int, help="pixels of a side, in the grid's place")
-    option("--steps", type=int, help="segments of a path, in the grid's place")
-    ways = "keep maps, too, in half precision: safetensors (default) or zarr"
+    option("--size", type=int, help="pixels per side, overriding the grid")
+    option("--steps", type=int, help="segments of a path, overriding the grid")
+    ways = "also keep maps, in half precision: safetensors (default) or zarr"
     option("--maps", nargs="?", const="safetensors", default="", metavar="KIND", help=ways)
-    option("--plan", action="store_true", help="say what it would cost, and run nothing")
+    option("--plan", action="store_true", help="estimate the cost, and run nothing")
 
 
 def benchmark(args: argparse.Namespace) -> int:

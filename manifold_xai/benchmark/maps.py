@@ -88,7 +88,7 @@ def merge_maps(cells: Iterable[Path], out: Path) -> None:
 
     Parameters:
         cells: folders of cells below `units`, one of each shard and cell
-        out: the folder below which each cell's own folder lies
+        out: the folder that holds the cells' folders
     """
     for cell in cells:
         if (cell / "maps.zarr").exists():

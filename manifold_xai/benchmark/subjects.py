@@ -61,7 +61,7 @@ def pictures(name: str, size: int = 0, root: str | Path | None = None) -> Pictur
 
     Parameters:
         name: "digits" (the test part), a set that `image_set` knows, or a folder of the data root
-        size: pixels of a side; 0 for the set's own
+        size: pixels per side; 0 for the set's own
         root: a data root; None for the user's
     """
     if name == "digits":

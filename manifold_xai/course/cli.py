@@ -195,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's parser."""
     whole = argparse.ArgumentParser(
-        prog="manifold-xai", description="Run and look after the course."
+        prog="manifold-xai", description="Run and maintain the course."
     )
     commands = whole.add_subparsers(dest="command", required=True)
     add_run(commands.add_parser("run", help="execute chapters").add_argument)
@@ -203,26 +203,26 @@ def parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         sub = commands.add_parser(name, help=text)
         if name in ("table", "colab"):
-            sub.add_argument("--write", action="store_true", help="put it into README.md")
+            sub.add_argument("--write", action="store_true", help="write it into README.md")
         if name in FOLDERS:
             sub.add_argument("--out", help=FOLDERS[name])
         if name in ("handout", "bundle"):
             sub.add_argument("folder", metavar="DIR", help="a new folder, or an earlier one")
             sub.add_argument("--chapters", help=ONLY + "; default: all lessons")
         if name == "handout":
-            sub.add_argument("--teacher", action="store_true", help="the teacher's copies, too")
+            sub.add_argument("--teacher", action="store_true", help="also the teacher's copies")
         if name == "bundle":
             sub.add_argument("--torch", choices=["cpu"], help="torch without CUDA")
         if name == "doctor":
-            sub.add_argument("--workshop", action="store_true", help="a seat in a class, too")
+            sub.add_argument("--workshop", action="store_true", help="also check a seat in a class")
         if name == "seats":
             sub.add_argument("--only", help=ONLY + "; default: all lessons")
             sub.add_argument("--table", action="store_true", help="run nothing, print the table")
-            sub.add_argument("--write", action="store_true", help="put it into docs/teach.md")
+            sub.add_argument("--write", action="store_true", help="write it into docs/teach.md")
         if name == "restamp":
             sub.add_argument(
                 "--against",
-                help="folder of a cpu run of the old code on this machine; default: what is kept",
+                help="folder of a cpu run of the old code on this machine; default: kept results",
             )
     for sub in commands.choices.values():
         sub.add_argument("--root", help="the clone, if not the working folder's")
@@ -232,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
 def add_run(option) -> None:
     """Add the options of `manifold-xai run`; `option` is a parser's `add_argument`."""
     option(
-        "--profile", default="cpu", help="what to spend: smoke, cpu, gpu, evidence (settings.ini)"
+        "--profile", default="cpu", help="size of the run: smoke, cpu, gpu, evidence (settings.ini)"
     )
     option("--only", help=ONLY)
     option("--device", help="cpu, cuda, cuda:1; default: the profile's")
@@ -245,8 +245,8 @@ def add_run(option) -> None:
         metavar="N",
         help="chapters side by side",
     )
-    option("--resume", action="store_true", help="leave alone what is done, whole and unchanged")
-    option("--plan", action="store_true", help="say what would be spent, and run nothing")
+    option("--resume", action="store_true", help="skip chapters that are done and unchanged")
+    option("--plan", action="store_true", help="estimate the cost, and run nothing")
     option("--fail-fast", action="store_true", help="start no chapter after one has failed")
     option(
         "--timeout",
@@ -282,15 +282,15 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS = {
     "doctor": "check this machine",
     "outputs": "write the outputs of the cpu profile, and measured seconds, into nbs/",
-    "table": "the chapters as a table",
-    "colab": "the cell that installs the course on Colab",
+    "table": "print the table of chapters",
+    "colab": "print the cell that installs the course on Colab",
     "fold": "hide the source of checks and solutions, until a reader unfolds them",
     "restamp": "give evidence today's key where a cpu run gave the same numbers to the last bit",
-    "evidence": "keep what an evidence run recorded",
+    "evidence": "keep the records of an evidence run",
     "ledger": "write LEDGER.md, its tables, figures and pages from the kept evidence",
-    "handout": "student notebooks for a class, and the teacher's",
-    "bundle": "wheels, lock, notebooks and site for a room without network",
-    "seats": "run lessons on one thread, and keep what each cell computes",
+    "handout": "write notebooks for students and teachers of a class",
+    "bundle": "collect wheels, lock, notebooks and site for a room without network",
+    "seats": "run lessons on one thread, and keep the seconds of each cell",
 }
 FOLDERS = {
     "outputs": "folder with the results of all profiles; default: _out in the clone",

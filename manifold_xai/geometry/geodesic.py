@@ -38,7 +38,7 @@ class Geodesic(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What `geodesic` shows while it works, after each pass."""
+    """The state of `geodesic` after each pass, as passed to `watch`."""
 
     gamma_z: Tensor  # (n+1, b, ...), those solved together, with n segments at this level
     frames: int  # decoded and differentiated so far, all paths together

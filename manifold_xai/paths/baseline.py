@@ -33,7 +33,7 @@ def baseline(
         if generator is None:
             raise ValueError(
                 "baseline(x, 'noise') needs a generator: "
-                "noise is drawn, and must be drawn again alike."
+                "the same noise must be drawn each time."
             )
         return torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
     kinds = dict(

@@ -258,7 +258,7 @@ def check_guided(
         raise ValueError(f"order must be one of {names}, or a tensor like x, got {order!r}.")
     elif order == "random" and generator is None:
         raise ValueError(
-            "order='random' needs a generator: it is drawn, and must be drawn again alike."
+            "order='random' needs a generator, so that the same order can be drawn again."
         )
 
 

@@ -61,7 +61,7 @@ def decode_and_grad(
         f: a `score` or any callable (b, ...) -> (b,), row by row
         decode: (b, ...) -> (b, ...), row by row
         z: latents, (b, ...)
-        rows: which rows of the caller these are, (b,); handed to f if it takes them
+        rows: which rows of the caller these are, (b,); passed to f if it takes them
         batch: rows at once; None for all. Out of memory halves it
         like: images that decode(z) must look like, one per row of the caller, or None
     Returns: Decoded(x, grad, value, grad_z), detached

@@ -19,7 +19,7 @@ from ..together import Layout
 
 # %% ../../nbs/library/paths/path.ipynb #f34d3f99
 class Step(NamedTuple):
-    """A point of a path, with gradient and score there if the path had to compute them anyway.
+    """A point of a path, with its gradient and score if the path computed them anyway.
 
     >>> import torch
     >>> from manifold_xai import Step
@@ -46,7 +46,7 @@ class Path:
             their order, of these rows of x; for a path that is the same curve for every T
         again: (steps, rows) -> Path, made anew with so many segments for these rows of x; for a
             path that T itself changes
-        notes: whatever else is worth keeping (anchored=True …)
+        notes: further facts to keep with it (anchored=True …)
 
     >>> import torch
     >>> from manifold_xai import Path

@@ -48,7 +48,7 @@ def breeds(
 
     Parameters:
         root: a data root; None for the user's
-        size: pixels of a side
+        size: pixels per side
         classes: breeds
         learn, judge: photographs of each kind, drawn class by class; None for all
     Raises: FileNotFoundError saying what is missing

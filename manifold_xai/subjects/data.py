@@ -162,7 +162,7 @@ def to_tensor(image: Image.Image, size: int = 224, channels: int = 3, pad: int =
     """
     if image.mode.startswith(("I", "F")):
         raise ValueError(
-            f"Images need 8 bits a channel, this one is in mode {image.mode}: "
+            f"Images need 8 bits per channel, this one is in mode {image.mode}: "
             "rescale its values to 0…255 first."
         )
     if channels not in (1, 3):

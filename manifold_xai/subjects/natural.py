@@ -51,7 +51,7 @@ def natural_autoencoder(
     Parameters:
         name: "taef2"; "mar", which needs kl16.ckpt; a key of PUBLISHED; or a folder saved by
             diffusers, of an autoencoder or of a pipeline around one
-        root: a data root, where it lies in weights/NAME or in NAME; None for the user's
+        root: a data root, which holds it in weights/NAME or in NAME; None for the user's
         download: whether diffusers may fetch one of PUBLISHED from its hub; else only its cache is
             used
     Returns: with encode and decode, for images (b, 3, H, W) in [0, 1]; eval mode, gradients off

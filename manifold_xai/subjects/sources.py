@@ -44,7 +44,7 @@ def photographs(
     """Photographs: the ImageNet sample if the data root holds it, else eight that ship.
 
     Parameters:
-        size: pixels of a side; central squares
+        size: pixels per side of the central squares
         n: at most this many, drawn class by class, the same ones each time
         root: a data root; None for the user's
     Returns: x (n, 3, size, size) in [0, 1]; y the ImageNet class, or −1 for the eight, which have
@@ -151,7 +151,7 @@ def image_folder(
     """Images of a folder: classes are its sub-folders in the order of their names, or a table.
 
     Parameters:
-        folder: with a sub-folder for each class (the folder an image lies in is its class), or with
+        folder: with a sub-folder for each class (an image's own folder is its class), or with
             a labels.csv
         size: as in `to_tensor`
         channels: as in `to_tensor`

@@ -106,7 +106,7 @@ def trained(
         train: trains the model in place and returns figures for its card
         settings: JSON-able, everything that determines the weights
         root: a data root
-        retrain: a folder: weights come from there or are trained into it, whatever ships
+        retrain: a folder: weights come from there or are trained into it, even if some ship
     Raises: ValueError naming the file if the weights found are damaged, not finite, or were made
         with other settings or for another model, and naming the parameter if training gives values
         that cannot be kept; OSError saying what to do if the disk is full or the folder not ours

@@ -138,7 +138,7 @@ def test_a_loader_that_shuffles_is_noticed(tmp_path):
     quiet(made(Net), LOADER, Saliency, tmp_path)
     with pytest.raises(ValueError, match="block-00000.*another batch.*shuffle"):
         quiet(made(Net), LOADER[::-1], Saliency, tmp_path)
-    with pytest.raises(ValueError, match="1 blocks more"):
+    with pytest.raises(ValueError, match="1 more blocks"):
         quiet(made(Net), LOADER[:2], Saliency, tmp_path)
 
 

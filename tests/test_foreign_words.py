@@ -554,7 +554,7 @@ SAID = {
     ),
     "a class of one number a row": (
         lambda: IG(lambda x: x.flatten(1).sum(1)).attribute(X, target=0),
-        "or None where there is one number a row",
+        "or None where there is one number per row",
     ),
     "a complex score": (
         lambda: IG(lambda x: torch.fft.fft(x.flatten(1))).attribute(X, target=0),

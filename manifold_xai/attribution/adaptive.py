@@ -160,7 +160,7 @@ class _Curve(_Sums):
 
     @property
     def believed(self):
-        """Three times as much where the path is smooth: then sums with their bends err as 1/T⁴."""
+        """More where the path is smooth: then sums with their bends err as 1/T⁴."""
         return SMOOTHLY if self.gamma.notes.get("smooth") else _Sums.believed
 
     def sum(self):
@@ -208,7 +208,7 @@ def _way(gamma: Path) -> type[_Sums]:
 # %% ../../nbs/library/attribution/adaptive.ipynb #4725c98d
 SAFETY = 1.5  # measured in benchmarks/tolerance.py: at least the error for 95 of 100 rows
 SLOWEST = 2.0  # ratio of successive changes, at least
-SMOOTHLY = 12.0  # at most on a smooth curve, whose sums err as 1/T⁴: three quarters of sixteen
+SMOOTHLY = 10.0  # at most on a smooth curve, whose sums err as 1/T⁴: changes shrink sixteenfold
 SMOOTH = (3.0, 6.0)  # ratios at which the error is taken to fall as 1/T²
 
 

@@ -5,12 +5,13 @@ the measures of chapter 43, by photograph.
         (100 photographs, hours of one core)
     python benchmarks/attacks.py --data-root FOLDER --quick
 
-FOLDER holds `taef2` and, for more than eight photographs, `imagenet-val`, which nobody has trained
-on. EfficientNet-Lite0 is explained, from black, on those that it gets right. Each photograph is
-attacked towards the IG map of the next photograph of another class; its ReLU6s are softplus for the
-attacker, who lays the points of his path anew at each step, and the class stays the same for the
-network itself. The last two methods explain nothing: maps that do not know the network. Photographs
-that are in the result file already are not done again. Numbers only: no photograph is written.
+FOLDER holds `taef2` and, for more than eight photographs, `imagenet-val`, on which no network here
+was trained. EfficientNet-Lite0 is explained, from black, on those that it gets right. Each
+photograph is attacked towards the IG map of the next photograph of another class; its ReLU6s are
+softplus for the attacker, who draws the points of the path anew at each step, and the class stays
+the same for the network itself. The last two methods explain nothing: their maps do not depend on
+the network. Photographs that are in the result file already are not done again. Numbers only: no
+photograph is written.
 """
 
 from pathlib import Path

@@ -4,8 +4,8 @@
         (a quarter of an hour on one core; photographs where FOLDER has imagenet-sample and taef2)
 
 Only what is under test comes from the library: networks, autoencoders, data, and the methods'
-paths. Scores, integrals, tangent spaces, removals, statistics and intervals are written here
-again, in NumPy where that is possible, and images are others than the evidence's. The result,
+paths. Scores, integrals, tangent spaces, removals, statistics and intervals are written here again,
+in NumPy where that is possible, and the images are not those of the evidence. The result,
 benchmarks/results/audit.json, has both intervals; tests/test_audit.py asks that they meet.
 """
 
@@ -93,7 +93,7 @@ def tangent_share(decode, z, v):
 
 
 def removed(f, A, x, fill, levels=21):
-    """Areas under what is left of the score while the least, or the most important pixels go."""
+    """Areas under the score that is left as the least, or the most important pixels are removed."""
     importance = A.abs().sum(1).flatten(1).numpy()
     order = np.argsort(-importance, axis=1, kind="stable")
     with torch.no_grad():
@@ -140,7 +140,7 @@ def gradient_fraction(n):
 
 
 def pulled_back(vae, x):
-    """MIG-21: what coding leaves of noise."""
+    """MIG-21: what is left of noise after encoding and decoding."""
     noise = 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         moved = vae.decode(vae.encode(x + noise)) - vae.decode(vae.encode(x))

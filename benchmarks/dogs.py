@@ -1,11 +1,12 @@
 """MIG's table in MIG's regime: a classifier that has learned breeds of dogs from
-reconstructions is attacked and explained on them, and the maps' max-sensitivity and infidelity.
+reconstructions is attacked and explained on reconstructions, and its maps' max-sensitivity and
+infidelity are measured.
 
     python benchmarks/dogs.py --data-root FOLDER
         (ten breeds, 100 photographs: hours of one core)
     python benchmarks/dogs.py --data-root FOLDER --quick
 
-FOLDER holds `dog-breeds` to learn from, `imagenet-val` to be judged on, and `taef2`. The features
+FOLDER holds `dog-breeds` to learn from, `imagenet-val` to test on, and `taef2`. The features
 are EfficientNet-Lite0's and stay frozen; the head, trained once, is kept in _out/breeds.
 Photographs that are in the result file already are not done again. Numbers only: no photograph is
 written. The evidence on attacks and on faithfulness read the file.

@@ -6,7 +6,7 @@ and lengths on worlds with closed forms.
     python benchmarks/geodesics.py --quick    (8 digits)
 
 A pass decodes and differentiates every frame of every path at 50 segments once, or asks for one
-Jacobian column there. "armijo" is MIG's Algorithm 1, sign corrected, with its stop rule off.
+Jacobian column there. "armijo" is MIG's Algorithm 1 with the sign corrected and its stop rule off.
 Bars: (a) a solver passes armijo's mean energy in ≤ 1/50 of its time; (b) the default's paths lie
 within 1 % of their own limit, ten more steps lowering E by < 0.1 %, for ≥ 95 %; unevenness of
 the chords ≤ 2 % on paths called converged; length on worlds within 1e-3 at 50 segments, order 2.
@@ -42,7 +42,7 @@ def at_fifty(decode, gamma_z):
 
 def race(decode, z0, z1, solver, clock, every, **how):
     """Result, and marks (passes, seconds, mean energy at 50 segments);
-    the clock stops while the energy is looked at."""
+    the clock stops while the energy is measured."""
     marks, spent, since = [], 0.0, clock()
 
     def watch(p):

@@ -187,7 +187,7 @@ def digits_table(args):
         .abs()
         .max()
     )
-    # the layout convolutions on a CPU like best, the loop's too
+    # the layout in which convolutions on a CPU are fastest, for the loop, too
     model.float().to(memory_format=torch.channels_last)
     vae.float()
     print(
@@ -247,8 +247,8 @@ def digits_table(args):
 
 
 def network_of(name):
-    """An ImageNet classifier and its preprocessing, weights where they are to be had, else drawn:
-    speed does not depend on them."""
+    """An ImageNet classifier and its preprocessing; where there are no weights they are drawn at
+    random, since speed does not depend on them."""
     if name == "efficientnet_lite0":
         return imagenet_classifier(name)
     from torchvision.models import get_model

@@ -150,8 +150,8 @@ def arguments(doc, results, **defaults):
 
 
 def right_photographs(network, size, n, root):
-    """n photographs that nobody has trained on and that the network gets right, in a random order
-    that stays the same; without `imagenet-val` below the root, those that ship."""
+    """n photographs on which no network was trained and that the network gets right, in a random
+    but fixed order; without `imagenet-val` below the root, those that ship."""
     folder = store.data_root(root) / "imagenet-val"
     if not folder.is_dir():
         return photographs(size, n, root=root)
@@ -166,8 +166,8 @@ def right_photographs(network, size, n, root):
 def collect(
     script, args, images, measured, options=("photographs", "wide", "steps", "size"), **notes
 ):
-    """measured(slice) of one batch of photographs after the other, added to the result file,
-    which is gone on with if it is there.
+    """measured(slice) of one batch of photographs after the other, added to the result file, which
+    is continued if it exists.
 
     options, those that name the command; notes, kept in the file. Returns what the file holds.
     """

@@ -1,5 +1,5 @@
-"""How much of each method's time is the networks': every pass that it asks for is written down,
-repeated bare, and timed beside it.
+"""How much of each method's time the networks take: every pass that a method asks for is noted,
+repeated alone, and timed beside the method.
 
     python benchmarks/passes.py            (32 digits, 200 steps, MNIST32 CNN and VAE: some minutes)
     python benchmarks/passes.py --quick    (4 digits, 20 steps)
@@ -32,7 +32,7 @@ from manifold_xai.score import score
 
 
 class Heard(nn.Module):
-    """A network that writes down what it is asked: [itself, one of its inputs, rows,
+    """A network that notes what it is asked: [itself, one of its inputs, rows,
     backward passes]."""
 
     def __init__(self, inner, asked, scored=None):

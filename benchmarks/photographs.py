@@ -5,7 +5,7 @@ through TAEF2, by photograph.
         (100 photographs, some 130 s of one core each)
     python benchmarks/photographs.py --data-root FOLDER --quick
 
-FOLDER holds `taef2` and `imagenet-val`, which nobody has trained on; EfficientNet-Lite0 is
+FOLDER holds `taef2` and `imagenet-val`, on which no network here was trained; EfficientNet-Lite0 is
 explained on those that it gets right. Photographs that are in the result file already are not done
 again. Numbers only: no photograph is written. Chapter 41 reads the file and does a few photographs
 anew.
@@ -72,7 +72,7 @@ def latent_steps(steps):
 
 def load(root, size, n):
     """The classifier with its preprocessing, TAEF2, and the photographs;
-    both networks laid out as the CPU likes them."""
+    both networks in the memory layout in which a CPU is fastest."""
     network = model, preprocess = imagenet_classifier("efficientnet_lite0")
     autoencoder = taef2(Path(root) / "taef2" if root else None).to(
         memory_format=torch.channels_last
@@ -131,8 +131,8 @@ def short_geodesic(autoencoder, x0, x, steps):
 
 
 def whole(f, x, draw, rule="trapezoid"):
-    """The map along a path that `draw` makes, and what is stored of its sum: refined where it would
-    not add up, which the left rule is not."""
+    """The map along a path that `draw` makes, and what is stored of its sum: refined where it
+    would not add up, except by the left rule."""
     gain = values(f, x) - values(f, torch.zeros_like(x))
 
     def walk(refine):
@@ -146,7 +146,7 @@ def drawn(network, autoencoder, x, rows, before, colour, steps, which="all"):
     """Each method's name and map on photographs x, and what else there is to store. before, like x:
     IG2's references; which: "all" or "again".
 
-    "again" leaves it at those that come back on another computer: no greedy path, nothing long.
+    "again" means only those that repeat on another computer: no greedy path, nothing slow.
     """
     model, preprocess = network
     every, x0, latents = (

@@ -100,7 +100,7 @@ def paths(f, autoencoder, x0, x, steps):
 
 
 def block(x, autoencoder, network, preprocess, steps, have):
-    """What is seen along each path of a few photographs that the stored file does not have: {path:
+    """The measures along each path of a few photographs that the stored file does not have: {path:
     {measure: (T+1, b, ...)}}."""
     x0, f, eye = (
         torch.zeros_like(x),
@@ -214,7 +214,7 @@ def main():
             "coverage": overlap.coverage,
             "recall": overlap.recall,
         }
-        if name == "noise":  # it first moves away from x: no reading over what is left
+        if name == "noise":  # it moves away from x at first
             by_image = {key: value for key, value in by_image.items() if not key.endswith(", left")}
         by_path[name] = {
             key: [round(v, 5) for v in value.tolist()] for key, value in by_image.items()

@@ -3,9 +3,9 @@
     python benchmarks/precision.py                    (the CPU, and a GPU where one is; minutes)
     python benchmarks/precision.py --device cuda --size 224 --photographs 8
 
-A variant is *used* if every map stays within 1e-3 of the largest value of float32's, and it is
-faster; what is refused stays out of every profile (`precision` in settings.ini). GIG chooses by
-ranks, which rounding reorders: its map is reported and decides nothing.
+A variant is *used* if every map differs from float32's by at most 1e-3 of its largest value, and
+the variant is faster; a refused variant stays out of every profile (`precision` in settings.ini).
+GIG chooses by ranks, which rounding reorders: its map is reported and decides nothing.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Rounded(nn.Module):
             return self.network(x).float()
 
 
-VARIANTS = {  # what becomes of the network, and how exactly float32 is multiplied
+VARIANTS = {  # how the network is changed, and how exactly float32 is multiplied
     "float32": (lambda network: network, "highest"),
     "TF32": (lambda network: network, "high"),
     "bfloat16": (Rounded, "highest"),
@@ -103,7 +103,7 @@ def measured(network, preprocess, x, device, steps, rounds):
 
 
 def verdict(name, maps, guided, seconds):
-    """What is kept of a variant; whether it is used."""
+    """What is stored about a variant, and whether it is used."""
     A, B = (m.double().flatten(1) for m in (maps[name], maps["float32"]))
     off = ((A - B).abs().amax(1) / B.abs().amax(1)).max().item()
     took = {n: sorted(s[1:])[len(s[1:]) // 2] for n, s in seconds.items()}

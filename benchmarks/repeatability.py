@@ -7,8 +7,8 @@ with noise of 1e-6 on the input, in float64, and with another internal batch.
 
 Cosine of the signed maps and rank correlation of the blurred |A|, as in
 `guided_repeatability.py`, whose options and result file these are. FOLDER holds `taef2` and
-`imagenet-sample`. The methods that draw get the same seed each time. The geodesic gets three
-segments and two iterations, AGI three classes, as time allows.
+`imagenet-sample`. Methods that draw at random get the same seed each time. To save time the
+geodesic gets three segments and two iterations, and AGI three classes.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ def methods(f, autoencoder, references, steps, batch):
 
 def controls(f, autoencoder, how):
     """The autoencoder without the path, the groups without the guidance,
-    and three maps that know no network; each a function (x, target)."""
+    and three maps that do not depend on the network; each a function (x, target)."""
 
     def redrawn(x):
         return autoencoder.decode(autoencoder.encode(x)).detach()

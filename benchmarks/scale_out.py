@@ -1,13 +1,12 @@
-"""What a grid costs, computed and measured, and what two Ray workers make of it: the digits grid,
-once in this process, once by two actors, one thread each.
+"""What a grid costs, predicted and measured, and how much two Ray workers speed it up: the digits
+grid, once in this process, once by two actors, one thread each.
 
     python benchmarks/scale_out.py             (40 digits, 50 steps: some minutes)
     python benchmarks/scale_out.py --quick     (6 digits, 10 steps)
 
-The cost is counted passes times measured seconds a pass, plus the rest that one block has shown.
-The gain of
-two workers is the seconds of the one process over those of the busier of the two, in process
-seconds, so that a busy machine does not spoil it; the clock's is printed beside it.
+The cost is counted passes times measured seconds a pass, plus the remainder measured on one block.
+The gain of two workers is the process seconds of the one process over those of the busier worker,
+so that a busy machine does not distort it; the gain by the clock is printed beside it.
 """
 
 import argparse
@@ -35,7 +34,7 @@ def by_worker(out: Path) -> dict[str, float]:
 
 
 def main():
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: both sides alike here
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as in this process; Ray's own is 15
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

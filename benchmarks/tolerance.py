@@ -5,16 +5,17 @@
         (EfficientNet-Lite0, 112 pixels; FOLDER holds `imagenet-val`)
     python benchmarks/tolerance.py --quick
 
-For each row and method the map with `tol` and the maps of fixed numbers of steps are held against
+For each row and method the map with `tol` and the maps of fixed numbers of steps are compared with
 one of `--limit` steps, 1,600 by default; errors are norms of differences over the norm of that map.
 Where the score is smooth, 400 steps with their bends are as good: on digits they differ from 1,600
 plain ones by less than 1e-4. Kept are error, estimate, steps, passes and seconds of each row.
 
-Fixed numbers of steps are taken from the limit's points, and so have an order of as many steps for
-nothing where one is settled; "error as published" has its own. A settled form's limit has the order
-of the whole line, from as many segments as it has itself. MIG's limit lies on the geodesic that
-`tol` refines: what is published there solves its own for 200 segments, and differs by that.
-GIG has no limit to be held against: its estimates are kept, with at most 192 steps.
+Maps of fixed numbers of steps are computed from the limit's points, so a settled method gets the
+limit's order of features at no cost; "error as published" uses an order of its own. The limit of a
+settled method settles its order from as many segments as it has itself. MIG's limit lies on the
+geodesic that `tol` refines; the published form solves its own geodesic for 200 segments, and
+differs by that much. GIG has no limit to compare with: its estimates are kept, with at most 192
+steps.
 
 Rows that are in the result file already are not done again.
 """
@@ -50,7 +51,7 @@ from manifold_xai.subjects.sources import image_folder
 
 NAMES = dict(digits="tolerance_digits.json", photographs="tolerance_photographs.json")
 RESULTS = Path(__file__).parent / "results"
-PUBLISHED = 200  # n_steps where nobody says otherwise
+PUBLISHED = 200  # n_steps by default
 
 
 def norm(A):
@@ -66,7 +67,7 @@ def asked(f, points, x, batch):
 
 
 def of_fixed_steps(gamma, f, x, batch, limit):
-    """{steps: map} of one curve, for the limit and what divides it: its points are those of all."""
+    """{steps: map} of one curve, for the limit and its divisors, which use the limit's points."""
     points = gamma.curve([i / limit for i in range(limit + 1)], torch.arange(len(x)))
     maps = {n: torch.zeros_like(x) for n in range(10, limit + 1) if limit % n == 0}
     last, kept = {}, []
@@ -100,7 +101,7 @@ def with_tol(network, method, x, y, tol, batch, **more):
 
 
 def published(network, method, x, y, batch):
-    """Map, passes and seconds a row of the number of steps that is taken unless one says so."""
+    """Map, passes and seconds a row with the default number of steps."""
     start, found = time.process_time(), []
     how = dict(target=y, n_steps=PUBLISHED, internal_batch_size=batch)
     passes = count_passes(network, lambda: found.append(method.attribute(x, **how)))[1]

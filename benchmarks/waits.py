@@ -1,11 +1,12 @@
-"""How often each method makes the host wait for its device: a number read, a copy to the host.
+"""How often each method makes the host wait for its device, by reading a number or copying to it.
 
     python benchmarks/waits.py            (four digits, 50 and 100 steps, a minute or two)
 
 A pass is one call of the classifier, the encoder or the decoder, whatever its rows. Waits are
 counted on a device that is the CPU under another name (`tests/device`, which needs a C++
-compiler). What the door asks for once is told apart from what a longer path adds: the
-difference between the two lengths, for each further segment.
+compiler). Waits of the input checks, which happen once, are
+told apart from those of a longer path: the difference between the two lengths, for each further
+segment.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 """The widgets in a real browser: `python tests/browser.py`, under JupyterLab and Notebook 7.
 
 Opens the workshop in a copy of the notebooks, runs it all, moves every widget by mouse and by
-keyboard, and says what a move costs: milliseconds in the page, from the key to the new pixels, and
-those that the kernel computed, which a busy machine does not change. Fails if pixels do not change,
-a cell fails, the page's console reports an error, or a kernel computes longer than a move may take.
+keyboard, and reports what a move costs: milliseconds in the page, from the key to the new pixels,
+and the kernel's processor milliseconds, which do not depend on how busy the machine is. Fails if
+pixels do not change, a cell fails, the page's console reports an error, or a kernel computes longer
+than a move may take.
 """
 
 import argparse
@@ -30,7 +31,7 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FACES = {"lab": "lab/tree/60_workshop.ipynb", "notebook": "notebooks/60_workshop.ipynb"}
 BARS = {"method": 1000, "MIG": 5000}  # milliseconds to another method's path; a move takes MOVE
 MOVE = 100
-# In the page: note when a hand acts, then look at each frame until the picture is another one.
+# In the page: note when the user acts, then look at each frame until the picture has changed.
 WATCH = """image => {
   const seen = () => {
     if (image.tagName !== "CANVAS") return image.complete && image.naturalWidth && image.currentSrc;
@@ -51,7 +52,7 @@ WATCH = """image => {
   look();
   window.watch = watch;
 }"""
-# what a browser says of things that are none of the widgets' business
+# messages of the browser that do not concern the widgets
 OTHERS = ("favicon", "ResizeObserver", "source map", "/lsp", "checkpoints", "translations")
 OTHERS += ("reading 'schema'",)  # Notebook 7.6 opening any notebook: its own shortcuts' settings
 
@@ -141,7 +142,7 @@ def until(what, seconds: float, name: str):
     raise AssertionError(f"{name}: not within {seconds} s")
 
 
-# Whether a kernel answers this page, which looks idle before it has asked for one.
+# Whether a kernel answers this page; a page looks idle before it has asked for one.
 READY = """async () => {
   const sessions = await (await fetch("/api/sessions")).json();
   return sessions.some(({ kernel }) => kernel?.connections && kernel.execution_state === "idle");
@@ -179,7 +180,7 @@ def run_all(page, face: str, folder: Path, seconds: float) -> None:
 class Move(NamedTuple):
     """What a move cost, in milliseconds."""
 
-    page: float  # from the hand to the new pixels
+    page: float  # from the user's action to the new pixels
     kernel: float  # that kernels computed in the meantime
 
 

@@ -21,7 +21,7 @@ def pytest_ignore_collect(collection_path, config):
     return True if collection_path == ROOT / "tests" / "device" and not asked else None
 
 
-GOLDEN = {  # where the answers are, and what follows the convolutions of the classifier
+GOLDEN = {  # the file with the answers, and the activation after the classifier's convolutions
     "shipped": (ROOT / "tests" / "golden.safetensors", nn.SiLU),
     "whole": (SHARED / "golden" / "official.safetensors", nn.ReLU),
 }

@@ -17,7 +17,7 @@ from manifold_xai.attribution.methods import (
     SettledIG,
 )
 
-# each: (f, autoencoder, references) -> method. The draws of two methods made alike are alike.
+# each: (f, autoencoder, references) -> method. Two methods made alike draw the same numbers.
 LINES = {
     "IG": lambda f, a, r: IntegratedGradients(f),
     "GIG": lambda f, a, r: GuidedIG(f),

@@ -1,4 +1,4 @@
-"""Networks that are not ours, of the kinds people bring; what a map must be: sums row by row."""
+"""Networks of other people, of the kinds they bring, and what a map must be: sums row by row."""
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class Net(nn.Module):
 
 
 class InPlace(Net):
-    """Normalises what it is given where it lies, as many a forward does."""
+    """Normalises its input in place, as many a `forward` does."""
 
     def forward(self, x):
         x.sub_(0.4).mul_(2)
@@ -111,14 +111,14 @@ class BatchStatistics(BatchNorm):
 
 
 class Centred(Net):
-    """Takes the mean over its batch away."""
+    """Subtracts the mean over its batch."""
 
     def inside(self, h):
         return h - h.mean(0)
 
 
 class Spectral(Net):
-    """Spectral norm goes on estimating its largest singular value while it is in train mode."""
+    """Spectral norm, which in train mode goes on estimating its largest singular value."""
 
     def __init__(self, features=48):
         super().__init__(features)
@@ -126,7 +126,7 @@ class Spectral(Net):
 
 
 class Counting(Net):
-    """Keeps a running mean of what it saw, by its own hands."""
+    """Keeps a running mean of its inputs in its own code."""
 
     def __init__(self, features=48):
         super().__init__(features)
@@ -240,7 +240,7 @@ def oracle(f, x, steps, x0=None):
 
 
 def state_of(*modules):
-    """All that a method must leave as it was, to be compared with `same`."""
+    """Everything that a method must leave unchanged, to be compared with `same`."""
     found = [
         torch.get_rng_state().clone(),
         np.random.get_state()[1].copy(),

@@ -19,7 +19,7 @@ WIDGETS = {"60"}  # lessons in which there is something to move
 KERNEL = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
 RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)"
 CELLS = "() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.toJSON().cells"
-MINUTES = 15  # that a lesson may take, small, on a busy machine
+MINUTES = 15  # that a lesson may take at test size on a busy machine
 
 
 def room(folder: Path, lesson: str) -> Path:
@@ -34,7 +34,7 @@ def room(folder: Path, lesson: str) -> Path:
 
 
 def wrong(cells: list[dict], answers: list[str]) -> list[str]:
-    """What a student should not have met in cells that ran, given the teacher's answers."""
+    """What went wrong in cells that ran, compared with the teacher's answers."""
     outputs = [o for cell in cells for o in cell.get("outputs", [])]
     said = ["".join(o.get("text", "")) for o in outputs]
     found = [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]

@@ -1,4 +1,4 @@
-"""What the tests share, beside their fixtures: places, draws, one measure and small networks."""
+"""What the tests share besides fixtures: paths, random numbers, a measure and small networks."""
 
 import importlib
 from pathlib import Path
@@ -14,7 +14,7 @@ SHARED = ROOT.parent / "shared"  # not part of the repository; tests of what is 
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    """A generator of its own, so that no test draws what another has left over."""
+    """A separate generator, so that no test depends on what another has drawn."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -82,7 +82,7 @@ def published_networks(answers: dict[str, Tensor], bend: type = nn.SiLU) -> list
 
 
 def works_inside_captum(method, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """captum's noise tunnel and metrics take the method as one of their own."""
+    """captum's noise tunnel and metrics accept the method as one of captum's own."""
     from captum.attr import NoiseTunnel
     from captum.metrics import infidelity, sensitivity_max
 

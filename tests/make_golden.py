@@ -41,7 +41,7 @@ TRANSPOSED = ("decoder.3", "decoder.5")
 
 
 def setting(seed: int = 0) -> dict[str, Tensor]:
-    """Smooth random networks, images of 8×8 of which a quarter is black, classes that differ."""
+    """Smooth random networks, 8×8 images with a quarter of the pixels black, different classes."""
     randn = partial(torch.randn, generator=seeded(seed), dtype=torch.float64)
     given = {}
     for name, (shape, size) in LAYERS.items():
@@ -51,7 +51,7 @@ def setting(seed: int = 0) -> dict[str, Tensor]:
     images = dict(zip(("x", "reference", "diffid.images"), images.split([4, 4, 64])))
     given |= images | {"diffid.attribution": randn(64, 1, 8, 8)}
     classify = published_networks(given)[0]
-    classify[-1].bias -= classify(given["diffid.images"]).mean(0)  # else one class takes all
+    classify[-1].bias -= classify(given["diffid.images"]).mean(0)  # else one class wins everywhere
     given["classifier.5.bias"] = classify[-1].bias
     given["target"] = classify(given["x"]).argmax(1)
     given["diffid.labels"] = classify(given["diffid.images"]).argmax(1)
@@ -103,7 +103,7 @@ def outward_answers(given: dict[str, Tensor], classify: nn.Module) -> dict[str, 
     """Input × gradient, IG2 and AGI of the release; its AGI adds up over the nine other classes."""
     from cleanig import explainer as e
 
-    named = nn.Module()  # IG2 looks for the last layer by its name
+    named = nn.Module()  # IG2 finds the last layer by its name
     named.fc, named.forward = classify[-1], classify.forward
     ig2 = e.IG2Explainer(named, "cpu", steps=15, step_size=0.1, reference_mode="first")
     to_each = dict(num_classes=11, num_neg_cls=11)  # 0…9: it leaves out the last
@@ -133,7 +133,7 @@ def diffid_answers(given: dict[str, Tensor], classify: nn.Module) -> dict[str, T
 
 
 def pair_answers(given: dict[str, Tensor], classify: nn.Module) -> dict[str, Tensor]:
-    """What Guided IG of the `saliency` package says, with a corridor and without one."""
+    """Maps of Guided IG by the `saliency` package, with a corridor and without one."""
     from saliency.core import INPUT_OUTPUT_GRADIENTS, GuidedIG
 
     def gradients(x, call_model_args, expected_keys):

@@ -1,4 +1,4 @@
-"""Attacks keep their box and their class, reach what can be reached on paper,
+"""Attacks stay in their box and class, reach the optimum known on paper,
 and compare maps as others do."""
 
 import json
@@ -176,7 +176,7 @@ def test_the_stored_attacks_on_photographs_reach_their_target(how):
 
 
 def test_an_iterate_of_another_class_does_not_count():
-    # the only way towards the aim crosses the border x₀ = 0.5, where the class changes
+    # the only way to the aim crosses the border x₀ = 0.5, where the class changes
     f = score(Two(lambda v: 40 * (v[:, 0] - 0.5), low=0.0), output="logit")
     x = torch.tensor([[0.9, 0.5]])
     found = targeted_attack(

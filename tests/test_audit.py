@@ -26,7 +26,7 @@ def audit():
 
 
 def meets(claim, a):
-    """Whether the audit's interval meets the one that is kept now."""
+    """Whether the audit's interval overlaps the one that the ledger keeps now."""
     kept = json.loads((ROOT / "nbs" / "results" / "evidence.json").read_text(encoding="utf8"))
     e = kept[claim]["conditions"].get(a["condition"])
     if e is None:

@@ -484,7 +484,7 @@ def test_reconstruct_refuses(x):
         autoencoder.reconstruct(autoencoder.adapt(lambda x: x[:1], lambda z: z), x)
     with pytest.raises(ValueError, match=r"encoder\.2\.body\.1"):
         autoencoder.reconstruct(A.ResidualVAE(4, colours=1).train(), x)
-    train_mode = A.VAE(3, hidden=8, channels=4).train()  # nothing in it answers differently
+    train_mode = A.VAE(3, hidden=8, channels=4).train()  # none of its layers depends on the mode
     assert autoencoder.reconstruct(train_mode, x[:3]).shape == x[:3].shape
 
 
@@ -815,7 +815,7 @@ def test_taef2_pooled_block_adds_its_branch():
     plain.conv.load_state_dict(pooled.conv.state_dict())
     torch.testing.assert_close(pooled(x), plain(x + pooled.pool(x)))
     nn.init.zeros_(pooled.pool[3].weight)
-    torch.testing.assert_close(pooled(x), plain(x))  # a branch that says nothing changes nothing
+    torch.testing.assert_close(pooled(x), plain(x))  # a branch whose output is zero changes nothing
 
 
 def test_taef2_on_photographs():

@@ -1,4 +1,4 @@
-"""The benchmark: the same numbers however it is cut, killed, resumed; wrong words named."""
+"""The benchmark: the same numbers however it is cut, killed or resumed; wrong names are refused."""
 
 import json
 import os
@@ -169,7 +169,7 @@ run(read_grid(sys.argv[1]), sys.argv[2], limit=6, block=1, resume=True, progress
 
 
 def test_killed_at_random_moments_and_resumed(grid, tmp_path):
-    """Killed as hard as can be, whenever so many units are there: nothing lost, nothing doubled."""
+    """SIGKILL while it runs, three times: nothing is lost, nothing done twice."""
     out, words = tmp_path / "out", [sys.executable, "-c", RUN, tmp_path / "small.toml"]
     env = os.environ | dict(PYTHONPATH=str(ROOT))
     for wanted in (1, 5, 12):
@@ -258,7 +258,7 @@ def test_maps_are_kept_in_half_precision(bare, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", maps.KINDS)
 def test_scores_that_are_there_have_their_maps(bare, tmp_path, monkeypatch, kind):
-    """Killed between the two, cut into shards, resumed: the maps of an undisturbed run."""
+    """Killed between scores and maps, cut into shards, resumed: the maps of an undisturbed run."""
     if kind == "zarr":
         pytest.importorskip("zarr")
     done(bare, tmp_path / "whole", maps=kind)
@@ -319,7 +319,7 @@ def test_on_ray_a_lost_worker_s_block_comes_back(grid, tmp_path, monkeypatch):
         return hired[-1]
 
     monkeypatch.setattr(cluster, "hire", hiring)
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors starve beside anything else
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors starve beside other processes
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
     try:
         there = done(grid, tmp_path / "a", engine="ray", workers=3, block=1)

@@ -1,5 +1,5 @@
-"""The repeatability benchmarks take hours: what was done before an interruption is not done again,
-nor mixed with other settings."""
+"""The repeatability benchmarks take hours: after an interruption nothing is done again,
+and nothing is mixed with results of other settings."""
 
 import json
 from argparse import Namespace
@@ -11,7 +11,7 @@ from helpers import benchmark
 
 @pytest.fixture
 def script(monkeypatch):
-    """benchmarks/guided_repeatability.py as a module, whose clock stands still."""
+    """benchmarks/guided_repeatability.py as a module with its clock stopped."""
     module = benchmark("guided_repeatability", monkeypatch)
     monkeypatch.setattr(module.time, "process_time", lambda: 0.0)
     return module

@@ -1,4 +1,4 @@
-"""What a room without network gets: a lock of what is there, scripts that install nothing else."""
+"""What a classroom without network gets: a lock file, and scripts that install nothing else."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ from manifold_xai.course.cli import main
 
 
 def toy(folder, needs=">=3.11"):
-    """A wheel of nothing but a command `manifold-xai`, which says what it was asked."""
+    """A wheel with nothing but a command `manifold-xai` that prints its arguments."""
     about = f"Metadata-Version: 2.1\nName: toy\nVersion: 1.0\nRequires-Python: {needs}\n"
     files = {
         "toy.py": "import sys\ndef main(): print('asked', *sys.argv[1:])\n",

@@ -661,7 +661,7 @@ def test_googlenet_takes_the_published_layout_and_undoes_the_normalisation(tmp_p
     model, preprocess = imagenet_classifier("googlenet", weights=tmp_path / "g.pth")
     assert model.aux1 is None and model.aux2 is None
     x, seen = torch.rand(1, 3, 32, 32, generator=seeded()), []
-    # an untrained network's outputs tell little
+    # an untrained network's outputs hardly differ
     handle = model.conv1.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     model(preprocess(x))
     handle.remove()

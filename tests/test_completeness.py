@@ -1,5 +1,5 @@
-"""The bar for every complete method as it comes out of the box: sixteen held-out digits, 200 steps,
-probability. benchmarks/tolerance.py measures the same on more of them."""
+"""The bar for every complete method with its defaults: sixteen held-out digits, 200 steps,
+probability. benchmarks/tolerance.py measures the same on more digits."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def drawn(steps, x0, x):
 
 @pytest.mark.parametrize("Method", ANCHORED.values())
 def test_without_its_anchor_a_method_draws_the_same_path(held_out, Method):
-    """So that what is said above of steps[10:-10] is said of anchor=False."""
+    """So that the test above, on steps[10:-10], also holds for anchor=False."""
     x = held_out.x[:2]
     f, vae = score(digit_classifier("smooth")).at(x), digit_vae()
     free, tied = (

@@ -1,5 +1,4 @@
-"""What the tensors themselves tell, operation by operation: waits for the device,
-and bytes held at the worst moment."""
+"""Costs counted operation by operation: waits for the device, and the most bytes held at once."""
 
 import weakref
 from collections import Counter
@@ -127,7 +126,7 @@ def test_held_bytes_are_counted_until_they_are_freed():
 
 @pytest.mark.parametrize("side", [16, 64])
 def test_memory_of_a_geodesic_grows_with_its_codes_and_with_nothing_else(side):
-    """Per further step and row at most eight codes at the worst moment: no image,
+    """Each further step and row adds at most eight codes at the worst moment: no image,
     and no block of d × d."""
     d, b, most = 28, 4, []
     autoencoder, (x0, x) = curved(d, (1, side, side)), rand(2, b, 1, side, side)
@@ -139,7 +138,7 @@ def test_memory_of_a_geodesic_grows_with_its_codes_and_with_nothing_else(side):
 
 
 class Room(TorchDispatchMode):
-    """A device with room for tensors of `most` numbers."""
+    """A device with memory for tensors of `most` numbers."""
 
     def __init__(self, most):
         super().__init__()

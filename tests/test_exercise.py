@@ -1,4 +1,4 @@
-"""The checker of exercises: what an answer does to its arguments stays with the answer."""
+"""The checker of exercises: an answer that changes its arguments changes nothing else."""
 
 import torch
 

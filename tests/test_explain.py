@@ -1,4 +1,4 @@
-"""`explain`: a data set block by block, interrupted, gone on with, equal to maps in memory."""
+"""`explain`: a data set block by block, interrupted and continued, equals the maps in memory."""
 
 import subprocess
 import sys
@@ -228,7 +228,7 @@ explain(made(Net), inputs((3, 4, 4), 11).split(4), GuidedIG, {out!r}, progress=F
 
 
 def test_a_process_killed_while_it_writes(tmp_path):
-    """The block that it wrote is not there, or whole."""
+    """The block that it was writing is either absent or complete."""
     out, tests = str(tmp_path / "maps"), str(ROOT / "tests")
     code = KILLED.format(tests=tests, n=2, out=out)
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120)

@@ -10,14 +10,14 @@ from helpers import ROOT
 import manifold_xai
 
 def examples(name: str) -> list[doctest.DocTest]:
-    """Those in the docstring of a name of the face."""
+    """The examples in the docstring of a public name."""
     thing = getattr(manifold_xai, name)
     finder = doctest.DocTestFinder(recurse=False)
     return [test for test in finder.find(thing, name, globs={}) if test.examples]
 
 
 def complaints(name: str) -> str:
-    """What differs from what a name's examples promise."""
+    """Differences between a name's examples and what they print."""
     said = io.StringIO()
     runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in examples(name):

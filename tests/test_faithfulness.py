@@ -51,7 +51,7 @@ PUBLISHED = [("accuracy", "hard"), ("confidence", "soft")]
 
 
 def published_distance(answers, networks, measure, key):
-    """How far our DiffID in their protocol is from theirs: the most of curves and DiffID."""
+    """Largest difference between our DiffID in their protocol and theirs, curves included."""
     f = score(networks[0], answers["diffid.labels"])
     batch = answers["diffid.attribution"], answers["diffid.images"]
     found = published_diffid(f, *batch, measure, batch=37)

@@ -142,7 +142,7 @@ def test_arguments_of_both_kinds_at_once():
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_method_finds_out_what_belongs_to_a_row(name):
-    """A prompt for each row and prompts for all give each method the maps of each row alone."""
+    """One prompt for each row, or prompts for all: each method gives each row's own map."""
     clip, conditioned, y = made(Clip), made(Conditioned), Y % 4
     for model, args, alone in (
         (clip, PROMPTS, lambda i: lambda x: clip(x, PROMPTS)),
@@ -168,7 +168,7 @@ def test_every_method_finds_out_what_belongs_to_a_row(name):
 
 @pytest.mark.parametrize("cut", [None, 1, 3])
 def test_a_score_hands_arguments_on_to_its_model(cut):
-    """They were taken for the rows, and a model with a default for them answered without."""
+    """They were once taken for row numbers; a model with a default then answered without them."""
 
     class Optional(Conditioned):
         def forward(self, x, c=0.0):
@@ -346,7 +346,7 @@ WAYS = ["module", "closure", "bound method", "partial", "object"]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", EVAL)
 def test_train_mode_is_refused_and_eval_mode_right(kind, way):
-    """However it is handed over, and whatever it does in train mode; its state stays as it was."""
+    """However the model is handed over and whatever train mode does; its state is unchanged."""
     model = made(EVAL[kind], train=True)
     before = state_of(model)
     with pytest.raises(ValueError, match="train|random|batch|chang"):
@@ -409,7 +409,7 @@ def test_whoever_wants_it_switches_the_check_off():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rounding_is_no_mixing(dtype):
-    """Deep networks in short numbers answer a row alone a little otherwise; autocast too."""
+    """In low precision or under autocast, deep networks round a single row differently."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Flatten(),
@@ -540,7 +540,7 @@ def of_frozen_weights():
 
 @pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode"])
 def test_manifold_ig_with_weights_that_ask_for_gradients(around, of_frozen_weights):
-    """Refused steps wrote into graph tensors; maps are those of frozen weights, to the bit."""
+    """Rejected steps once wrote into graph tensors; maps equal those of frozen weights."""
     x, model, how, expected = of_frozen_weights
     vae = digit_vae().requires_grad_(True)
     before, mode = (

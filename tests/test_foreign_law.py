@@ -1,6 +1,6 @@
-"""One law for any model, any input, any method, any way to ask.
+"""One law for any model, any input, any method and any way to call it.
 
-Each row has the map that it has alone, or is refused by name.
+Each row gets the map that it gets alone, or is refused by name.
 """
 
 import copy

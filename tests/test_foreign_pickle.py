@@ -45,7 +45,7 @@ def attributed(m, name):
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("name", EVERY)
 def test_methods(name, way):
-    """Before their first use, and after it: what a call leaves behind can be pickled too."""
+    """Before their first use and after it: the state that a call leaves can be pickled, too."""
     m = method(name, score(made(Net), preprocess=double))
     fresh = COPIES[way](method(name, score(made(Net), preprocess=double)))
     A = attributed(m, name)
@@ -86,7 +86,7 @@ def test_a_catalogue(way):
 
 
 def test_a_deep_copy_is_a_models_own():
-    """What happens to the copy's weights is not felt in the original."""
+    """Changing the copy's weights does not change the original."""
     model = made(Net)
     f = score(model, 1)
     before, again = f(X), copy.deepcopy(f)

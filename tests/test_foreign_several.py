@@ -1,4 +1,4 @@
-"""Several inputs at once: tuple in, tuple out, at captum's face and in the core."""
+"""Several inputs at once: tuple in, tuple out, behind captum's interface and in the core."""
 
 import captum.attr
 import pytest

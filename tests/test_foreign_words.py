@@ -1,6 +1,6 @@
-"""What cannot be explained is said to be so: what was received, which rule it breaks, what helps.
+"""What cannot be explained is refused: with what was received, the rule, and what helps.
 
-And what range an input may have.
+Also, which range an input may have.
 """
 
 import warnings
@@ -193,7 +193,7 @@ def test_inputs_on_no_device():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", EVERY)
 def test_half_precision_in_every_method(name, dtype):
-    """Right to the type's rounding where no gradient chooses the way; else in shape and finite.
+    """Right to the type's rounding where no gradient chooses the path; else finite, right in shape.
 
     The draws are those of float32.
     """
@@ -297,7 +297,7 @@ class Rectified(nn.Module):
 
 @pytest.mark.parametrize("how", ["wrapped", "in place", "a part"])
 def test_guided_backprop_on_a_compiled_model(how):
-    """Hooks are not felt in what is compiled: the plain model is asked, or the refusal says why."""
+    """Hooks do nothing in a compiled model: the plain model is used, or the refusal says why."""
     plain = Rectified().eval()
     expected = GuidedBackprop(plain).attribute(X, target=Y)
     import copy
@@ -333,7 +333,7 @@ def test_adapt_names_from_diffusers_for_its_autoencoders(name, attribute):
 
 
 def test_adapts_advice_leads_out():
-    """Each answer is asked for something else until it is right.
+    """Following the advice of each refusal leads to a right answer.
 
     A posterior's mode or mean, an element of a tuple.
     """

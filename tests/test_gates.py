@@ -1,4 +1,4 @@
-"""What a comparison asks first: maps that add up, a network that is right, an attack that moves."""
+"""The gates of a comparison: maps add up, the network is right, the attack moves its map."""
 
 import csv
 import json

@@ -216,7 +216,7 @@ def test_rows_do_not_see_each_other(solver):
         together.gamma_z, torch.cat([r.gamma_z for r in alone], 1), rtol=0, atol=1e-7
     )
     assert together.iterations.tolist() == [r.iterations.item() for r in alone]
-    assert len(set(together.iterations.tolist())) > 1  # else a shared stop would pass too
+    assert len(set(together.iterations.tolist())) > 1  # else a shared stop rule would pass
 
 
 @pytest.mark.parametrize("solver", [s for s in SOLVERS if s != "encoder"])

@@ -1,7 +1,7 @@
 """Equal to the published codes' own answers: on a small setting that ships, and on a larger one.
 
 tests/make_golden.py asks the codes about the small one. Guided paths, MA-GIG, geodesics and DiffID
-are held against both in their own test files; here are the other methods, and the file itself.
+are compared with both in their own test files; here are the other methods, and the file itself.
 """
 
 import pytest
@@ -88,7 +88,7 @@ def test_ig2_that_listens_to_the_last_features(answers, published):
     assert relative(A, answers["ig2.attribution"]) < 1e-10
     outputs = IG2(score(model), step=0.1, clip=None)
     away = outputs.attribute(answers["x"], answers["reference"], **how)
-    assert relative(away, answers["ig2.attribution"]) > 1e-3  # what is listened to is seen
+    assert relative(away, answers["ig2.attribution"]) > 1e-3  # it shows which layer is compared
 
 
 @SHIPPED

@@ -157,7 +157,7 @@ def test_a_settled_path_goes_forward_inside_its_corridor(seed, steps, window):
 
 @pytest.mark.parametrize("rule, order", [("left", 1), ("trapezoid", 2)])
 def test_the_gap_of_a_settled_path_falls_at_the_order_of_the_rule(rule, order):
-    """Features set out and arrive inside segments: each segment is straight all the same."""
+    """Features start and arrive within segments, but each segment is straight all the same."""
     x0, x = rand(2, 30, 6, seed=1)
 
     def gap(T):
@@ -197,7 +197,7 @@ def test_mean_gradient_is_the_mean_in_any_chunk():
 
 
 def test_line_gradient_is_exact_between_the_points_of_a_cubic():
-    """Where a gradient changes its sign, too: as many places between cost no pass."""
+    """Also where a gradient changes its sign: further places between the points cost no pass."""
     x0, x = rand(2, 3, 4, seed=5)
     f = lambda x: ((x - 0.45) ** 4).sum(1)  # noqa: E731
 

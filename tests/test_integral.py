@@ -301,7 +301,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(ends):
 
     held, most_rows = alive_at_the_end(200)
     assert (held, most_rows) == alive_at_the_end(20) and most_rows == 16
-    # points of one run and their gradients, A, x, the path's first point and its gradient
+    # one run's points and gradients, A, x, the path's first point and its gradient
     assert held <= 4 * (16 // 4) + 6
 
 

@@ -77,7 +77,7 @@ def test_an_ignored_pixel_gets_exactly_nothing(name):
 
 
 def blind_ig2(model, ignored, x, y):
-    """IG2 listening to the whole image: such pixels move, and still get nothing."""
+    """IG2 with the whole image as features: ignored pixels move, and still get nothing."""
     from manifold_xai.attribution.methods import IG2
 
     method = IG2(
@@ -128,8 +128,7 @@ def test_nothing_to_compare_with_no_attribution():
 
 
 def most_held(name, steps):
-    """Bytes of the method's tensors alive, at most, whenever the network is asked;
-    eight rows at a time."""
+    """Most bytes of the method's tensors alive at any call of the network, eight rows at a time."""
     model, vae, references, x, y = world()
     found = []
 

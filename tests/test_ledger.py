@@ -59,7 +59,7 @@ from manifold_xai.course.provenance import RECORD
 
 
 def put(folder, claim, **conditions):
-    """A record as a chapter leaves it; its outcome is nonsense, since it must not be believed."""
+    """A record as a chapter leaves it, with a nonsensical outcome, which must be ignored."""
     (folder / "claims").mkdir(exist_ok=True)
     entry = dict(
         claim=claim,
@@ -446,7 +446,7 @@ def test_a_condition_comes_back_from_its_record_and_gives_its_interval_again(tmp
 
 
 def test_the_n_that_would_decide_decides():
-    """Four times in five, where the effect is as found."""
+    """In four trials of five, if the effect is as large as found."""
     about, c = claims()["MIG-21"], Condition(Estimate(0.1, -0.1, 0.3, 100))
     n, g = math.ceil(needed(c, about)), torch.Generator().manual_seed(0)
     sd = standard_error(c.measured) * 10
@@ -690,7 +690,7 @@ def test_what_the_papers_print_is_for_claims_that_exist_and_has_its_place():
     )
 
 
-# Whatever a file holds: read right, or refused by name
+# Whatever a file holds: it is read correctly, or refused by name
 
 CELL = st.sampled_from(["", "-5", "nan", "inf", "1e999", "share 0", "below", "MIG-01", '"', "a,b"])
 

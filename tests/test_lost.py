@@ -53,7 +53,7 @@ def wait_for(condition, seconds=120):
 
 
 def kernels_end(out: Path, seconds: float = 10) -> bool:
-    """Whether all that computes into `out` ends within so many seconds."""
+    """Whether every process that computes into `out` ends within so many seconds."""
     until = time.time() + seconds
     while any(own_processes(out).values()) and time.time() < until:
         time.sleep(0.05)
@@ -65,7 +65,7 @@ def kernels_end(out: Path, seconds: float = 10) -> bool:
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
-    """Chapters that record a claim and end in every way but the last cell's end; two whole ones."""
+    """Chapters that record a claim and fail in every way before their end; two complete ones."""
     record = f"{CLAIM}\nrecord('MIG-06', 1.0)"
     root = course(
         tmp_path_factory.mktemp("clone"),
@@ -166,7 +166,7 @@ def test_resume_makes_again_what_is_amiss_and_leaves_the_rest(faults, whole):
         "--resume",
     )
     assert code == 0 and "05_whole" in said and (whole / "claims" / "MIG-10.json").exists()
-    # the folder is another than the first run's, so both run once; then only what is amiss does
+    # the folder is not that of the first run, so both run once; then only damaged ones run
     assert (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns > before
     before = (whole / "notebooks" / "06_loud.ipynb").stat().st_mtime_ns
     (whole / "claims" / "MIG-10.json").write_text("{}")
@@ -194,7 +194,7 @@ def test_resume_makes_again_what_is_amiss_and_leaves_the_rest(faults, whole):
 
 
 class Power(BaseException):
-    """What nobody can catch in time."""
+    """A power cut, which no handler can catch."""
 
 
 @pytest.mark.parametrize("step", range(6))
@@ -244,7 +244,7 @@ def test_a_claim_recorded_by_hand_does_not_count_as_a_run(whole):
 
 
 def test_a_run_killed_at_its_start_leaves_no_chapter_that_looks_done(whole, faults, monkeypatch):
-    """Without --resume everything runs again: what is not done is not said to be, at any moment."""
+    """Without --resume everything runs again: at no moment is an unfinished chapter called done."""
 
     def killed(out, name):
         raise Power
@@ -299,7 +299,7 @@ def test_a_limit_is_a_number_of_seconds(words, capsys):
 
 @pytest.mark.parametrize("whom", ["runner", "runner, then driver", "driver and runner at once"])
 def test_a_kernel_does_not_outlive_its_runner(tmp_path, request, whom):
-    """Even in a cell that never lets another thread run."""
+    """Not even in a cell that never lets another thread run."""
     if sys.platform != "linux" and whom != "runner":
         pytest.skip(
             "only Linux kills a process when its parent dies; "
@@ -597,4 +597,4 @@ def test_a_cells_end_is_heard_while_a_widget_answers(tmp_path, monkeypatch):
     execute_notebook(*where, engine_name="course", execution_timeout=60, progress_bar=False)
     cell = nbformat.read(where[1], 4).cells[-1]
     assert answered
-    assert cell.metadata.papermill.duration < 30  # without the mend: the time-out's 60 s
+    assert cell.metadata.papermill.duration < 30  # without the fix it takes the time-out's 60 s

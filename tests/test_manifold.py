@@ -1,5 +1,5 @@
 """Decoded paths, EIG and MIG: right between their own ends,
-right between the raw ones when anchored, and frank about what they leave out."""
+right between the raw ones when anchored, and reporting what they leave out."""
 
 import math
 import warnings
@@ -250,7 +250,7 @@ def test_rows_and_chunks_do_not_matter(name, kind, anchor):
         return path_attribution(wavy, gamma, batch=batch).A
 
     whole = maps(slice(0, 4), None)
-    # these decoders are stiffer than a digit's: a solver passes rounding on, amplified
+    # these decoders are stiffer than a digit's, so a solver amplifies rounding
     tolerance = 1e-10 if name == "enhanced" else 1e-8
     for batch in (1, 3, 50):
         assert (maps(slice(0, 4), batch) - whole).abs().max() < tolerance * whole.abs().max()

@@ -293,7 +293,7 @@ def test_rows_and_chunks_do_not_matter(precise, held_out, name):
 @pytest.mark.parametrize("name", PATHS)
 def test_networks_that_compute_the_same_get_the_same_map(precise, held_out, name):
     """Channels of the first block in another order: the same function up to rounding,
-    and the guidance does not notice."""
+    and the guidance stays the same."""
     model, vae = precise
     x = held_out.x[:3].double()
     twin = digit_classifier("smooth").double()

@@ -1,4 +1,4 @@
-"""captum's methods behind our face, IG2 and AGI on paper and against plain loops,
+"""captum's methods behind our interface, IG2 and AGI on paper and against plain loops,
 and the catalogue."""
 
 import warnings

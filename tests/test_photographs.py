@@ -1,4 +1,4 @@
-"""The stored judgement of photographs: whole, made with the script's own settings,
+"""The stored results on photographs: complete, made with the script's own settings,
 and what the outcomes really rest on."""
 
 import json

@@ -1,4 +1,4 @@
-"""What is kept says what it rests on, and decides nothing once that has changed."""
+"""Stored results name the code and data that they rest on, and decide nothing once these change."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """Every recipe of lesson 35 with every method that applies.
 
-Nothing of the model's is changed, no row sees another.
+The model is not changed, and no row sees another.
 """
 
 import gc

@@ -55,7 +55,7 @@ def test_without_a_target_the_class_is_the_one_predicted_at_x_not_elsewhere(x):
     assert f(x).shape == (5, 4)
     at_x, far = f.at(x := 6 * x - 3), -x
     predicted = model(x).argmax(1)
-    # else the next line says nothing
+    # otherwise the next line proves nothing
     assert len(predicted.unique()) > 1
     assert not torch.equal(predicted, model(far).argmax(1))
     torch.testing.assert_close(at_x(far), model(far).softmax(1).gather(1, predicted[:, None])[:, 0])
@@ -177,7 +177,7 @@ def test_a_chunk_that_has_shrunk_stays_small(x):
 
 
 def test_the_cpus_own_allocator_is_heard(x):
-    """It says in words that memory ran out, as a RuntimeError; so does NumPy, as a MemoryError."""
+    """It reports that memory ran out as a RuntimeError with a message, NumPy as a MemoryError."""
     for ask_for_it in (lambda: torch.empty(2**50), lambda: np.empty(2**50)):
         seen = []
 

@@ -92,7 +92,7 @@ def test_a_slide_shows_no_empty_cell():
 
 @pytest.mark.parametrize("natural, size, wide", [(600, 9, 600), (1000, 9, 801), (351, 7, 362)])
 def test_a_figure_is_as_wide_as_its_labels_ask(natural, size, wide):
-    """A figure's own width, at most a page's; more where labels would have less than ten pixels."""
+    """A figure's own width, at most a page's; wider where labels would have under ten pixels."""
     file = BytesIO()
     Image.new("L", (natural, 300)).save(file, "PNG", dpi=(100, 100))
     cell = new_code_cell(f"ax.legend(fontsize={size})")

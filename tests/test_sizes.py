@@ -1,4 +1,4 @@
-"""The profile gpu has sizes of its own in every chapter, where anything scales."""
+"""The profile gpu has its own sizes in every chapter in which anything scales."""
 
 import ast
 from typing import NamedTuple

@@ -97,7 +97,7 @@ def test_any_header_is_refused_by_name(tmp_path_factory, meta):
 
 
 def test_the_card_is_sealed_with_the_tensors(tmp_path):
-    """Settings changed in the file of a good model would pass for another's."""
+    """Otherwise a good model's file with changed settings would pass for another model's."""
     save_tensors(tmp_path / "a", {"w": torch.zeros(3)}, {"epochs": 2})
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes().replace(b"epochs", b"epochS"))
     with pytest.raises(ValueError, match="SHA-256 differs"):
@@ -292,7 +292,7 @@ def test_files_get_the_rights_that_the_umask_leaves(tmp_path, umask):
 
 
 def as_nobody(task) -> str:
-    """What a task says in a process of another user."""
+    """What a task returns in a process of another user."""
     if os.geteuid():
         pytest.skip("only root can become another user")
     read, write = os.pipe()

@@ -320,7 +320,7 @@ def test_of_two_definitions_that_read_alike_it_counts_who_calls_which(clone):
         + text.format("a", "d")
         + text.format("b", "c")
     )
-    assert keys(clone)["20_mean"] == before  # only names changed hands
+    assert keys(clone)["20_mean"] == before  # only the names were exchanged
     package.joinpath("chain.py").write_text(
         ends
         + text.format("c", "one")
@@ -515,7 +515,7 @@ def test_whatever_a_page_calls_is_reached(tmp_path, capsys):
 
 
 def test_what_only_a_gpu_spends_changes_no_key(clone):
-    """Numbers that are kept come of the profiles cpu and evidence."""
+    """Numbers that are kept come from the profiles cpu and evidence."""
     page = clone / "nbs" / "20_mean.ipynb"
     replace(page, "[1, 2]", "[1, run.pick(smoke=1, cpu=2, gpu=3)]")
     bigger = changed(clone, "nbs/20_mean.ipynb", "gpu=3", "gpu=4")

@@ -21,7 +21,7 @@ def asked(people: int, pictures: int, taste: float, generator) -> list[Choice]:
 
 
 def test_it_does_not_take_answers_for_people():
-    """Without a preference, a test that counts answers finds one often, this one hardly ever."""
+    """Without a preference, a test that counts answers often finds one, this one hardly ever."""
     generator, naive, fair = seeded(1), 0, 0
     for _ in range(60):
         found = preference(asked(20, 15, 2.0, generator), generator, draws=400)

@@ -36,7 +36,7 @@ def test_the_table_is_what_was_measured():
 
 @pytest.mark.parametrize("name", stored(ROOT)["lessons"])
 def test_what_was_measured_is_the_lesson_of_today(name):
-    """Its code cells are those that were timed."""
+    """The lesson's code cells are those that were timed."""
     cells = read(ROOT / "nbs" / f"{name}.ipynb")["cells"]
     today = {c["id"] for c in cells if c["cell_type"] == "code"}
     assert today == set(stored(ROOT)["lessons"][name]["cells"]), f"manifold-xai seats --only {name}"
@@ -165,7 +165,7 @@ def test_a_command_on_the_page_is_understood(words):
 
 
 def test_no_later_cell_needs_an_exercises_answer():
-    """Who skips an exercise, or has a copy without solutions, gets through the lesson."""
+    """A reader who skips an exercise, or has a copy without solutions, gets through the lesson."""
     for path in chapters(ROOT, "lessons"):
         here, answers = set(), {}
         for cell in read(path)["cells"]:
@@ -205,7 +205,7 @@ def test_a_cell_that_is_gone_is_missed():
 
 
 def test_the_container_is_what_the_project_says():
-    """No builder is at hand here: what can be read is checked."""
+    """No container can be built here, so the test checks what can be read from its file."""
     docker = (ROOT / "Dockerfile").read_text(encoding="utf8")
     for copied in re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", docker, re.M):
         assert all((ROOT / name).exists() for name in copied.split()), copied

@@ -47,7 +47,7 @@ SHAPE = (1, 4, 4)
 
 
 def wavy(x):
-    """Smooth, of no finite degree, every feature beside others."""
+    """Smooth, not a polynomial, with products of different features."""
     x = x.flatten(1)
     return (3 * x + torch.arange(x.shape[1], dtype=x.dtype)).sin().sum(1) + x.prod(1)
 
@@ -144,8 +144,8 @@ def test_some_rows_of_a_score_keep_their_classes():
 @every_curve
 @pytest.mark.parametrize("levels", [3, 4])
 def test_equals_fixed_steps_when_levels_coincide(name, ends, levels):
-    """The last sum is the trapezoids of as many steps, its bends included; on the line it may be
-    Simpson's of the two last levels."""
+    """The last sum is the trapezoid rule's with as many steps, bends included; on the line it may
+    be Simpson's of the last two levels."""
     gamma, T, rows = CURVES[name](wavy, *ends, 12), FIRST * 2 ** (levels - 1), torch.arange(5)
 
     def fixed(T):
@@ -255,7 +255,7 @@ def test_a_map_of_zeros_is_reached_at_once():
 
 @pytest.mark.parametrize("name", CURVES)
 def test_only_a_curve_without_corners_is_believed_beyond_the_trapezoid(name, ends):
-    """With bends its sums err as 1/T⁴: there ten of the sixteen are believed."""
+    """With bends its sums err as 1/T⁴, a ratio of 16, of which ten are believed."""
     gamma = CURVES[name](wavy, *ends, 12)
     way = _way(gamma)(wavy, gamma, torch.arange(5), {})
     assert way.believed == (10 if name in ("enhanced", "manifold") else 4)
@@ -272,7 +272,7 @@ BARS = dict(IG=0.3, EIG=0.3, MIG=0.3) | {"Settled IG": 0.6, "Settled MA-GIG": 0.
 
 @pytest.mark.parametrize("name", BARS)
 def test_the_bars_hold_in_what_was_measured(name):
-    """Passes of 200 steps', error, and rows whose estimate is at least their error."""
+    """Share of the passes of 200 steps, error, and rows whose estimate is at least their error."""
     result = json.loads(MEASURED.read_text(encoding="utf8"))
     if len(result["rows"]) < 100:
         pytest.skip(f"{len(result['rows'])} of 100 digits are measured: {result['command']}")
@@ -286,7 +286,7 @@ def test_the_bars_hold_in_what_was_measured(name):
     assert sum(safe) >= 0.95 * len(safe)
     fixed = sorted(int(key.split()[-1]) for key in row if key.startswith("error at"))
     good = next((n for n in fixed if max(row[f"error at {n}"]) <= worst), None)
-    if good is not None:  # else no fixed number that was tried is as good
+    if good is not None:  # otherwise no fixed number that was tried is as good
         walks = 2 if "Settled" in name else 1
         assert mean["passes"] <= 1.25 * walks * (good + 1)
 
@@ -295,13 +295,13 @@ ON_PHOTOGRAPHS = MEASURED.with_name("tolerance_photographs.json")
 
 
 def test_the_bars_hold_on_photographs():
-    """Where a photograph takes more than the ceiling of steps, it is named, and counts here too."""
+    """A photograph that needs more than the ceiling of steps is named, and counts here, too."""
     result = json.loads(ON_PHOTOGRAPHS.read_text(encoding="utf8"))
     row, n = result["variants"]["IG"], len(result["rows"])
     safe = [e <= estimate for e, estimate in zip(row["error"], row["estimate"])]
     assert n >= 32 and sum(safe) >= 0.95 * n
     assert all(e <= 0.01 for e, estimate in zip(row["error"], row["estimate"]) if estimate <= 0.01)
-    # a hundredth part more counts as the same: the next fixed number that was tried is the limit
+    # 1 % more counts as the same, since the next fixed number that was tried is the limit
     good = next(n for n in (100, 200, 400, 800) if max(row[f"error at {n}"]) <= 1.01 * worst(row))
     assert sum(row["passes"]) / n <= 1.25 * (good + 1)
 
@@ -562,7 +562,7 @@ def test_what_was_found_can_be_unpacked_and_pickled(ends):
 @pytest.mark.parametrize("integrand", ["displacement", "gradient"])
 @pytest.mark.parametrize("name", ["straight", "blur"])
 def test_other_integrands_are_refined_too(name, integrand, ends):
-    """As many fixed steps agree, and the gap counts what it counts there."""
+    """The map agrees with that of as many fixed steps, and so does the gap."""
     gamma = CURVES[name](wavy, *ends, 12)
     found = quietly(wavy, gamma, 1e-4, integrand=integrand)
     many = path_attribution(wavy, CURVES[name](wavy, *ends, 3000), integrand=integrand)

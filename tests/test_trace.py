@@ -1,4 +1,4 @@
-"""What happens along a path, against the integrator that forgets it."""
+"""The record of a path, compared with the integrator, which keeps none."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 """The repository itself: the export is in sync, the notebooks are clean, a wheel installs alone,
-what is written twice agrees."""
+and whatever is written in two places agrees."""
 
 import ast
 import json

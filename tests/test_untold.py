@@ -1,4 +1,4 @@
-"""A checker does not name the number that a question asks for, only that of a function's case."""
+"""A checker does not give away the number that is asked for, only that of a function's case."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The widgets without a browser: a changed state changes the picture, and says what is true."""
+"""The widgets without a browser: a changed state changes the picture, and the text stays true."""
 
 import json
 import math
@@ -89,7 +89,7 @@ def test_another_method_baseline_digit_or_fraction_is_another_path(explorer):
 
 
 def test_a_picture_has_no_tooltip(explorer):
-    """The page reads the length of the description beside one, and a picture has none."""
+    """The page reads the length of a tooltip's description, and a picture has none."""
     assert explorer.picture.tooltip is None and not explorer.picture.has_trait("description")
 
 
@@ -100,7 +100,7 @@ def test_what_goes_wrong_is_said_and_the_picture_stays(explorer):
         raise RuntimeError("the <decoder> is out of ink\nand more")
 
     explorer.baselines["black"] = explorer.baselines["white"] = broken
-    explorer.baseline.value = "white"  # no exception reaches whoever moved it
+    explorer.baseline.value = "white"  # no exception reaches the user who moved it
     assert explorer.picture.value == before
     assert explorer.words.value.startswith("<b>This did not work.</b> the &lt;decoder&gt;")
     assert explorer.bar.layout.visibility == "hidden"

@@ -14,7 +14,7 @@ from manifold_xai.course.seats import STORED, computed, stored
 
 @pytest.fixture
 def seat(tmp_path):
-    """A handout's folder, as far as the doctor looks."""
+    """A handout's folder, with the files that the doctor checks."""
     (tmp_path / "nbs" / "results").mkdir(parents=True)
     for folder in ("requirements", "docs"):
         (tmp_path / folder).mkdir()

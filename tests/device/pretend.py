@@ -21,7 +21,7 @@ AMP = [torch.bfloat16, torch.float16]
 
 
 def missing() -> str:
-    "What is not here to build the device with; empty if all is."
+    "What is missing for building the device; empty if nothing is."
     tools = [name for name in ("c++", "ninja") if shutil.which(name) is None]
     return f"no {' and no '.join(tools)} to build the pretend device with" if tools else ""
 
@@ -34,7 +34,7 @@ def _place() -> Path:
 
 
 def _build(place: Path) -> None:
-    "Build the extension aside and move it there: whoever is killed or second leaves it whole."
+    "Build the extension elsewhere, then move it, so that a build that is killed breaks nothing."
     from torch.utils.cpp_extension import load
 
     if reason := missing():

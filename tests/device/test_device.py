@@ -97,7 +97,7 @@ def test_a_method_gives_the_map_of_the_cpu(name, device):
 @counted
 @pytest.mark.parametrize("name", EVERY)
 def test_a_longer_walk_does_not_wait_more_often(name, device):
-    """Twice the segments, as many waits: only the door looks. A geodesic's sweep may wait once."""
+    """Twice the segments, as many waits: only input checks wait. A geodesic's sweep may once."""
     few, many = (waited(lambda: explained(name, device, steps)) for steps in (8, 16))
     allowed = 3 * 8 if name == "MIG" else 0  # three sweeps of eight further segments
     assert 0 < few and many - few <= allowed, (few, many)
@@ -106,14 +106,14 @@ def test_a_longer_walk_does_not_wait_more_often(name, device):
 @counted
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_sweep_waits_at_most_once_a_segment(solver, device):
-    """Whatever the solver looks at after a sweep over the path's segments."""
+    """Whatever the solver reads after a sweep over the path's segments."""
     few, many = (waited(lambda: shortest(device, solver, sweeps, tol=0.0)) for sweeps in (2, 4))
     assert many - few <= 2 * 6, (few, many)
 
 
 @counted
 def test_steps_until_a_tolerance_wait_at_most_once_a_segment(device):
-    """Each halving looks once whether it may stop."""
+    """Each halving checks once whether it may stop."""
     line, found = m.straight_path(*ends(device), 4), []
     door = waited(lambda: m.path_attribution(f(device), line))
     for tol in (0.1, 1e-4):
@@ -124,7 +124,7 @@ def test_steps_until_a_tolerance_wait_at_most_once_a_segment(device):
 
 @counted
 def test_the_guided_step_and_the_integrator_do_not_wait(device):
-    """What the door asks is the same for a walk of any length."""
+    """The input checks are the same for a walk of any length."""
     for draw in (m.guided_path, m.settled_path):
         few, many = (waited(lambda: walk_of(draw, device, n)) for n in (6, 60))
         assert few == many
@@ -210,7 +210,7 @@ def drawn_and_probed(device: torch.device):
 
 
 def sensitivity(device: torch.device):
-    """How far a map moves where the image does."""
+    """How far a map moves when the image does."""
     method = m.IntegratedGradients(m.score(classifier(device)))
 
     def attribute(x):
@@ -236,7 +236,7 @@ def redrawn(device: torch.device) -> list[Tensor]:
 
 
 def everything(device: torch.device) -> dict[str, Tensor]:
-    """The maps of the catalogue that draw nothing."""
+    """The maps of the catalogue's methods that draw nothing."""
     found = m.catalogue(m.score(classifier(device)), autoencoder(device), steps=4)
     x, y = images(device), classes(device)
     return {name: explain(x, y) for name, explain in found.items() if name not in DRAWN}

@@ -1,5 +1,5 @@
 """What lies behind the public face, on the device: every function of the library that takes
-tensors or networks is called there, or it is said here why not."""
+tensors or networks is called there, or the reason why not is given here."""
 
 import importlib
 import inspect
@@ -86,7 +86,7 @@ def taught(device: torch.device, train, *more, **how) -> Tensor:
 
 
 def reader(device: torch.device) -> m.Score:
-    """The score of what the trained classifier reads in two digits."""
+    """The score of the class that the trained classifier sees in two digits."""
     model = m.digit_classifier().double().to(device)
     return m.score(model).at(pictures(device, 2).x)
 

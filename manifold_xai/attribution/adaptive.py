@@ -297,7 +297,7 @@ def adaptive_attribution(
         gamma: a path of this library from x0 to x; its own number of steps only says on how many
             an order or a geodesic was settled
         tol: error to reach, as a share of the map's norm, above 0
-        max_steps: most segments of a row: 6, 12, 24, … are tried as far as this allows
+        max_steps: the most segments of any row: 6, 12, 24, … are tried as far as this allows
         integrand: as in `path_attribution`
         batch: rows evaluated at once; None for a size that suits x
         progress: show a bar for each sum

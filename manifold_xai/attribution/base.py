@@ -245,7 +245,7 @@ class PathMethod(Portable, GradientAttribution):
                 finds out
             tol: error to reach instead of n_steps, as a share of each map's norm, see
                 `adaptive_attribution`; `self.reached` then holds the error and steps of each row
-            max_steps: with tol, most segments of a row
+            max_steps: with tol, the most segments of any row
             targets: in place of target, several classes at once: "all", a list of k, or integers
                 (b, k); the result is (b, k, ...). One walk where the path is the same for every
                 class, else one walk per class

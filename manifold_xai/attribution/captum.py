@@ -361,8 +361,8 @@ RECTIFIERS = (
 def unguided(model: nn.Module, f: Callable, x: Tensor) -> tuple[list[str], int]:
     """Rectifiers that guided backprop would miss while f(x) runs, and how many it would guide.
 
-    captum guides nn.ReLU modules only, and passes the plain gradient through any other rectifier
-    without a warning. Those are listed by name and module.
+    Only nn.ReLU modules are guided; any other rectifier passes the plain gradient, without a
+    warning. Those are listed by name and module.
     """
     with torch.no_grad(), Watch(RECTIFIERS, [model]) as watch:
         f(x)

@@ -238,7 +238,7 @@ def _refuse_bent(gamma):
 
 
 def _finite(A, gain=None, refuse=True):
-    """A, if it and the gain are finite in every row; else raise, or set the other rows to NaN."""
+    """A, if it and the gain are finite in every row; else raise, or set the bad rows to NaN."""
     good = A.isfinite().flatten(1).all(1)
     good = good if gain is None else good & gain.isfinite()
     if bool(good.all()):

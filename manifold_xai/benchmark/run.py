@@ -49,7 +49,7 @@ def plan(worker: Worker, grid: Grid, limit: int = 0, shard: str = "1/1") -> dict
 
 
 def _limit(cell: Cell, limit: int) -> int:
-    """The most images of a cell: its own limit, or the run's."""
+    """The most images that a cell may use: its own limit, or the run's."""
     return min(limit or ALL, cell.settings["limit"] or ALL)
 
 

@@ -115,7 +115,7 @@ def softened(model: Callable, beta: float = 30.0) -> Callable:
         beta: sharpness, above 0
     Returns: callable x -> outputs
     Raises: ValueError for beta ≤ 0
-    Source: Dombrowski et al. 2019, §3, who attack such a network as ReLU has no second derivative
+    Source: Dombrowski et al. 2019, §3, who do so because ReLU has no second derivative
 
     >>> import torch
     >>> from manifold_xai.evaluation.attacks import softened

@@ -214,7 +214,7 @@ def train_classifier(
         generator: on the CPU; draws order, augmentation and attack
         lr: the highest learning rate
         weight_decay: of AdamW
-        batch: most images in a batch
+        batch: the most images in a batch
         augment: (x, generator) -> x, on each batch
         attack: (model, x, y, generator) -> x, on each batch after `augment`
         frozen: a part of the model that stays unchanged, to the bit

@@ -1310,6 +1310,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._load': ( 'library/course/provenance.html#_load',
                                                                                           'manifold_xai/course/provenance.py'),
+                                                'manifold_xai.course.provenance._made_by': ( 'library/course/provenance.html#_made_by',
+                                                                                             'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._named': ( 'library/course/provenance.html#_named',
                                                                                            'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._not_the_same': ( 'library/course/provenance.html#_not_the_same',

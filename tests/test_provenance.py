@@ -210,6 +210,12 @@ def test_a_result_carries_key_commit_and_command(clone):
         maker("manifold-xai run --only 20_area --data-root FOLDER", clone)
         == clone / "nbs" / "20_area.ipynb"
     )
+    beside = file.with_name("speed_again.json")  # the script's other results are not its data
+    (clone / "benchmarks" / "speed.py").write_text('OUT = "speed.json", "speed_again.json"\n')
+    write_result(file, dict(speed=[1.0]), command, clone)
+    write_result(beside, dict(speed=[2.0]), command, clone)
+    write_result(file, dict(speed=[3.0]), command, clone)
+    assert outdated_results(clone) == {}
     for wrong in ("make it so", "python benchmarks/no_such.py"):
         with pytest.raises(ValueError, match="must name a script"):
             maker(wrong, clone)

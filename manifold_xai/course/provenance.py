@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,16 +39,16 @@ class Basis(NamedTuple):
     names: dict[str, dict[str, str]]  # hashes of definitions and of files, by part and by name
 
 
-def rests_on(page: str | Path, root: str | Path, but: str = "") -> Basis:
+def rests_on(page: str | Path, root: str | Path, but: Iterable[str] = ()) -> Basis:
     """The code and data that determine the numbers of a page, apart from its settings.
 
     Parameters:
         page: a notebook or a script
         root: its clone
-        but: name of a file that the page writes, and so does not depend on
+        but: names of files that the page writes, and so does not depend on
     """
     found = reached(page, root)
-    files = {p.name: content(p) for p in _named(Path(root), found.words) if p.name != but}
+    files = {p.name: content(p) for p in _named(Path(root), found.words) if p.name not in but}
     data = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
     return Basis(dict(code=found.code, data=data), dict(code=found.definitions, data=files))
 
@@ -288,7 +289,7 @@ def write_result(
     Raises: ValueError if the command names neither
     """
     root, path = repository(root), Path(path)
-    basis = rests_on(maker(command, root), root, but=path.name)
+    basis = rests_on(maker(command, root), root, but={path.name} | _made_by(command, root))
     values = values | dict(command=command, commit=_commit(root), key=basis.key)
     lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in values.items()]
     with write_aside(path) as aside:
@@ -314,10 +315,17 @@ def outdated_results(root: str | Path) -> dict[str, list[str]]:
     root, kept, found = Path(root), kept_definitions(root), {}
     for path in _results(root):
         result = _load(path)
-        now = rests_on(maker(result["command"], root), root, but=path.name)
+        by = result["command"]
+        now = rests_on(maker(by, root), root, but=_made_by(by, root))
         if names := changes(result["key"], now, kept):
             found[path.name] = names
     return found
+
+
+def _made_by(command, root):
+    """Names of the kept results whose commands run the same script or page."""
+    page, kept = maker(command, root), _results(Path(root))
+    return {path.name for path in kept if maker(_load(path)["command"], root) == page}
 
 
 def maker(command: str, root: str | Path) -> Path:

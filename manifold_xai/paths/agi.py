@@ -113,7 +113,7 @@ def other_classes(
         own: the row's class, (b,)
         classes: how many there are
         k: at most classes − 1; None for min(10, classes − 1)
-        generator: draws anew for each row; None for classes evenly spaced after the own one
+        generator: draws anew for each row; None for classes evenly spaced after its own
     Returns: classes, (b, k)
     Raises: ValueError for fewer than two classes or a k that is not in 1…classes − 1
     """

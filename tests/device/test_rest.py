@@ -401,6 +401,8 @@ ELSEWHERE = {
     "read_maps": "reads files",
     "write_maps": "writes what is on the CPU",
     "autoencoder": "read to the CPU, then moved",
+    "generator_state": "the state of the CPU's generator",
+    "set_generator_state": "the state of the CPU's generator",
     "initialise": "draws weights on the CPU, before a model moves",
     "trained": "weights that are made and read on the CPU",
 }

@@ -555,12 +555,12 @@ def changed(claim, values, **more):
 
 
 def test_a_stored_result_changes_outcome_control_row_page_and_table():
-    no = Condition(Estimate(-0.5, -0.6, -0.4, 200), "control")
-    was, now = found(), found(changed("MAGIG-24", {"a": 0.5, "b": 0.7}, blurred=no))
+    held = Condition(Estimate(0.5, 0.4, 0.6, 200), "control")
+    was, now = found(), found(changed("MAGIG-24", {"a": 0.5, "b": 0.7}, blurred=held))
     before, after = ({r.claim: r for r in f.rows}["MAGIG-24"] for f in (was, now))
-    assert (before.outcome, before.survives) == ("split", "not tried")
-    assert (after.outcome, after.survives) == ("supported", "no")
-    line = "| [MAGIG-24]({}) | {} | {} | 0.5 … 0.7 (2) | transfer | **supported** | no |"
+    assert before.outcome != "supported" and before.survives != "yes"
+    assert (after.outcome, after.survives) == ("supported", "yes")
+    line = "| [MAGIG-24]({}) | {} | {} | 0.5 … 0.7 (2) | transfer | **supported** | yes |"
     line = line.format(f"nbs/{after.where}", after.plainly, after.on)
     assert line in report.page(now, ROOT) and line not in report.page(was, ROOT)
     assert report.reason(after) in report.story(now, "magig")

@@ -100,6 +100,13 @@ def test_a_chapter_has_its_parts(path):
             )
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_outputs_do_not_tell_on_whose_machine_they_were_made(path):
+    cells = json.loads(path.read_text(encoding="utf8"))["cells"]
+    said = json.dumps([cell.get("outputs") for cell in cells])
+    assert not re.search(r"(?<![\w.])/(tmp|root|home|work|mnt|Users)/", said)
+
+
 def test_no_claim_is_recorded_twice():
     found = [
         c

@@ -166,6 +166,7 @@ def forecast(worker: Worker, grid: Grid, limit: int = 0, block: int = 4) -> list
 
 def _tried(worker, cell, rows, pace):
     """Passes per image, and seconds per image beyond its passes, measured on these rows."""
+    compute(worker, cell, rows[:1])  # the first call may load or compile something
     done = compute(worker, cell, rows)
     spent = done.cpu if worker.device.type == "cpu" else done.seconds
     rest = max(0.0, spent - expected(done.passes, pace))

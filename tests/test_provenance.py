@@ -221,6 +221,42 @@ def test_a_result_carries_key_commit_and_command(clone):
             maker(wrong, clone)
 
 
+def test_a_result_of_hours_is_stamped_anew_by_its_first_rows(clone, capsys):
+    file, begun = (clone / "benchmarks" / "results" / n for n in ("speed.json", "begun.json"))
+    command, out = "python benchmarks/speed.py --n 3", ["restamp", "--root", str(clone)]
+    out += ["--result", str(file), "--out", str(begun)]
+    (clone / "benchmarks" / "speed.py").write_text(
+        (clone / "benchmarks" / "speed.py").read_text() + "OUT = 'speed.json', 'begun.json'\n"
+    )
+    numbers = dict(machine="this", n=3, rows=[4, 5, 6], of={"a": [0.1, float("nan"), 2.0]})
+    write_result(file, numbers, command, clone)
+    old, commit = (json.loads(file.read_text())[name] for name in ("key", "commit"))
+    edit(clone, "x * LIMIT", "LIMIT * x")
+
+    def today(**other):
+        begin = numbers | dict(rows=[4, 5], of={"a": [0.1, float("nan")]}) | other
+        write_result(begun, begin, command, clone)
+        code = main(out)
+        return code, capsys.readouterr().out
+
+    for other, why in (
+        (dict(of={"a": [0.1, 0.2]}), "other numbers: of"),
+        (dict(of={"b": [0.1, float("nan")]}), "other numbers: of"),
+        (dict(n=4), "other numbers: n"),
+        (dict(rows=[], of={"a": []}), "other numbers"),
+        (dict(machine="that"), "another machine, this"),
+    ):
+        code, said = today(**other)
+        assert code == 1 and why in said and json.loads(file.read_text())["key"] == old
+    assert today() == (0, "speed.json: stamped anew, by 2 of 3 rows\n")
+    kept = json.loads(file.read_text())
+    assert kept["was"] == [old | {"commit": commit}] and kept["checked"] == 2
+    assert kept["rows"] == numbers["rows"]
+    assert is_of(kept, command, clone) and "speed.json" not in outdated_results(clone)
+    edit(clone, "LIMIT * x", "x * LIMIT * 2")
+    assert main(out) == 1 and "not of its command and today's code" in capsys.readouterr().out
+
+
 # The clone itself
 
 

@@ -209,9 +209,14 @@ def _stamps(root):
 def restamp(args: argparse.Namespace) -> int:
     """Run `manifold-xai restamp`: give evidence today's key if a cpu run gave the same bits.
 
-    Returns: 1 if some evidence still has to be measured again
+    Or `--result FILE --out BEGUN`: give a kept result today's key if today's code, of which BEGUN
+    holds the first rows, gave the same bits.
+
+    Returns: 1 if something still has to be measured again
     """
     root = repository(args.root)
+    if getattr(args, "result", None):
+        return _restamp_result(Path(args.result), _load(Path(args.out)), root)
     run, pages = Path(args.out or root / "_out" / "cpu"), recorded_in(root)
     kept, shown, done = _load(root / EVIDENCE), _load(root / SHOWN), set()
     for claim in outdated(root):
@@ -247,6 +252,39 @@ def _not_the_same(fresh, old, evidence, today):
     ours, theirs = fresh["conditions"], old["conditions"]
     differ = [n for n in {**ours, **theirs} if _numbers(ours.get(n)) != _numbers(theirs.get(n))]
     return f"other numbers: {'; '.join(differ)}" if differ else ""
+
+
+def _restamp_result(path, begun, root):
+    "Give a kept result today's key if one of today's code begins with the same rows."
+    kept = _load(path)
+    if why := _not_its_beginning(begun, kept, root):
+        print(f"{path.name}: {why}")
+        return 1
+    old = kept["key"] | {"commit": kept["commit"]}
+    was, again = [*kept.get("was", []), old], len(begun["rows"])
+    write_result(path, kept | dict(was=was, checked=again), kept["command"], root)
+    print(f"{path.name}: stamped anew, by {again} of {len(kept['rows'])} rows")
+    return 0
+
+
+def _not_its_beginning(begun, kept, root):
+    "Why the first rows that today's code gave do not confirm a kept result; '' if they do."
+    if not is_of(begun, kept["command"], root):
+        return "what to compare with is not of its command and today's code"
+    if begun["machine"] != kept["machine"]:
+        return f"measured on another machine, {kept['machine']}"
+    numbers, before = ({k: v for k, v in r.items() if k not in ABOUT} for r in (begun, kept))
+    differ = [k for k in {**numbers, **before} if not _begins(numbers.get(k), before.get(k))]
+    return f"other numbers: {', '.join(differ)}" if differ or not begun["rows"] else ""
+
+
+def _begins(part, whole):
+    "Whether lists in `part` are the beginnings of those in `whole`, and all else is equal."
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return part.keys() == whole.keys() and all(_begins(part[k], whole[k]) for k in part)
+    if isinstance(part, list) and isinstance(whole, list):
+        whole = whole[: len(part)]
+    return json.dumps(part) == json.dumps(whole)  # NaN, too, is itself here
 
 
 def _numbers(condition):

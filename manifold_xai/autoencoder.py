@@ -105,6 +105,8 @@ def only_tensor(out, name: str) -> Tensor:
 
 def _advice(out, name):
     """How to get a tensor out of `out`; following the hint leads one level deeper each time."""
+    if isinstance(out, torch.distributions.Distribution):
+        return f"A distribution: take its mean, lambda v: {name}(v).mean, never a sample."
     if any(hasattr(out, part) for part in ("latent_dist", "latents", "sample")) and not callable(
         getattr(out, "mode", None)
     ):

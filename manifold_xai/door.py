@@ -378,9 +378,14 @@ def _refuse_random(ask, whole, limit, what="`model`"):
     if part > limit:
         raise ValueError(
             f"{what} answers at random: the same rows, asked twice, differ by {off:.2g}, "
-            f"{part:.0%} of the largest answer. Look for dropout, sampling or noise in it, "
+            f"{_share(part)} of the largest answer. Look for dropout, sampling or noise in it, "
             "draw beforehand, or pass check=False to explain one draw per point."
         )
+
+
+def _share(part):
+    """A share in words: 12%, 0.05%, or "more than ten times the size"."""
+    return "more than ten times the size" if part > 10 else f"{100 * part:.2g}%"
 
 
 def _check_company(ask, x, rows, whole, limit, what):

@@ -80,10 +80,11 @@ def test_what_is_there_is_not_computed_again(tmp_path):
     quiet(made(Counted), LOADER, IntegratedGradients, tmp_path, n_steps=3)
     calls.clear()
     maps = quiet(made(Counted), LOADER, IntegratedGradients, tmp_path, n_steps=3)
-    assert not calls and len(maps) == 3
+    assert sum(calls) <= 2 * len(LOADER[0][0]) and len(maps) == 3  # a look at the first batch
     (tmp_path / "block-00001.safetensors").unlink()
+    looked = sum(calls)
     quiet(made(Counted), LOADER, IntegratedGradients, tmp_path, n_steps=3)
-    assert calls
+    assert sum(calls) > 2 * looked
 
 
 @pytest.mark.parametrize("place", SHELVES)

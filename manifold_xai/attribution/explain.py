@@ -15,9 +15,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .base import explained, first_of
 from .classes import generators_of
 from .shelves import Rows, Shelf, shelf_at
-from ..door import generator_state, reachable, set_generator_state
+from ..chunks import values
+from manifold_xai.door import (
+    apart,
+    generator_state,
+    reachable,
+    set_generator_state,
+    tolerance,
+    undrawn,
+)
 from ..options import typed
 from ..score import Score
 from ..subjects import store
@@ -60,9 +69,18 @@ class Maps:
         if not self.blocks:
             raise ValueError("there are no maps: the loader gave no batch.")
         maps, deltas = zip(*self)
+        if len(shapes := {_shape_of_a_row(A) for A in maps}) > 1:
+            raise ValueError(
+                f"maps of different shapes, {', '.join(map(str, sorted(shapes)))} a row: "
+                "take the blocks one by one."
+            )
         several = isinstance(maps[0], tuple)
         A = tuple(map(torch.cat, zip(*maps))) if several else torch.cat(maps)
         return Block(A, None if deltas[0] is None else torch.cat(deltas))
+
+
+def _shape_of_a_row(A):
+    return tuple(map(_shape_of_a_row, A)) if isinstance(A, tuple) else tuple(A.shape[1:])
 
 # %% ../../nbs/library/attribution/explain.ipynb #b4ec6343
 @typed
@@ -92,7 +110,8 @@ def explain(
         progress: show a bar
         how: further arguments of `attribute`, the same for all batches
     Returns: the maps; written ones are read on demand
-    Raises: ValueError naming what differs, if `out` was made with other settings or batches;
+    Raises: ValueError naming what differs, if `out` was made with other settings or batches, or if
+        the model answers its first batch otherwise than it did then;
         ImportError for a Zarr store without zarr, pip install "manifold_xai[zarr]"
 
     >>> import torch
@@ -102,6 +121,14 @@ def explain(
     >>> maps.whole().A.flatten().round().tolist()
     [0.0, 1.0, 4.0, 9.0, 16.0, 25.0]
     """
+    if isinstance(loader, Tensor):
+        raise ValueError(
+            "loader must give batches, but a tensor gives single rows: loader=x.split(100)."
+        )
+    if "return_convergence_delta" in how:
+        raise ValueError(
+            "explain returns the convergence delta anyway: leave return_convergence_delta out."
+        )
     way, begun, blocks = method(f), generator_state(), []
     shelf = None if out is None else shelf_at(Path(out))
     if shelf is not None:
@@ -110,11 +137,11 @@ def explain(
         given = {name: _there(v, device) for name, v in _arguments(batch).items()}
         place = None if shelf is None else shelf.place(i)
         if place is not None and place.exists():
-            _gone_on(place, way, given)
+            _gone_on(place, way, given, how if i == 0 else None)
         else:
             block = _explained(way, begun, given | how)
             if place is not None:
-                _write(shelf, place, block, way, given)
+                _write(shelf, place, block, way, given, how if i == 0 else None)
         blocks.append(block if place is None else place)
     if shelf is not None and (more := len(shelf.places()) - len(blocks)):
         raise ValueError(
@@ -237,34 +264,70 @@ def _weights(v):
     return f", weights {store.digest(weights)[:16]}" if weights else ""
 
 # %% ../../nbs/library/attribution/explain.ipynb #fdad1b89
-def _write(shelf, place, block, way, given):
+def _answers(way, given, how) -> list[float] | None:
+    """The scores that `way` explains in this batch: two models with other answers are two models.
+
+    They tell apart what no name or weight does: another preprocess, constant or plain attribute.
+    Returns: one number per row; None if `how` is, or if `way` does not say what it explains
+    """
+    if how is None or not hasattr(way, "forward_func"):
+        return None
+    given = given | how
+    target = first_of(given.get("target"), given.get("targets"))
+    door = dict(batch=given.get("internal_batch_size"), per_row=given.get("per_row"))
+    args = given.get("additional_forward_args")
+    f, x, _ = explained(
+        way.forward_func, given["inputs"], target, args, **door, check=False, span=False
+    )
+    with undrawn(x.device, f):
+        return values(f, x, batch=door["batch"]).double().tolist()
+
+
+def _write(shelf, place, block, way, given, how=None):
     several = isinstance(block.A, tuple)
     tensors = {f"A.{i}": v for i, v in enumerate(block.A)} if several else {"A": block.A}
     tensors |= {} if block.delta is None else {"delta": block.delta}
     tensors |= {f"draws.{i}": g.get_state() for i, g in enumerate(generators_of(way))}
-    shelf.write(place, tensors, {"kind": "maps", "batch": _said(given)})
+    card = {"kind": "maps", "batch": _said(given), "answers": _answers(way, given, how)}
+    shelf.write(place, tensors, card)
 
 
 def _read(path) -> tuple[Block, dict, list[Tensor]]:
-    """A block, its batch's digest, and the states of the generators after it."""
+    """A block, its card, and the states of the generators after it."""
     tensors, card = path.read() if isinstance(path, Rows) else store.load_tensors(path)
     if card.get("kind") != "maps":
         raise ValueError(f"{path} does not hold maps that `explain` wrote.")
     parts, draws = (_numbered(tensors, name) for name in ("A", "draws"))
-    return Block(tuple(parts) or tensors["A"], tensors.get("delta")), card["batch"], draws
+    return Block(tuple(parts) or tensors["A"], tensors.get("delta")), card, draws
 
 
 def _numbered(tensors, name):
     return [tensors[f"{name}.{i}"] for i in range(sum(k.startswith(f"{name}.") for k in tensors))]
 
 
-def _gone_on(path, way, given):
-    """Check that an existing block has this batch; set the generators to their states after it."""
-    _, batch, draws = _read(path)
-    if batch != json.loads(json.dumps(_said(given))):
+def _gone_on(path, way, given, how=None):
+    """Check that an existing block has this batch; set the generators to their states after it.
+
+    With `how`, also that the score answers as it did then.
+    """
+    _, card, draws = _read(path)
+    if card["batch"] != json.loads(json.dumps(_said(given))):
         raise ValueError(
             f"{path} was made of another batch: does the loader shuffle? "
             "Give it a seed or no shuffling, or take another folder."
         )
+    if card.get("answers") and (now := _answers(way, given, how)):
+        _compare_answers(path, torch.tensor(card["answers"]), torch.tensor(now), given)
     for generator, state in zip(generators_of(way), draws):
         generator.set_state(state)
+
+
+def _compare_answers(path, before, now, given):
+    x = given["inputs"][0] if isinstance(given["inputs"], tuple) else given["inputs"]
+    off, part = apart(before, now)
+    if part > tolerance(x.dtype, device=x.device.type):
+        raise ValueError(
+            f"{path} was made of another model: its scores of this batch differ by {off:.2g}, "
+            f"and began {before[:3].tolist()}, now {now[:3].tolist()}. Another preprocess, or a "
+            "number inside the model? Take another folder, or resume=False to begin anew."
+        )

@@ -6,6 +6,7 @@
 __all__ = ['heat_map', 'save_map', 'load_map']
 
 # %% ../../nbs/library/attribution/maps.ipynb #24035ca7
+import os
 from os import PathLike
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from .adaptive import Reached, Within
 from .integral import Attribution
 from ..options import typed
+from ..score import rows_in_words
 from ..subjects import store
 
 # %% ../../nbs/library/attribution/maps.ipynb #28c74064
@@ -31,32 +33,50 @@ def heat_map(
             into one batch; "each" divides every map by its own largest; a number divides by that
         channel: the dimension that holds the channels; None if there is none
     Returns: (b, ...) in [-1, 1], or [0, 1] unsigned; a map of zeros stays so
-    Raises: ValueError for a single map without rows, or an invalid scale
+    Raises: ValueError for a single map without rows, maps that are not finite, or an invalid scale
 
     >>> import torch
     >>> from manifold_xai import heat_map
     >>> heat_map(torch.tensor([[[[1.0, -2.0]], [[1.0, 0.0]]]]))
     tensor([[[ 1., -1.]]])
     """
-    if not isinstance(A, Tensor):
-        raise ValueError(f"A must be a tensor, one map per row, got {type(A).__name__}.")
+    _refuse_other_maps(A)
     if channel is not None and A.ndim > 2 and not -A.ndim < channel < A.ndim or channel == 0:
         raise ValueError(f"channel must be a dimension after the rows, got {channel}.")
     if A.ndim < 2:
         raise ValueError(
             f"A must hold one map per row, (b, C, ...) or (b, d), got {tuple(A.shape)}: A[None]."
         )
-    maps = A if signed else A.abs()
+    maps = A.to(torch.promote_types(A.dtype, torch.float32))  # a sum in half precision overflows
+    maps = maps if signed else maps.abs()
     maps = maps if channel is None or A.ndim == 2 else maps.sum(channel)
     if isinstance(scale, (int, float)) and not isinstance(scale, bool) and scale > 0:
-        return maps / scale
+        return _in_its_type(maps / scale, A)
     if scale == "shared":
         largest = maps.abs().max()
     elif scale == "each":
         largest = maps.abs().flatten(1).amax(1).view(-1, *[1] * (maps.ndim - 1))
     else:
         raise ValueError(f"scale must be 'shared', 'each' or a positive number, got {scale!r}.")
-    return maps / torch.where(largest > 0, largest, 1)
+    return _in_its_type(maps / torch.where(largest > 0, largest, 1), A)
+
+
+def _in_its_type(maps, A):
+    return maps.to(A.dtype) if A.is_floating_point() else maps
+
+
+def _refuse_other_maps(A):
+    """Refuse what is no tensor of real, finite numbers."""
+    if not isinstance(A, Tensor) or A.is_complex():
+        got = A.dtype if isinstance(A, Tensor) else type(A).__name__
+        raise ValueError(f"A must be a tensor of real numbers, one map per row, got {got}.")
+    if not A.numel():
+        raise ValueError(f"A must hold at least one map, got {tuple(A.shape)}.")
+    if not A.isfinite().all():
+        raise ValueError(
+            "A must be finite, but is NaN or infinite in "
+            f"{rows_in_words(~A.isfinite())}: leave these rows out."
+        )
 
 # %% ../../nbs/library/attribution/maps.ipynb #c553148d
 def save_map(
@@ -91,14 +111,25 @@ def _named(found):
     """The tensors of an attribution by name; with several inputs, A.0, A.1, …"""
     several = isinstance(found.A, tuple)
     maps = {f"A.{i}": v for i, v in enumerate(found.A)} if several else {"A": found.A}
-    tensors = maps | dict(gap=found.gap, ends=found.ends)
-    for name, v in tensors.items():
-        if not isinstance(v, Tensor) and (v is not None or name not in ("gap", "ends")):
-            raise ValueError(
-                "A must be a map, a tuple of maps, or what path_attribution returned, "
-                f"but {name} is {type(v).__name__}."
-            )
-    return {name: v for name, v in tensors.items() if v is not None}
+    if not maps:
+        raise ValueError("A must hold at least one map, got an empty tuple.")
+    parts = {name: v for name, v in dict(gap=found.gap, ends=found.ends).items() if v is not None}
+    return {name: _whole(v, name) for name, v in (maps | parts).items()}
+
+
+def _whole(v, name):
+    """A copy of its own, dense: a file holds no views."""
+    if not isinstance(v, Tensor):
+        raise ValueError(
+            "A must be a map, a tuple of maps, or what path_attribution returned, "
+            f"but {name} is {type(v).__name__}."
+        )
+    if v.layout != torch.strided or v.is_meta:
+        raise ValueError(
+            f"maps must be dense and hold numbers, but {name} is {v.layout} on {v.device}: "
+            "A.to_dense()."
+        )
+    return v.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _plain(v, name):
@@ -138,6 +169,11 @@ def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
     ...     load_map(f"{folder}/map.safetensors")[0].A
     tensor([[1., 1.]])
     """
+    if os.path.isdir(path):
+        raise ValueError(
+            f"{path} is a folder, not a file of save_map: what `explain` wrote is read by "
+            "manifold_xai.attribution.explain.Maps.at(folder)."
+        )
     tensors, card = store.load_tensors(path)
     if card.get("kind") != "attribution":
         raise ValueError(

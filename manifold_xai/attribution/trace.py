@@ -34,7 +34,12 @@ class Trace(NamedTuple):
 
 @graphless
 def trace(
-    f: Callable, gamma: Tensor | Path | Iterable, x: Tensor | None = None, batch: int | None = None
+    f: Callable,
+    gamma: Tensor | Path | Iterable,
+    x: Tensor | None = None,
+    batch: int | None = None,
+    *,
+    check: bool = True,
 ) -> Trace:
     """Frames of a path with scores, gradients and running maps: what `path_attribution` adds up.
 
@@ -44,6 +49,7 @@ def trace(
             `Step`s, whose gradients and scores are used where given
         x: the input at which a score without a class settles on one; None: the end of the path
         batch: rows evaluated at once, None for a size that suits x
+        check: refuse a score that answers at random or depends on the batch, unless Steps tell all
     Returns: Trace(frames, grads, scores, maps), all in memory; `gaps` says how complete each map is
     Raises: ValueError for a path through several inputs or of fewer than two points, and for an
         invalid score
@@ -56,12 +62,12 @@ def trace(
             [0.2500, 1.0000],
             [1.0000, 4.0000]])
     """
-    if isinstance(gamma, Path):
-        x = gamma.x if x is None else x
-        f = settled(f, ordinary(x), batch)
     steps = _steps(gamma)
-    if not isinstance(gamma, Path):
-        f = settled(f, steps[-1].x if x is None else ordinary(x), batch)
+    x = (gamma.x if isinstance(gamma, Path) else steps[-1].x) if x is None else x
+    told = not isinstance(gamma, Path) and all(
+        step.grad is not None and step.value is not None for step in steps
+    )
+    f = settled(f, ordinary(x), batch, check=check and not told)
     frames = torch.stack([step.x for step in steps])
     scores, grads = _filled(f, steps, frames, Chunks.of(frames[0], batch))
     pieces = (grads[:-1] + grads[1:]) / 2 * frames.diff(dim=0).to(grads.dtype)

@@ -11,10 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..door import undrawn
 from ..geometry.geodesic import geodesic
 from ..options import typed
 from .path import Path
 from .straight import check_ends
+from ..score import check_score
 
 # %% ../../nbs/37_newer_paths.ipynb #e7a0335a
 @typed
@@ -28,11 +30,12 @@ def least_resistance_path(
     solver: str = "sobolev",
     iterations: int = 20,
     batch: int | None = None,
+    check: bool = True,
 ) -> Path:
     """The path of Geodesic IG: shortest where length is how far a classifier's outputs move.
 
     Parameters:
-        outputs: (n, ...) -> (n, m), such as all class probabilities, row by row, smooth
+        outputs: (n, ...) -> (n, m) or (n,), such as all class probabilities, row by row, smooth
         x0: baseline, like x
         x: input, (b, ...)
         steps: segments T, at least 1
@@ -40,8 +43,10 @@ def least_resistance_path(
         solver: as in `geodesic`
         iterations: most steps a level, as in `geodesic`
         batch: points evaluated together; None for a size that suits x
+        check: refuse outputs that are random or depend on the batch
     Returns: a Path, which may leave [0, 1]; its notes hold the `Geodesic`
-    Raises: ValueError for a stretch that is not above 0, and as `geodesic`
+    Raises: ValueError for a stretch that is not above 0, for outputs that are no tensor with a
+        row for each row, and as `geodesic`
     Source: Salek and Enguehard 2025, with the metric of all outputs
 
     >>> import torch
@@ -57,9 +62,12 @@ def least_resistance_path(
             f"got {stretch}."
         )
     check_ends(x0, x, steps)
+    if check:
+        with undrawn(x.device, outputs):
+            check_score(outputs, x, batch)
 
     def seen(x):
-        return torch.cat([outputs(x).flatten(1), stretch * x.flatten(1)], 1)
+        return torch.cat([outputs(x.clone()).reshape(len(x), -1), stretch * x.flatten(1)], 1)
 
     how = dict(iterations=iterations, ridge=0.0, batch=batch)
     found = geodesic(seen, x0, x, steps, solver, **how)

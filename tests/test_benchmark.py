@@ -97,7 +97,7 @@ def test_a_forecast_counts_the_passes_of_a_run_and_no_first_call(grid, tmp_path,
         return unit._replace(cpu=unit.cpu + 60 * first)  # as if it compiled something
 
     monkeypatch.setattr(cost, "compute", slow_at_first)
-    told = cost.forecast(Worker(), grid, limit=6, block=3)
+    told = [*cost.forecast(Worker(), grid, limit=6, block=3)]
     done(grid, tmp_path / "a")
     made = {c["label"]: c for c in results.costs(tmp_path / "a")}
     assert started == {*made} == {c["method"] for c in told} and len(told) == 4

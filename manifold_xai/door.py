@@ -385,7 +385,9 @@ def _refuse_random(ask, whole, limit, what="`model`"):
 
 def _share(part):
     """A share in words: 12%, 0.05%, or "more than ten times the size"."""
-    return "more than ten times the size" if part > 10 else f"{100 * part:.2g}%"
+    if part > 10:
+        return "more than ten times the size"
+    return f"{100 * part:.0f}%" if part > 0.01 else f"{100 * part:.2g}%"
 
 
 def _check_company(ask, x, rows, whole, limit, what):

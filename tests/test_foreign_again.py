@@ -20,6 +20,9 @@ from manifold_xai import (
 
 X = torch.rand(4, 4, generator=torch.Generator().manual_seed(1))
 net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+with torch.no_grad():
+    for p in net.parameters():
+        p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
 how = dict(target=0, n_steps=20, progress=False)
 
 

@@ -1,7 +1,7 @@
 """Ten claims measured again by other code, three of them on photographs: does the ledger add up?
 
     python benchmarks/audit.py [--data-root FOLDER] [--digits 100] [--photographs 16]
-        (a quarter of an hour on one core; photographs where FOLDER has imagenet-sample and taef2)
+        (a quarter of an hour on one core; photographs where FOLDER has imagenet-val and taef2)
 
 Only what is under test comes from the library: networks, autoencoders, data, and the methods'
 paths. Scores, integrals, tangent spaces, removals, statistics and intervals are written here again,
@@ -25,11 +25,12 @@ from manifold_xai.paths.manifold_guided import manifold_guided_path
 from manifold_xai.subjects.autoencoders import digit_vae, taef2
 from manifold_xai.subjects.classifiers import digit_classifier, imagenet_classifier
 from manifold_xai.subjects.data import digits
-from manifold_xai.subjects.sources import image_set
+from manifold_xai.subjects.sources import image_folder
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "audit.json"
 EVIDENCE = ROOT / "nbs" / "results" / "evidence.json"
+STORED = ("benchmarks/results/photographs.json", "nbs/results/42_photographs.json")
 
 
 def interval(values):
@@ -222,19 +223,30 @@ def grad_cam(network, preprocess, x, y):
     return cam - cam.amin((1, 2, 3), keepdim=True)
 
 
+def others(network, preprocess, root, size, n):
+    """n photographs that the network gets right, and that the evidence has not seen; and labels."""
+    images = image_folder(Path(root) / "imagenet-val", size).load()
+    used = {row for name in STORED for row in json.loads((ROOT / name).read_text())["rows"]}
+    right = []
+    for i in np.random.default_rng(3).permutation(len(images.x)):
+        with torch.no_grad():
+            seen = network(preprocess(images.x[i : i + 1])).argmax(1)
+        if seen == images.y[i] and int(images.rows[i]) not in used:
+            right.append(int(i))
+        if len(right) == n:
+            break
+    return images.x[right], images.y[right]
+
+
 def of_photographs(root, n):
     """Three claims on photographs of the data root, four at a time."""
     network, preprocess = imagenet_classifier("efficientnet_lite0")
     coder = taef2(Path(root) / "taef2")
     found = dict(cam=[], magig=[], ig=[], sure=[])
     for size in (112, 96):
-        images = image_set("imagenet-sample", "all", size, root)
-        order = np.random.default_rng(3).permutation(len(images))[:n]
-        shown = torch.stack([images[int(i)][0] for i in order])
+        shown, labels = others(network, preprocess, root, size, n)
         colour = shown.mean((0, 2, 3), keepdim=True)
-        for x in shown.split(4):
-            with torch.no_grad():
-                y = network(preprocess(x)).argmax(1)
+        for x, y in zip(shown.split(4), labels.split(4)):
             f, x0 = probability(lambda v: network(preprocess(v)), y), torch.zeros_like(x)
             if size == 112:
                 guided = points_of(manifold_guided_path(f, coder, x0, x, 20, jump=5))

@@ -1,15 +1,15 @@
-"""MA-GIG's path against GIG's, and every control's, on photographs of a data root's ImageNet
-sample: the measures of chapter 42, by image.
+"""MA-GIG's path against GIG's, and every control's, on photographs of ImageNet on which no network
+here was trained: the measures of chapter 42, by image.
 
     python benchmarks/plausibility.py --data-root FOLDER
         [--n 100] [--steps 16] [--size 96] [--quick]
 
-FOLDER holds imagenet-sample and taef2. EfficientNet-Lite0 is explained, and also stands in for
-LPIPS' network; the photographs that are not explained are the real images. Goes on from what an
-interrupted run has left in the file named by --state, block by block. Without --quick the result
-becomes nbs/results/42_photographs.json, which the chapter shows as stored figures; paths that it
-holds already, of the same photographs, are not walked again. Numbers only: no photograph is
-written.
+FOLDER holds imagenet-val and taef2. EfficientNet-Lite0 is explained on photographs that it gets
+right, and also stands in for LPIPS' network; those that are not explained are the real images. Goes
+on from what an interrupted run has left in the file named by --state, block by block. Without
+--quick the result becomes nbs/results/42_photographs.json, which the chapter shows as stored
+figures; paths that it holds already, of the same photographs, are not walked again. Numbers only:
+no photograph is written.
 """
 
 import argparse
@@ -20,11 +20,12 @@ import warnings
 from pathlib import Path
 
 import torch
+from guided_repeatability import right_photographs
 
 from manifold_xai.autoencoder import reconstruct
 from manifold_xai.subjects.autoencoders import taef2
 from manifold_xai.subjects.classifiers import imagenet_classifier
-from manifold_xai.subjects.sources import image_set
+from manifold_xai.subjects.sources import image_folder
 from manifold_xai.evaluation.plausibility import (
     along,
     area,
@@ -157,46 +158,39 @@ def main():
         imagenet_classifier("efficientnet_lite0"),
         taef2(Path(a.data_root) / "taef2"),
     )
-    images = image_set("imagenet-sample", "all", a.size, a.data_root)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-
-    def photo(rows):
-        return torch.stack([images[int(r)][0] for r in rows])
-
-    settings, rows = dict(steps=a.steps, size=a.size, seed=0), images.rows[order[: a.n]].tolist()
-    about, file = (
-        dict(settings, n=min(a.n, len(order)), rows=rows),
-        ROOT / "nbs" / "results" / "42_photographs.json",
-    )
+    explained = right_photographs((network, preprocess), a.size, a.n, a.data_root)
+    every = image_folder(Path(a.data_root) / "imagenet-val", a.size).load()
+    about = dict(steps=a.steps, size=a.size, seed=0)
+    about |= dict(n=len(explained.x), rows=explained.rows.tolist())
+    file = ROOT / "nbs" / "results" / "42_photographs.json"
     command = (
         f"python benchmarks/plausibility.py --data-root FOLDER --n {a.n} "
         f"--steps {a.steps} --size {a.size}"
     )
     have = json.loads(file.read_text(encoding="utf8")) if file.exists() and not a.quick else {}
     have = have["paths"] if about.items() <= have.items() and is_of(have, command, ROOT) else {}
-    settings["have"] = sorted(have)
+    settings = about | dict(have=sorted(have))
     state_file, done, start = Path(a.state), [], time.time()
     if state_file.exists() and not a.quick:
         kept = torch.load(state_file, weights_only=True)
         done = kept["done"] if kept["settings"] == settings else []
-    for i in range(4 * len(done), a.n, 4):
-        done.append(block(photo(order[i : i + 4]), autoencoder, network, preprocess, a.steps, have))
+    for i in range(4 * len(done), len(explained.x), 4):
+        x = explained.x[i : i + 4]
+        done.append(block(x, autoencoder, network, preprocess, a.steps, have))
         if not a.quick:
             state_file.parent.mkdir(parents=True, exist_ok=True)
             with write_aside(state_file) as aside:
                 torch.save(dict(settings=settings, done=done), aside)
         print(f"{4 * len(done)} photographs, {time.time() - start:.0f} s", flush=True)
-    done = done[: -(-a.n // 4)]
+    done = done[: -(-len(explained.x) // 4)]
     seen = {
         name: {key: torch.cat([d[name][key] for d in done], 1) for key in done[0][name]}
         for name in done[0]
     }
     pooled = taps(network, ["_avg_pooling"], preprocess)
-    real = values(
-        lambda x: pooled(x)[0].flatten(1),
-        photo(order[100:200] if a.quick else order[100:]),
-        batch=25,
-    )
+    others = every.x[~torch.isin(every.rows, explained.rows)]
+    others = others[:100] if a.quick else others
+    real = values(lambda x: pooled(x)[0].flatten(1), others, batch=25)
     region, fit = support(real), gaussian(real)
     by_path = {}
     for name, m in seen.items():

@@ -45,7 +45,8 @@ def main():
     how = dict(limit=6 if quick else 40, block=2 if quick else 4, progress=False)
     with tempfile.TemporaryDirectory() as folder:
         one, two = Path(folder) / "one", Path(folder) / "two"
-        told, begun = forecast(Worker(), grid, how["limit"], how["block"]), time.perf_counter()
+        told = [*forecast(Worker(), grid, how["limit"], how["block"])]
+        begun = time.perf_counter()
         run(grid, one, **how)
         alone = time.perf_counter() - begun
         took = {c["label"]: c["cpu"] / c["images"] for c in results.costs(one)}

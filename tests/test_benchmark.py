@@ -14,7 +14,7 @@ from helpers import ROOT
 
 pq = pytest.importorskip("pyarrow.parquet")
 
-from manifold_xai.benchmark import maps, results  # noqa: E402
+from manifold_xai.benchmark import cost, maps, results  # noqa: E402
 from manifold_xai.benchmark.grid import GRIDS, Cell, read_grid  # noqa: E402
 from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
 from manifold_xai.benchmark.run import run  # noqa: E402
@@ -86,6 +86,27 @@ def test_what_is_done_is_not_done_again_and_more_images_join(grid, tmp_path):
     after = {p: p.stat().st_mtime_ns for p in results.unit_files(out)}
     assert before.items() < after.items()
     assert_same(more, done(grid, tmp_path / "b"))
+
+
+def test_a_forecast_counts_the_passes_of_a_run_and_no_first_call(grid, tmp_path, monkeypatch):
+    started = set()
+
+    def slow_at_first(worker, cell, rows):
+        unit, first = compute(worker, cell, rows), cell.label not in started
+        started.add(cell.label)
+        return unit._replace(cpu=unit.cpu + 60 * first)  # as if it compiled something
+
+    monkeypatch.setattr(cost, "compute", slow_at_first)
+    told = [*cost.forecast(Worker(), grid, limit=6, block=3)]
+    done(grid, tmp_path / "a")
+    made = {c["label"]: c for c in results.costs(tmp_path / "a")}
+    assert started == {*made} == {c["method"] for c in told} and len(told) == 4
+    for c in told:
+        real = made[c["method"]]
+        assert c["images"] == real["images"] == 6
+        if c["method"] != "IG":  # which is refined where an image needs it
+            assert c["passes"] == pytest.approx(cost.rows_in(real["passes"]) / 6)
+        assert 0 < c["rest"] < c["seconds"] < 1
 
 
 def test_shards_are_put_together(grid, tmp_path):

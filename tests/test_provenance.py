@@ -229,12 +229,14 @@ def test_a_result_of_hours_is_stamped_anew_by_its_first_rows(clone, capsys):
         (clone / "benchmarks" / "speed.py").read_text() + "OUT = 'speed.json', 'begun.json'\n"
     )
     numbers = dict(machine="this", n=3, rows=[4, 5, 6], of={"a": [0.1, float("nan"), 2.0]})
+    numbers["of"]["seconds"] = [1.0, 1.0, 1.0]
     write_result(file, numbers, command, clone)
     old, commit = (json.loads(file.read_text())[name] for name in ("key", "commit"))
     edit(clone, "x * LIMIT", "LIMIT * x")
 
     def today(**other):
         begin = numbers | dict(rows=[4, 5], of={"a": [0.1, float("nan")]}) | other
+        begin["of"]["seconds"] = [2.0, 2.0]
         write_result(begun, begin, command, clone)
         code = main(out)
         return code, capsys.readouterr().out

@@ -66,12 +66,13 @@ def _forecast(grid, args):
     from manifold_xai.benchmark.cost import forecast
     from manifold_xai.benchmark.unit import Worker
 
-    lines, hours = forecast(Worker(args.data_root, args.device), grid, args.limit), 0.0
-    for line in lines:
+    hours = 0.0
+    for line in forecast(Worker(args.data_root, args.device), grid, args.limit):
         hours += line["images"] * line["seconds"] / 3600
         print(
             f"{line['method']}, {line['classifier']}: {line['images']} images, "
-            f"{line['passes']:.0f} passes and {line['seconds']:.2f} s each"
+            f"{line['passes']:.0f} passes and {line['seconds']:.2f} s each",
+            flush=True,
         )
     print(f"{hours:.2f} hours in all, of one core or device like this")
     return 0

@@ -9,7 +9,7 @@ __all__ = ['rows_in', 'Clock', 'pace', 'expected', 'forecast', 'makespan', 'bend
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -135,19 +135,19 @@ def expected(passes: dict[str, int], pace: dict[str, float]) -> float:
     return sum(n * pace.get(kind, 0.0) for kind, n in counted)
 
 # %% ../../nbs/library/benchmark/cost.ipynb #d8b947a6
-def forecast(worker: Worker, grid: Grid, limit: int = 0, block: int = 4) -> list[dict]:
-    """For each cell: the number of images, and the expected passes and seconds per image.
+def forecast(worker: Worker, grid: Grid, limit: int = 0, block: int = 4) -> Iterator[dict]:
+    """Try each cell and yield its number of images, expected passes and seconds per image.
 
     Parameters:
         worker: holds the networks
         grid: the grid to forecast
         limit: images per cell; 0 for all
         block: images that each method is tried on
-    Returns: method, classifier, images, passes and seconds per image, and the rest among them
+    Yields: method, classifier, images, passes and seconds per image, and the rest among them
     """
     from manifold_xai.benchmark.run import plan  # here: it imports the clock above
 
-    wanted, found, counted, paces = plan(worker, grid, limit), [], {}, {}
+    wanted, counted, paces = plan(worker, grid, limit), {}, {}
     for cell in grid.cells:
         rows = wanted[cell.key]
         key = cell.classifier, cell.autoencoder, cell.settings["judge"], cell.size
@@ -159,9 +159,7 @@ def forecast(worker: Worker, grid: Grid, limit: int = 0, block: int = 4) -> list
         known, passes, rest = counted[like]
         renamed = {k.replace(f": {known},", f": {cell.classifier},"): n for k, n in passes.items()}
         row = dict(method=cell.label, classifier=cell.classifier, images=len(rows), rest=rest)
-        row |= dict(passes=rows_in(passes), seconds=expected(renamed, paces[key]) + rest)
-        found.append(row)
-    return found
+        yield row | dict(passes=rows_in(passes), seconds=expected(renamed, paces[key]) + rest)
 
 
 def _tried(worker, cell, rows, pace):

@@ -32,3 +32,13 @@ def test_the_word_that_a_question_asks_for_is_not_named():
     word = Exercise("word", "word() -> a word", [((), "undecided")], "so it is.", {})
     says = word.judge(lambda: "supported").says
     assert "supported" in says and "undecided" not in says
+
+
+def test_whoever_errs_in_a_new_way_is_told_where_to_look():
+    double = Exercise("double", "double(x) -> 2x", [((3,), 6)], "it doubles.", {})
+
+    def stops(x):
+        raise ValueError("x is not a number.")
+
+    assert double.judge(lambda x: 7).says.endswith("Hint: the folded one below says how to begin.")
+    assert "is not a number.\n" in double.judge(stops).says

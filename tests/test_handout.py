@@ -57,7 +57,11 @@ def test_a_teacher_is_told_every_question_and_every_minute(path):
     prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     told = notes(nb)
     asked = len(re.findall(r"Predict\s+first:", prose))
-    assert told.count("\n  - ", 0, told.index("**Exercises")) == asked
+    questions = told[: told.index("**Exercises")]
+    assert questions.count("\n  - ") == asked
+    posed = [c for c in nb.cells if "exercise" in c.metadata.get("tags", [])]
+    predicted = sum(bool(re.search(r"Predict\s+first:", cell.source)) for cell in posed)
+    assert len(re.findall(r"^  - Exercise \d+: ", questions, re.M)) == predicted
     assert "Further reading" not in told and "Next:" not in told
     minutes = sum(int(m) for m in re.findall(r"^- \*.+\*, (\d+) min$", told, re.M))
     assert abs(minutes - reading_minutes(nb)) <= 1 + len(re.findall("^- [*]", told, re.M)) / 2

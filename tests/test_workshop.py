@@ -91,10 +91,12 @@ def test_widgets_need_a_front_end_in_the_servers_environment(seat, monkeypatch):
 
 def test_minutes_follow_from_a_timed_piece_of_work(seat, monkeypatch):
     lesson = {"cells": {"a": 30.0, "b": 60.0}, "figure": 1.0, "megabytes": 1}
-    remember(seat, probe=2.0, lessons={"00_tour": lesson})
+    remember(seat, probe=2.0, lessons={"00_tour": lesson, "99_not_handed_out": lesson})
+    (seat / "nbs" / "00_tour.ipynb").touch()
     monkeypatch.setattr(workshop, "probe", lambda clock: 4.0)
     found = list(workshop.speed(seat))
     assert found[1].text == "00_tour computes 3.0 minutes on this seat" and found[0].state == "ok"
+    assert len(found) == 2
     monkeypatch.setattr(workshop, "probe", lambda clock: 40.0)
     assert next(workshop.speed(seat)).state == "FAIL"
     remember(seat, lessons={})

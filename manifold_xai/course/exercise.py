@@ -114,7 +114,7 @@ class Exercise:
         cases: Iterable[tuple[tuple | None, Any]],
         proves: str,
         mistakes: Mapping[str, Any],
-        hint: str = "",
+        hint: str = "the folded one below says how to begin.",
         tol: float = 1e-4,
         law: Callable[[Any], str] | None = None,
     ):
@@ -137,7 +137,7 @@ class Exercise:
         except NotImplementedError:
             return self.open()
         except Exception as error:
-            wrong, got = f"it stopped with {type(error).__name__}: {error}"[:160], None
+            wrong, got = f"it stopped with {type(error).__name__}: {error}"[:160].rstrip("."), None
         if not wrong:
             return Answer(True, f"✓ {self.name}: {self.proves}")
         hint = self.hint if got is None else self.hint_for(got)

@@ -150,8 +150,14 @@ def _sections(nb: NotebookNode) -> str:
     lines = []
     for heading, cells in sections.items():
         lines.append(f"- *{heading}*, {max(1, reading_minutes({'cells': cells}))} min")
-        lines += [f"  - {asked}" for cell in cells for asked in predictions(cell)]
+        lines += [f"  - {_exercise(cell)}{asked}" for cell in cells for asked in predictions(cell)]
     return "\n".join(lines)
+
+
+def _exercise(cell: NotebookNode) -> str:
+    """The exercise that a cell asks for, before its question; "" for another cell."""
+    head = re.match(r"### (Exercise \d+)", cell.source)
+    return f"{head[1]}: " if head else ""
 
 
 def predictions(cell: NotebookNode) -> list[str]:

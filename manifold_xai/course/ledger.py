@@ -218,7 +218,7 @@ def _outdated(since, most=3):
     if not since:
         return ""
     what = ", ".join(since) if len(since) <= most else f"{len(since)} definitions"
-    return f"; evidence from before {what} changed"
+    return f"; measured by older code: {what} changed since"
 
 # %% ../../nbs/library/course/ledger.ipynb #98fdca8b
 def stored(root: Path, name: str = "ledger") -> dict[str, dict]:

@@ -455,9 +455,16 @@ def _set_aside(aside, bar, sides, change):
 
 def _lacking(c, least):
     """Why a condition does not count."""
-    failed = dict.fromkeys(str(gate) for gate in c.gates if not gate.holds(least))
-    few = f"n = {c.measured.n} is below the {least} set beforehand"
-    return "; ".join(failed) or few
+    failed = [gate for gate in c.gates if not gate.holds(least)]
+    asked = [gate for gate in failed if gate.of > 1] or failed  # by image: that names the cause
+    if not asked:
+        return f"n = {c.measured.n} is below the {least} set beforehand"
+    return "; ".join(dict.fromkeys(map(_unmet, asked)))
+
+
+def _unmet(gate):
+    among = f"true of {gate.passed} of {gate.of} images" if gate.of > 1 else "not so here"
+    return f"required is that {gate.what}: {among}"
 
 
 def _names(sides, which="", most=3):

@@ -274,7 +274,7 @@ def _folded(rows, found, short):
 
 def reason(r: Row) -> str:
     """The reason for an outcome, without the note on changed code, which is given once for all."""
-    return re.sub(r"; evidence from before [^;]* changed", "", r.why)
+    return re.sub(r"; measured by older code: [^;]* changed since", "", r.why)
 
 
 def _ours(r: Row) -> str:

@@ -129,7 +129,7 @@ def front_ends() -> Iterator[Finding]:
 
 
 def speed(root: Path) -> Iterator[Finding]:
-    """How long lessons take on this seat, estimated from a timed computation."""
+    """How long the lessons in `root` take on this seat, estimated from a timed computation."""
     known = stored(root)
     if not known["lessons"]:
         yield Finding("note", "no lesson was measured", "manifold-xai seats")
@@ -139,5 +139,7 @@ def speed(root: Path) -> Iterator[Finding]:
     said = f"a cell takes {times:.1f} times as long here as where lessons were timed"
     yield Finding("FAIL" if slow else "ok", said, slow)
     for name, lesson in known["lessons"].items():
+        if not (root / "nbs" / f"{name}.ipynb").exists():  # measured, and not handed out
+            continue
         took = times * sum(lesson["cells"].values()) / 60
         yield Finding("ok", f"{name} computes {took:.1f} minutes on this seat")

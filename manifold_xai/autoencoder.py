@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from .chunks import Chunks
 from manifold_xai.door import (
@@ -69,6 +70,12 @@ def adapt(
     >>> halves.encode(torch.tensor([[1.0, 0.0]]))  # white is 1 and black −1 in its range
     tensor([[ 0.5000, -0.5000]])
     """
+    for name, fn in dict(encode=encode, decode=decode).items():
+        if not callable(fn) or isinstance(fn, Module) and type(fn).forward is Module.forward:
+            raise ValueError(
+                f"`{name}` must be a function, got {type(fn).__name__}. A method of it, "
+                f"model.{name}?"
+            )
     if not high > low:
         raise ValueError(f"`high` must exceed `low`, got low = {low} and high = {high}.")
     return Adapted(Encoding(encode, low, high), Decoding(decode, low, high))
@@ -96,6 +103,11 @@ def only_tensor(out, name: str) -> Tensor:
 
     Raises: ValueError that says what was received, and how to extract the tensor from it
     """
+    if isinstance(out, Tensor) and out.is_complex():
+        raise ValueError(
+            f"`{name}` must return real numbers, got {out.dtype}: torch.view_as_real(…) in encode, "
+            "torch.view_as_complex(…) in decode."
+        )
     if isinstance(out, Tensor):
         return out
     raise ValueError(
@@ -179,10 +191,10 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
 def one_code_each(z, x: Tensor) -> Tensor:
     """Return codes `z` if they are a tensor with one code per image of x; refuse anything else."""
     z = only_tensor(z, "encode")
-    if z.shape[:1] != x.shape[:1]:
+    if z.shape[:1] != x.shape[:1] or z.ndim < 2:
         raise ValueError(
-            f"`encode` must return one code per image, got {tuple(z.shape)} "
-            f"for images {tuple(x.shape)}."
+            f"`encode` must return one code per image, (b, d) or (b, c, h, w), got "
+            f"{tuple(z.shape)} for images {tuple(x.shape)}; one number each: (b, 1)."
         )
     return z
 

@@ -9,6 +9,7 @@ __all__ = ['check_input', 'rows_in_words', 'is_image', 'out_of_range', 'Score', 
 # %% ../nbs/library/score.ipynb #e016a481
 import operator
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from manifold_xai.door import (
     RowWise,
     check_answers,
     noisy_layers,
+    ordinary,
+    out_of_memory,
+    reachable,
     refuse_inference_weights,
     refuse_train_mode,
     refuse_training,
@@ -49,10 +53,19 @@ def check_input(x: Tensor, name: str = "x", span: bool = True) -> None:
             f"`{name}` must be a floating-point tensor, got {x.dtype}. "
             "Images stored as 0…255: x.float() / 255; complex numbers: torch.view_as_real(x)."
         )
-    if x.layout != torch.strided:
-        raise ValueError(f"`{name}` must be dense, got {x.layout}: x.to_dense().")
+    if x.layout != torch.strided or x.is_nested:
+        got = "a nested tensor" if x.is_nested else x.layout
+        raise ValueError(
+            f"`{name}` must be dense, got {got}: x.to_dense(), or x.to_padded_tensor(0.0)."
+        )
+    if type(x).__name__ == "MaskedTensor":
+        raise ValueError(
+            f"`{name}` must be an ordinary tensor, got a MaskedTensor: x.to_tensor(0.0)."
+        )
     if not x.ndim or not len(x):
         raise ValueError(f"`{name}` must hold at least one row, got {tuple(x.shape)}.")
+    if not x.numel():
+        raise ValueError(f"`{name}` must hold at least one number per row, got {tuple(x.shape)}.")
     if x.is_meta:
         raise ValueError(
             f"`{name}` must hold numbers, but lies on the device 'meta', which has none."
@@ -262,6 +275,8 @@ class Score:
 def _as_target(target):
     if target is None or (callable(target) and not isinstance(target, Tensor)):
         return target
+    if isinstance(target, bool):
+        raise ValueError(f"target must be a class, an int, got {target}: int({target})?")
     if isinstance(target, tuple):
         return target
     if isinstance(target, list) and target and all(isinstance(t, tuple) for t in target):
@@ -389,7 +404,7 @@ def settled(
         check: refuse an f that answers at random or depends on the batch
     """
     refuse_inference_weights(f)
-    with undrawn(x.device, f):
+    with undrawn(x.device, f), _types_in_words(f, x):
         if isinstance(f, Score):
             f = f.told(x)
         else:
@@ -400,8 +415,26 @@ def settled(
         return f.at(x, batch) if isinstance(f, Score) else f
 
 
+@contextmanager
+def _types_in_words(f, x):
+    """Context that explains an error of a model whose weights are of another type than x."""
+    try:
+        yield
+    except RuntimeError as error:
+        own = {p.dtype for m in reachable(f) for p in m.parameters() if p.is_floating_point()}
+        if not own or x.dtype in own or "dtype" not in str(error):
+            raise
+        own = ", ".join(sorted(map(str, own)))
+        raise ValueError(
+            f"the input must have the type of the model's weights, got {x.dtype} and {own} "
+            f"({error}): x.to(…), or cast it inside, lambda x: model(x.to(…))."
+        ) from error
+
+
 def check_score(f: Callable, x: Tensor, batch: int | Chunks | None = None) -> None:
     """Refuse a score that answers at random, or whose value for a row depends on its batch.
+
+    Of a probability the logits are compared: it may be near 1 whatever the model draws.
 
     Parameters:
         f: a `score` or any callable (b, ...) -> (b, ...), row by row
@@ -409,9 +442,56 @@ def check_score(f: Callable, x: Tensor, batch: int | Chunks | None = None) -> No
         batch: rows evaluated at once
     Raises: ValueError as `check_answers`
     """
-    chunks = Chunks.of(x, batch)
+    chunks, f = Chunks.of(x, batch), _unsquashed(f)
 
-    def ask(x, rows):
-        return values(f, x, rows, chunks)
+    def ask(some, rows):
+        try:
+            return values(f, some, rows, chunks)
+        except Exception as error:
+            if out_of_memory(error) or len(some) >= len(x) or not _answers(f, x):
+                raise
+            raise ValueError(
+                f"the model answers {len(x)} rows at once, but not {len(some)} of them "
+                f"({type(error).__name__}: {error}). Is something bound to it that has one entry "
+                "per row? Pass that as additional_forward_args. Does it need the whole batch? "
+                "Then its rows have no scores of their own."
+            ) from error
 
     check_answers(ask, x, "`model`", chunks.batch, f)
+    _refuse_unseen_writes(f, x[:1])
+
+
+def _unsquashed(f):
+    """The score before any softmax, or f itself."""
+    if not isinstance(f, Score):
+        return f
+    if isinstance(f.model, Score):
+        return Score(_unsquashed(f.model), f.target, f.output, f.preprocess)
+    if f.output == "logit" or callable(f.target):
+        return f
+    return Score(f.model, f.target, "logit", f.preprocess)
+
+
+def _answers(f, x):
+    """Whether f answers all rows at once."""
+    try:
+        with torch.no_grad():
+            return len(row_wise(f)(x.clone(), rows=torch.arange(len(x), device=x.device))) == len(x)
+    except Exception:
+        return False
+
+
+def _refuse_unseen_writes(f, x):
+    """Refuse a model that writes into its input where autograd does not see it."""
+    with torch.enable_grad():
+        own = ordinary(x).clone().requires_grad_()
+        try:
+            row_wise(f)(own, rows=torch.zeros(len(x), dtype=torch.long, device=x.device))
+        except Exception:  # autograd saw it, or the model has another fault, which is named later
+            return
+    if own._version or not torch.equal(own.detach(), x.detach()):
+        raise ValueError(
+            "the model changes its input where autograd does not see it, through x.data or in "
+            "place under torch.no_grad: its gradients belong to another function. "
+            "Let it write x = x.clamp(…) in place of x.clamp_(…)."
+        )

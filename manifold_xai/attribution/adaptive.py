@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .integral import Attribution, integrate
 from ..chunks import Chunks, among, value_and_grad
-from ..door import graphless, ordinary
+from ..door import graphless, ordinary, unwritten
 from ..options import typed
 from ..paths.path import Path, Step
 from ..score import check_input, settled
@@ -330,7 +330,8 @@ def adaptive_attribution(
     how = dict(integrand=integrand, batch=Chunks.of(x, batch), progress=progress)
     size = max(1, KEPT // (256 * x[0].numel())) if way is _Curve else len(x)
     groups = torch.arange(len(x), device=x.device).split(size)
-    found = [_reached(way(f, gamma, rows, how), tol, max_steps) for rows in groups]
+    with unwritten((f, gamma)):
+        found = [_reached(way(f, gamma, rows, how), tol, max_steps) for rows in groups]
     A, gap, ends, *reached = map(torch.cat, zip(*found))
     return warned(Within(A, gap, ends, Reached(*reached, way.nested)), tol, max_steps)
 

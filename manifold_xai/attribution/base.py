@@ -269,13 +269,17 @@ class PathMethod(Portable, GradientAttribution):
         how |= dict(
             progress=self.progress, refine=self.refine, integrand=self.integrand, finite=self.finite
         )
+        if tol is not None and n_steps is not None:
+            raise ValueError(
+                f"tol finds the number of steps itself: pass tol={tol} or n_steps={n_steps}."
+            )
         steps = self.n_steps if n_steps is None else n_steps
         far = (
             dict(gap=return_convergence_delta)
             if tol is None
             else dict(tol=tol, max_steps=max_steps)
         )
-        with undrawn(x.device, f):
+        with undrawn(x.device, (f, self)):
             if targets is None:
                 found = self.walk(f, x0, x, steps, **far, **how)
             else:
@@ -424,7 +428,7 @@ def starts(layout: Layout, x: Tensor, baselines):
     """
     parts = layout.split(x)
     if callable(baselines) and not isinstance(baselines, Tensor):
-        baselines = baselines(*parts)
+        baselines = baselines(*(part.clone() for part in parts))
     if not isinstance(baselines, tuple):
         baselines = (baselines,) * len(parts)
     if len(baselines) != len(parts):
@@ -482,11 +486,12 @@ def baseline_of(x: Tensor, baselines) -> Tensor:
     Raises: ValueError for anything else, for another shape than x or one row of it, for NaN
     """
     baselines = baselines[0] if isinstance(baselines, tuple) and len(baselines) == 1 else baselines
-    baselines = (
-        baselines(x) if callable(baselines) and not isinstance(baselines, Tensor) else baselines
-    )
+    if callable(baselines) and not isinstance(baselines, Tensor):
+        baselines = baselines(x.clone())
     if isinstance(baselines, (np.ndarray, np.number)) and baselines.dtype.kind in "fiu":
         baselines = torch.as_tensor(baselines)
+    if isinstance(baselines, Tensor) and (baselines.is_complex() or baselines.dtype == torch.bool):
+        raise ValueError(f"`baselines` must hold real numbers, got {baselines.dtype}.")
     if isinstance(baselines, Tensor) and baselines.ndim:
         if baselines.shape[1:] != x.shape[1:] or len(baselines) not in (1, len(x)):
             raise ValueError(

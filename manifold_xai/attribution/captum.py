@@ -23,7 +23,7 @@ from .base import Portable, explained, first_of
 from .classes import Classes, chunk_of, class_by_class, classes_of_all
 from .integral import integrate
 from ..chunks import value_and_grad
-from ..door import Watch, graphless, here, reachable
+from ..door import Watch, graphless, here, reachable, unwritten
 from ..options import typed
 from ..paths.ig2 import model_of
 from ..paths.straight import straight_path
@@ -82,11 +82,12 @@ class Neighbour(Portable, GradientAttribution):
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
         target = first_of(target, targets)
         f, x, layout = explained(self.subject(), inputs, target, additional_forward_args, **door)
-        A = (
-            self.ask(f, x, internal_batch_size)
-            if targets is None
-            else self.ask_each(f, x, internal_batch_size, targets)
-        )
+        with unwritten(f):
+            A = (
+                self.ask(f, x, internal_batch_size)
+                if targets is None
+                else self.ask_each(f, x, internal_batch_size, targets)
+            )
         A = A.detach()
         return layout.split(A) if layout is not None else (A,) if isinstance(inputs, tuple) else A
 

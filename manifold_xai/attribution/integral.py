@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..chunks import Chunks, value_and_grad, values
-from ..door import graphless, ordinary
+from ..door import graphless, ordinary, unwritten
 from ..options import typed
 from ..paths.path import Path, Step
 from ..score import Score, beside, check_input, rows_in_words, settled
@@ -109,7 +109,8 @@ def path_attribution(
         if end is not None:
             check_input(end, name, span)
     how = dict(integrand=integrand, check=check, told=rows, finite=finite)
-    return integrate(f, gamma, x0, x, rule, batch, progress, refine, **how)
+    with unwritten((f, gamma)):
+        return integrate(f, gamma, x0, x, rule, batch, progress, refine, **how)
 
 # %% ../../nbs/library/attribution/integral.ipynb #9b644a60
 def _layout(gamma, x):
@@ -448,7 +449,7 @@ def _left_out(walk, point, value, end, place, name, own):
 def _nodes(n):
     """Gauss–Legendre nodes and weights on [0, 1], (n, 2)."""
     nodes, weights = np.polynomial.legendre.leggauss(n)
-    return torch.tensor(np.stack([(nodes + 1) / 2, weights / 2], 1))
+    return torch.from_numpy(np.stack([(nodes + 1) / 2, weights / 2], 1))
 
 
 def _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite):

@@ -159,7 +159,7 @@ def max_sensitivity(
     """
     check_input(x, span=span)
     _check_draws(radius, samples, "radius")
-    A = attribute(x) if A is None else A
+    A = attribute(x.clone()) if A is None else A
     check_map(A, x)
     worst, where = torch.zeros(len(x), dtype=A.dtype, device=A.device), generator.device
     for _ in range(samples):

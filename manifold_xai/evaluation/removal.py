@@ -156,9 +156,9 @@ def _shares(levels):
     if even and levels < 2:
         raise ValueError(f"levels must be at least 2 (nothing and everything), got {levels}.")
     if even:
-        shares = torch.linspace(0, 1, levels, dtype=torch.float64)
+        shares = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
     else:
-        shares = torch.as_tensor(levels, dtype=torch.float64)
+        shares = torch.as_tensor(levels, dtype=torch.float64, device="cpu")
     inside = bool(((shares >= 0) & (shares <= 1)).all())
     if shares.ndim != 1 or not len(shares) or not inside:
         raise ValueError(f"levels must be a number of shares, or shares in [0, 1], got {levels}.")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Decoder', 'check_finite', 'check_latents', 'check_direction', 'check_path',
-           'at_least_one', 'jacobian_at', 'jacobian', 'metric_norm', 'norm', 'images',
-           'over_frames', 'path_chords']
+           'check_derivative', 'at_least_one', 'jacobian_at', 'jacobian', 'metric_norm',
+           'norm', 'images', 'over_frames', 'path_chords']
 
 # %% ../../nbs/library/geometry/decoder.ipynb #d4d55f20
 from collections.abc import Callable, Iterator
@@ -32,9 +32,10 @@ def check_finite(name: str, z: Tensor) -> None:
 
 def check_latents(z: Tensor) -> None:
     """Refuse `z` unless it holds one finite latent vector per row, (b, d)."""
-    if z.ndim != 2:
+    if not isinstance(z, Tensor) or z.ndim != 2:
+        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise ValueError(
-            f"`z` must hold one latent vector per row, (b, d), got {tuple(z.shape)}. Add the row "
+            f"`z` must hold one latent vector per row, (b, d), got {got}. Add the row "
             "with z[None]; for latents with more axes use `metric_norm`, which needs no Jacobian."
         )
     check_finite("z", z)
@@ -58,6 +59,24 @@ def check_path(gamma_z: Tensor) -> None:
             "with gamma_z[:, None]."
         )
     check_finite("gamma_z", gamma_z)
+
+
+def check_derivative(decode: Callable[[Tensor], Tensor], z: Tensor) -> None:
+    """Refuse a decoder that no gradient leads back through, from its image to its code.
+
+    Parameters:
+        decode: (n, ...) -> (n, ...), row by row
+        z: latents, (b, ...); the first is tried
+    """
+    with torch.enable_grad():
+        z = z[:1].detach().clone().requires_grad_()
+        x = decode(z.clone())
+        grad = torch.autograd.grad(x.sum(), z, allow_unused=True)[0] if x.requires_grad else None
+    if grad is None:
+        raise ValueError(
+            "`decode` must be differentiable, but its images carry no gradient. Does it "
+            "run under torch.no_grad, or detach?"
+        )
 
 
 def at_least_one(name: str, n: int | None) -> int | None:
@@ -85,7 +104,10 @@ def jacobian(decode: Decoder, z: Tensor, batch: int | None = None) -> Tensor:
     """
     check_latents(z)
     batch = at_least_one("batch", batch) or max(1, 1024 // z.shape[1])
-    return retry_smaller(lambda batch: vmap(jacobian_at(decode), chunk_size=batch)(z), batch)[0]
+    J = retry_smaller(lambda batch: vmap(jacobian_at(decode), chunk_size=batch)(z), batch)[0]
+    if not J.any():
+        check_derivative(decode, z)
+    return J
 
 # %% ../../nbs/library/geometry/decoder.ipynb #aa52a518
 @one_at_a_time

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..door import graphless
-from .decoder import Decoder, path_chords
+from .decoder import Decoder, check_derivative, path_chords
 from .latent import TINY, resample, unevenness
 from .metric import latent_line, path_energy
 from .solvers import SOLVERS, Defaults, Encoder, Surface, descend
@@ -109,6 +109,7 @@ def geodesic(
     def flat(z):  # latents as vectors
         return decode(z.unflatten(1, shape).clone())
 
+    check_derivative(flat, line[0])
     surface = Surface(flat, _ridge(flat, line, own.ridge, batch), batch)
 
     def show(gamma_z):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from ..door import one_at_a_time
-from .decoder import Decoder
+from .decoder import check_derivative, Decoder
 from ..score import check_input
 
 # %% ../../nbs/library/geometry/matrix_free.ipynb #2d8d79b6
@@ -60,6 +60,8 @@ def project_matrix_free(
         want, got = tuple(x.shape), tuple(r.shape)
         raise ValueError(f"`v` must be shaped like decode(z), {want}, got {got}.")
     s = p = pull(r)[0]
+    if not s.any():
+        check_derivative(decode, z)
     rho = start = _square(s)
     count = torch.zeros(len(z), dtype=torch.long, device=z.device)
     for _ in range(iterations):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .blur import blur
+from ..score import check_input
 
 # %% ../../nbs/library/paths/baseline.ipynb #5589fb76
 def baseline(
@@ -29,13 +30,17 @@ def baseline(
     >>> baseline(torch.tensor([[[[0.0, 1.0]]]]), "mean")
     tensor([[[[0.5000, 0.5000]]]])
     """
+    check_input(x, span=False)
     if kind == "noise":
         if generator is None:
             raise ValueError(
                 "baseline(x, 'noise') needs a generator: "
                 "the same noise must be drawn each time."
             )
-        return torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        noise = torch.rand(
+            x.shape, generator=generator, dtype=x.dtype, device=generator.device
+        )
+        return noise.to(x.device)
     kinds = dict(
         black=torch.zeros_like,
         white=torch.ones_like,

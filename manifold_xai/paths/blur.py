@@ -34,9 +34,10 @@ def gaussian_rows(
     kind = {"dtype": like.dtype, "device": like.device}
     if sigma == 0:
         return torch.eye(n, **kind)
-    i = torch.arange(n, dtype=torch.float64)
+    i = torch.arange(n, dtype=torch.float64, device="cpu")
     K = (-(((i[:, None] - i) / sigma) ** 2) / 2).exp()
-    line = torch.arange(-int(9 * sigma) - 9, int(9 * sigma) + 10, dtype=torch.float64)
+    most = int(9 * sigma) + 9
+    line = torch.arange(-most, most + 1, dtype=torch.float64, device="cpu")
     whole = (-((line / sigma) ** 2) / 2).exp().sum()
     total = K.sum(1, keepdim=True) if edge == "renormalise" else whole
     return (K / total).to(**kind)

@@ -295,7 +295,8 @@ def mean_gradient(
 def _on_the_line(f, x0, x, steps, batch):
     """∂f/∂x at the line's points, (k, b, ...), as many at a time as a chunk holds."""
     chunks, rows = Chunks.of(x, batch), torch.arange(len(x), device=x.device)
-    for t in torch.linspace(0, 1, steps + 1).split(max(1, chunks.batch // max(1, len(x)))):
+    places = torch.linspace(0, 1, steps + 1, device="cpu")
+    for t in places.split(max(1, chunks.batch // max(1, len(x)))):
         points = torch.stack([torch.lerp(x0, x, s) for s in t.tolist()])
         grad = value_and_grad(f, points.flatten(0, 1), rows.repeat(len(t)), chunks)[1]
         yield grad.unflatten(0, points.shape[:2])

@@ -18,7 +18,7 @@ from manifold_xai.autoencoder import (
     check_decoder,
     check_eval,
     coders,
-    only_tensor,
+    one_code_each,
 )
 from ..chunks import Chunks
 from ..door import graphless, refuse_inference_weights
@@ -123,15 +123,10 @@ def encoded(
     rows = torch.arange(len(x), device=x.device)
 
     def ask(x, rows):
-        return only_tensor(autoencoder.encode(x.clone()), "encode")
+        return one_code_each(autoencoder.encode(x.clone()), x)
 
     with torch.no_grad():
         z = torch.cat(Chunks.of(x, batch)(ask, x, rows)).to(x.dtype)  # autocast may lower it
-    if len(z) != len(x):
-        raise ValueError(
-            "`encode` must return one code per image, "
-            f"got {tuple(z.shape)} for images {tuple(x.shape)}."
-        )
     if check:
         check_coders(autoencoder, x, Chunks.of(x, batch).batch)
     return z

@@ -75,13 +75,14 @@ def decode_and_grad(
             z = (z.clone() if z.is_inference() else z.detach()).requires_grad_()
             x = decode(z.clone()) if like is None else check_decoder(decode, z, like[r])
             x = x.to(z.dtype)  # autocast may lower the precision
-            if not x.requires_grad:
+            value, grad = value_and_grad(f, x, r, _Whole())
+            back = x.requires_grad
+            grad_z = torch.autograd.grad(x, z, grad, allow_unused=True)[0] if back else None
+            if grad_z is None:
                 raise ValueError(
                     "`decode` must be differentiable: "
                     "look for .detach(), no_grad or numpy inside it."
                 )
-            value, grad = value_and_grad(f, x, r, _Whole())
-            (grad_z,) = torch.autograd.grad(x, z, grad)
         return Decoded(x.detach(), grad, value, grad_z)
 
     parts = Chunks.of(z, len(z) if batch is None else batch)(one, z, rows)

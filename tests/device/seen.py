@@ -48,7 +48,7 @@ def _there(value, deep: int = 4) -> bool:
     if isinstance(value, nn.Module):
         made = "_parameters" in vars(value)  # not in the first line of its own __init__
         return made and any(_there(p) for p in value.parameters())
-    if deep == 0:
+    if deep == 0 or isinstance(value, type):
         return False
     if isinstance(value, (tuple, list)):
         return any(_there(part, deep - 1) for part in value)

@@ -168,6 +168,10 @@ class Asked(nn.Module):
         return self.model(x + other) * weight[:, None]
 
 
+def scaled(x, said):  # by a factor per row, inside a dictionary
+    return x.flatten(1).square().sum(1) * said["by"]
+
+
 def two_inputs(device: torch.device):
     """Maps of two inputs, of several classes, under an argument for each row."""
     method, weight = m.IntegratedGradients(Asked(device)), rand(3, seed=6).to(device)
@@ -363,6 +367,11 @@ REST = {
     ),
     "adaptive": lambda d: [adaptive.bends(steps_on(d)), until(d)],
     "inputs": two_inputs,
+    "arguments": lambda d: m.IntegratedGradients(scaled).attribute(
+        images(d),
+        additional_forward_args=({"by": torch.ones(len(images(d)), dtype=torch.float64).to(d)},),
+        n_steps=3,
+    ),
     "guided backwards": guided_backwards,
     "laid": lambda d: [
         manifold.lay(decode(d), line(d), 9),

@@ -245,18 +245,20 @@ def test_a_result_of_hours_is_stamped_anew_by_its_first_rows(clone, capsys):
         (dict(of={"a": [0.1, 0.2]}), "other numbers: of"),
         (dict(of={"b": [0.1, float("nan")]}), "other numbers: of"),
         (dict(n=4), "other numbers: n"),
-        (dict(rows=[], of={"a": []}), "other numbers"),
+        (dict(rows=[], of={"a": []}), "no rows by its command"),
         (dict(machine="that"), "another machine, this"),
     ):
         code, said = today(**other)
         assert code == 1 and why in said and json.loads(file.read_text())["key"] == old
+    for words in (out[:-2], [*out[:-1], str(begun) + "x"]):
+        assert main(words) == 2 and "two result files" in capsys.readouterr().err
     assert today() == (0, "speed.json: stamped anew, by 2 of 3 rows\n")
     kept = json.loads(file.read_text())
     assert kept["was"] == [old | {"commit": commit}] and kept["checked"] == 2
     assert kept["rows"] == numbers["rows"]
     assert is_of(kept, command, clone) and "speed.json" not in outdated_results(clone)
     edit(clone, "LIMIT * x", "x * LIMIT * 2")
-    assert main(out) == 1 and "not of its command and today's code" in capsys.readouterr().out
+    assert main(out) == 1 and "no rows by its command and today's code" in capsys.readouterr().out
 
 
 # The clone itself

@@ -216,7 +216,7 @@ def restamp(args: argparse.Namespace) -> int:
     """
     root = repository(args.root)
     if getattr(args, "result", None):
-        return _restamp_result(Path(args.result), _load(Path(args.out)), root)
+        return _restamp_result(Path(args.result), args.out, root)
     run, pages = Path(args.out or root / "_out" / "cpu"), recorded_in(root)
     kept, shown, done = _load(root / EVIDENCE), _load(root / SHOWN), set()
     for claim in outdated(root):
@@ -254,9 +254,11 @@ def _not_the_same(fresh, old, evidence, today):
     return f"other numbers: {'; '.join(differ)}" if differ else ""
 
 
-def _restamp_result(path, begun, root):
+def _restamp_result(path, out, root):
     "Give a kept result today's key if one of today's code begins with the same rows."
-    kept = _load(path)
+    if not path.is_file() or not out or not Path(out).is_file():
+        raise ValueError(f"--result and --out must name two result files, got {path} and {out}.")
+    kept, begun = _load(path), _load(Path(out))
     if why := _not_its_beginning(begun, kept, root):
         print(f"{path.name}: {why}")
         return 1
@@ -269,13 +271,15 @@ def _restamp_result(path, begun, root):
 
 def _not_its_beginning(begun, kept, root):
     "Why the first rows that today's code gave do not confirm a kept result; '' if they do."
-    if not is_of(begun, kept["command"], root):
-        return "what to compare with is not of its command and today's code"
+    if not kept.get("rows"):
+        return "it is not kept row by row: measure it as a whole"
+    if not begun.get("rows") or not is_of(begun, kept["command"], root):
+        return "what to compare with has no rows by its command and today's code"
     if begun["machine"] != kept["machine"]:
         return f"measured on another machine, {kept['machine']}"
     numbers, before = ({k: v for k, v in r.items() if k not in ABOUT} for r in (begun, kept))
     differ = [k for k in {**numbers, **before} if not _begins(numbers.get(k), before.get(k))]
-    return f"other numbers: {', '.join(differ)}" if differ or not begun["rows"] else ""
+    return f"other numbers: {', '.join(differ)}" if differ else ""
 
 
 def _begins(part, whole):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from captum.attr import NoiseTunnel
-from guided_repeatability import arguments, collect, right_photographs
+from guided_repeatability import arguments, collect, fastest, right_photographs
 
 from torch.func import jvp
 
@@ -90,9 +90,9 @@ def methods(f, autoencoder, steps):
         "Smooth IG": smooth,
         "BlurIG": lambda v: asked(BlurIG(every), v),
         "IG, image blurred": lambda v: line(torch.zeros_like(v), blur(v, 2.0)),
-        "GIG, random order": lambda v: GuidedIG(
-            every, order="random", generator=drawn()
-        ).attribute(v, target=f.target, n_steps=steps),
+        "GIG, random order": lambda v: GuidedIG(every, order="random", generator=drawn()).attribute(
+            v, target=f.target, n_steps=steps
+        ),
         "IG on the reconstruction": lambda v: line(redrawn(torch.zeros_like(v)), redrawn(v)),
         "EIG": lambda v: asked(EnhancedIG(every, autoencoder), v),
         "EIG, anchored": lambda v: asked(EnhancedIG(every, autoencoder, anchor=True), v),
@@ -182,7 +182,7 @@ def measure(network, autoencoder, x, other, steps):
 def main():
     args = arguments(__doc__, RESULTS, photographs=100, size=96, steps=12, wide=0, batch=2)
     torch.set_num_threads(1)
-    network = imagenet_classifier("efficientnet_lite0")
+    network = fastest(imagenet_classifier("efficientnet_lite0"), args.size)
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     images = right_photographs(network, args.size, args.photographs, args.data_root)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from attacks import EPS, ITERATIONS, ig_explain, likeness, methods, plain
-from guided_repeatability import ROOT, arguments, collect
+from guided_repeatability import ROOT, arguments, collect, fastest
 
 from manifold_xai.evaluation.attacks import targeted_attack, unit_mass
 from manifold_xai.evaluation.completeness import AddedUp
@@ -82,6 +82,7 @@ def main():
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
     found = breeds(args.data_root, args.size, classes, learn, args.photographs)
     network = breed_classifier(found, autoencoder, args.data_root, ROOT / "_out" / "breeds")
+    network = fastest(network, args.size)
     images, y = reconstructed(autoencoder, found.judge, 20), found.judge.y
     other = images.x[partners(y)]
     collect(

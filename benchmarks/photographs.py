@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
-from guided_repeatability import arguments, collect, right_photographs
+from guided_repeatability import arguments, collect, fastest, right_photographs
 from manifold_repeatability import JUMP, PUBLISHED, walked_line
 from torch.func import jvp
 
@@ -72,16 +72,12 @@ def latent_steps(steps):
 
 def load(root, size, n):
     """The classifier with its preprocessing, TAEF2, and the photographs;
-    both networks in the memory layout in which a CPU is fastest."""
-    network = model, preprocess = imagenet_classifier("efficientnet_lite0")
+    both networks in the form in which a CPU is fastest."""
+    network = fastest(imagenet_classifier("efficientnet_lite0"), size)
     autoencoder = taef2(Path(root) / "taef2" if root else None).to(
         memory_format=torch.channels_last
     )
-    return (
-        (model.to(memory_format=torch.channels_last), preprocess),
-        autoencoder,
-        right_photographs(network, size, n, root),
-    )
+    return network, autoencoder, right_photographs(network, size, n, root)
 
 
 def grad_cam(network, x, y):

@@ -71,7 +71,8 @@ def adapt(
     tensor([[ 0.5000, -0.5000]])
     """
     for name, fn in dict(encode=encode, decode=decode).items():
-        if not callable(fn) or isinstance(fn, Module) and type(fn).forward is Module.forward:
+        unfinished = isinstance(fn, Module) and getattr(type(fn), "forward", 0) is Module.forward
+        if not callable(fn) or unfinished:
             raise ValueError(
                 f"`{name}` must be a function, got {type(fn).__name__}. A method of it, "
                 f"model.{name}?"

@@ -150,13 +150,19 @@ def value_and_grad(
         ):  # rows are independent: the gradient of their sum is each row's own
             x = ordinary(x).clone().requires_grad_()
             value = _one_number_per_row(_on_a_copy(f, x, rows), x)
-            (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+            (grad,) = _gradient(value.sum(), x)
         if grad is None:
             raise ValueError(_NO_GRADIENT)
         return value.detach().to(torch.promote_types(value.dtype, torch.float32)), grad
 
     value, grad = zip(*Chunks.of(x, batch)(one, x, rows))
     return torch.cat(value), torch.cat(grad)
+
+
+def _gradient(value, x):
+    if not x.requires_grad:  # the model has switched it off
+        raise ValueError(_NO_GRADIENT)
+    return torch.autograd.grad(value, x, allow_unused=True)
 
 
 def _on_a_copy(f, x, rows):
@@ -171,7 +177,8 @@ def _on_a_copy(f, x, rows):
 
 _NO_GRADIENT = (
     "the score does not depend on x: autograd found no way from it back to the input. "
-    "Look for .detach(), .item(), numpy or argmax inside the model or the target."
+    "Look for .detach(), requires_grad_(False), .item(), numpy or argmax inside the model or the "
+    "target."
 )
 
 

@@ -12,19 +12,20 @@ __all__ = ['Asked', 'Answer', 'AT_MOST', 'INSIDE', 'graphless', 'one_at_a_time',
            'with_arguments', 'Watch']
 
 # %% ../nbs/library/door.ipynb #8560be84
+import copy
 import dis
 import random
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache, partial, wraps
 from inspect import signature
 from itertools import product
 from types import FunctionType, MethodType, ModuleType
-from typing import ParamSpec, TypeVar
-from weakref import ReferenceType
+from typing import NamedTuple, ParamSpec, TypeVar
+from weakref import ProxyTypes, ReferenceType
 
 import numpy as np
 import torch
@@ -121,10 +122,29 @@ def reachable(f: Callable, depth: int = 10, most: int = 5000) -> list[nn.Module]
         new = {id(v): v for v in level if id(v) not in seen and not _holds_none(v)}
         level = list(new.values())[: most - len(seen)]
         seen |= {id(v): v for v in level}  # kept alive, so that no id is used again
-        found += [v for v in level if isinstance(v, nn.Module)]
-        level = [part for v in level for part in _held(v)]
+        found += [v for v in level if _is_module(v)]
+        level = [part for v in level for part in _inside(v)]
     inside = {id(m) for root in found for m in list(root.modules())[1:]}
     return [m for m in found if id(m) not in inside]
+
+
+def _is_module(v) -> bool:
+    """Whether `v` is a module, or a weak proxy of one; what only claims the class, as a mock does,
+    is none."""
+    if type(v) not in ProxyTypes:
+        return issubclass(type(v), nn.Module)
+    try:
+        return isinstance(v, nn.Module)
+    except ReferenceError:
+        return False
+
+
+def _inside(v) -> list:
+    """Objects that `v` may call; none if it refuses to be looked into, as a dead proxy does."""
+    try:
+        return list(_held(v))
+    except Exception:
+        return []
 
 
 def _holds_none(v) -> bool:
@@ -157,7 +177,7 @@ def _held(v) -> Iterable:
 
 
 def _modules_of(v):
-    return [part for part in vars(v).values() if isinstance(part, nn.Module)]
+    return [part for part in vars(v).values() if issubclass(type(part), nn.Module)]
 
 
 def _by_its_class(v) -> list:
@@ -271,7 +291,8 @@ def refuse_inference_weights(model: Callable, what: str = "model") -> None:
     """Raise ValueError if `model` was made in inference mode: no gradient goes through it."""
     for root in reachable(model):
         named = list(root.named_parameters())
-        if lazy := [name for name, p in named if nn.parameter.is_lazy(p)]:
+        every = [*named, *root.named_buffers()]
+        if lazy := [name for name, p in every if nn.parameter.is_lazy(p)]:
             raise ValueError(
                 f"{what} has layers whose weights are not made yet ({', '.join(lazy[:3])}): "
                 "call it once on an input, then explain it."
@@ -367,31 +388,70 @@ def undrawn(device: torch.device, model: Callable = None) -> Iterator[None]:
 
 @contextmanager
 def unwritten(model: Callable) -> Iterator[None]:
-    """Context that restores the buffers of all modules in `model` which its block changes."""
-    kept = _buffers(_layers(model))
+    """Context that restores the buffers of all modules in `model` which its block changes.
+
+    Of several that are open for one buffer, in threads, the last to end restores what the first
+    found.
+    """
+    layers = _layers(model)
+    with _OPENED:
+        mine = [_OPEN.setdefault(key, [0, kept]) for key, kept in _buffers(layers).items()]
+        for opened in mine:
+            opened[0] += 1
     try:
         yield
     finally:
-        for name in _changed(kept):
-            owner, part, buffer, was = kept[name]
-            with torch.no_grad():
-                buffer.copy_(was)
-            owner._buffers[part] = buffer
+        with _OPENED:
+            for opened in mine:
+                opened[0] -= 1
+            ended = [kept for count, kept in mine if not count]
+            for kept in ended:
+                del _OPEN[id(kept.owner), kept.part]
+            for kept in filter(_changed, ended):
+                _restore(kept)
 
 
-def _buffers(layers):
-    """Buffers of layers by name: the module, the buffer's name in it, itself, and a copy."""
+_OPEN, _OPENED = {}, threading.Lock()
+
+
+class _Kept(NamedTuple):
+    """A buffer as it was: where it is from, itself, and a copy if it can be compared with one."""
+
+    name: str
+    owner: nn.Module
+    part: str
+    buffer: Tensor | None
+    copy: Tensor | None
+
+
+def _buffers(layers) -> dict[tuple[int, str], _Kept]:
+    """Buffers of layers, by module and name."""
     found = {}
     for name, m in layers:
         own = {} if isinstance(m, torch.jit.ScriptModule) else m._buffers
-        found |= {f"{name}.{k}": (m, k, v, v.clone()) for k, v in own.items() if v is not None}
+        for part, v in own.items():
+            copy = v.clone() if v is not None and _comparable(v) else None
+            found[id(m), part] = _Kept(f"{name}.{part}", m, part, v, copy)
     return found
 
 
-def _changed(kept):
-    """Names of buffers that were replaced, or written into."""
-    now = {name: m._buffers.get(part) for name, (m, part, *_) in kept.items()}
-    return [n for n, (*_, v, was) in kept.items() if now[n] is not v or not torch.equal(v, was)]
+def _comparable(v: Tensor) -> bool:
+    """Whether a tensor is dense, and its numbers are there."""
+    return not (nn.parameter.is_lazy(v) or v.is_meta or v.is_nested) and v.layout is torch.strided
+
+
+def _changed(kept: _Kept) -> bool:
+    """Whether a buffer was replaced, or written into."""
+    if kept.owner._buffers.get(kept.part) is not kept.buffer:
+        return True
+    return kept.copy is not None and apart(kept.buffer, kept.copy)[0] > 0
+
+
+def _restore(kept: _Kept) -> None:
+    if kept.copy is not None:
+        with torch.no_grad():
+            kept.buffer.copy_(kept.copy)
+    kept.owner._buffers[kept.part] = kept.buffer
 
 
 @graphless
@@ -417,7 +477,8 @@ def check_answers(
         draws, kept = Draws(x.device), _buffers(_asking(model))
         whole = ask(x, rows)
         moved = draws.moved()
-        _refuse_doubtful(model, moved, _changed(kept), what)
+        changed = [buffer.name for buffer in kept.values() if _changed(buffer)]
+        _refuse_doubtful(model, moved, changed, what)
         limit = tolerance(x.dtype, whole.dtype, device=x.device.type)
         for _ in range(8 if moved else 1):
             _refuse_random(lambda: ask(x, rows), whole, limit, what)
@@ -627,6 +688,10 @@ def cut_inside(a, rows: Tensor, b: int):
     parts = {name: cut_inside(v, rows, b) for name, v in parts.items()}
     if is_dataclass(a):
         return replace(a, **parts)
+    if isinstance(a, MutableMapping):
+        a = copy.copy(a)
+        a.update(parts)
+        return a
     if isinstance(a, Mapping):
         return type(a)(parts)
     return type(a)(*parts.values()) if hasattr(a, "_fields") else type(a)(parts.values())
@@ -703,8 +768,9 @@ def with_arguments(
         limit = tolerance(x.dtype, whole.dtype, device=x.device.type)
         if len(x) > 1:
             _refuse_random(lambda: ask(plain, x), whole, limit)
+        known = [(company, whole), *_beside_another(lambda x: ask(plain, x), x)]
         for f in ways:
-            if all(_fits(ask, f, company, i, whole, limit, len(x)) for i in _places(len(company))):
+            if all(_fits(ask, f, *seen, i, limit) for seen in known for i in _places(len(company))):
                 return f
     guess = tuple(i in perhaps for i in range(len(args)))
     raise ValueError(
@@ -735,9 +801,24 @@ def _places(n):
     return [[0], [n - 1], [0, 0, n - 1]]
 
 
-def _fits(ask, f, x, places, whole, limit, b):
+def _beside_another(ask, x):
+    """Rows that stand beside the argument of another one, and the answers to them.
+
+    Where each row's best match is its own entry in an argument shared by all, cutting that changes
+    nothing; here it does. None if the model does not answer.
+    """
+    moved = x.roll(1, 0)
+    try:
+        return [(moved, ask(moved))] if len(x) > 1 else []
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return []
+
+
+def _fits(ask, f, x, whole, places, limit):
     i = torch.tensor(places, device=x.device)
-    rows = i if b > 1 else torch.zeros_like(i)
+    rows = i.clamp(max=f.b - 1)  # the two rows of a batch of one share its argument
     return agrees(lambda: ask(f, x[i], rows), whole, i, limit)
 
 
@@ -763,18 +844,23 @@ class Watch(TorchFunctionMode):
     """Record which of the named torch functions this thread runs while open, and in which module.
 
     Parameters:
-        names: of functions, without a trailing underscore
-        roots: modules whose submodules are told apart
+        names: of functions, without underscores around them
+        roots: modules whose submodules are told apart; scripted ones are passed over
+        also: (name, args, result) -> whether to record a function of another name
     """
 
-    def __init__(self, names: Iterable[str], roots: Iterable[nn.Module]):
+    def __init__(
+        self, names: Iterable[str], roots: Iterable[nn.Module], also: Callable | None = None
+    ):
         super().__init__()
-        self.names, self.roots = frozenset(names), list(roots)
+        self.names, self.roots, self.also = frozenset(names), list(roots), also
         self.inside, self.hooks, self.met = [], [], []  # met: (function, where, module)
 
     def __enter__(self):
         self.thread = threading.get_ident()
         for module in {id(m): m for root in self.roots for m in root.modules()}.values():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             self.hooks.append(module.register_forward_pre_hook(self._enter))
             self.hooks.append(module.register_forward_hook(self._leave, always_call=True))
         return super().__enter__()
@@ -793,10 +879,10 @@ class Watch(TorchFunctionMode):
             self.inside.pop()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        if name in self.names or name.rstrip("_") in self.names:
+        name, found = getattr(func, "__name__", "").strip("_"), func(*args, **(kwargs or {}))
+        if name in self.names or self.also and self.also(name, args, found):
             self.met.append((name, self.where(), self.inside[-1] if self.inside else None))
-        return func(*args, **(kwargs or {}))
+        return found
 
     def where(self) -> str:
         """The innermost module's path below the outermost, which is named by its type."""

@@ -173,6 +173,11 @@ class Score:
         if f.target is not None:
             return f
         outputs = values(f, x, batch=batch)
+        if outputs.dtype == torch.bool or 0 in outputs.shape:
+            raise ValueError(
+                "the model must return a number for each class, "
+                f"got {outputs.dtype} of shape {tuple(outputs.shape)}."
+            )
         if outputs.ndim > 2:
             raise ValueError(
                 f"the model's output is {tuple(outputs.shape)}, more than one row of classes: "
@@ -278,11 +283,11 @@ def _as_target(target):
     if isinstance(target, bool):
         raise ValueError(f"target must be a class, an int, got {target}: int({target})?")
     if isinstance(target, tuple):
-        return target
+        return _as_place(target)
     if isinstance(target, list) and target and all(isinstance(t, tuple) for t in target):
-        return torch.as_tensor(target).long()  # a place for each row
+        return _integers([_as_place(t) for t in target]).long()  # a place for each row
     if isinstance(target, (list, np.ndarray)):
-        target = torch.as_tensor(target)
+        target = _integers(target)
     if isinstance(target, Tensor):
         if (
             target.is_floating_point()
@@ -301,6 +306,29 @@ def _as_target(target):
         raise ValueError(
             "target must be an int, a LongTensor (b,) or a callable outputs -> (b,), "
             f"got {type(target).__name__}."
+        ) from None
+
+
+def _as_place(place: tuple) -> tuple:
+    """A place in each row's outputs: whole numbers or slices."""
+    try:
+        if any(isinstance(i, bool) for i in place):
+            raise TypeError
+        return tuple(i if isinstance(i, slice) else operator.index(i) for i in place)
+    except TypeError:
+        raise ValueError(
+            "target must name a place in each row's outputs by whole numbers or slices, "
+            f"got {place}."
+        ) from None
+
+
+def _integers(target) -> Tensor:
+    """A list or an array as a tensor; what kind of number it holds is for others to say."""
+    try:
+        return torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"target must be integer classes, one per row, (b,), got {str(target)[:80]}."
         ) from None
 
 # %% ../nbs/library/score.ipynb #1dcbbac1
@@ -422,7 +450,7 @@ def _types_in_words(f, x):
         yield
     except RuntimeError as error:
         own = {p.dtype for m in reachable(f) for p in m.parameters() if p.is_floating_point()}
-        if not own or x.dtype in own or "dtype" not in str(error):
+        if not own or x.dtype in own or "type" not in str(error).lower():
             raise
         own = ", ".join(sorted(map(str, own)))
         raise ValueError(

@@ -192,7 +192,7 @@ def hidden_places(model):
 
     slot, module, far = Slot(), ModuleType("far"), [{"a": ({"b": [[model]]},)}]
     slot.inner = module.inner = model
-    reference, queue = weakref.ref(model), deque([model])
+    reference, proxy, queue = weakref.ref(model), weakref.proxy(model), deque([model])
     space = dict(module=module)
     exec("def named(x): return module.inner(x)", space)
     return dict(
@@ -201,6 +201,7 @@ def hidden_places(model):
         attribute_of_a_class=lambda x: Holder.inner(x),
         attribute_of_a_module=space["named"],
         weak=lambda x: reference()(x),
+        proxy=lambda x: proxy(x),
         queue=lambda x: queue[0](x),
         far=lambda x: far[0]["a"][0]["b"][0][0](x),
         inner=lambda x: (lambda y: model(y))(x),
@@ -213,6 +214,25 @@ def test_train_mode_is_found_before_it_does_harm(place):
     with pytest.raises(ValueError, match="layers are in train mode: 1"):
         ig(hidden_places(model)[place])
     assert model[1].num_batches_tracked == 0
+
+
+class Unbound:
+    """A proxy that nothing is bound to yet, such as a web framework's request."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("working outside of a request")
+
+    def __getattr__(self, name):
+        raise RuntimeError("working outside of a request")
+
+
+def test_what_refuses_to_be_looked_into_is_passed_over():
+    gone, unbound = weakref.proxy(nn.Identity()), Unbound()
+    keeps = SimpleNamespace(gone=gone, unbound=unbound, net=net)
+    with pytest.raises(ReferenceError):
+        gone.training
+    assert close(ig(lambda x: keeps.net(x) if keeps else gone(unbound)), RIGHT)
 
 
 def test_an_exported_program_is_explained():
@@ -267,9 +287,13 @@ NESTED = torch.nested.nested_tensor([X, X[:2]], layout=torch.jagged)
 
 
 def test_types_are_refused_in_words():
+    convolution = nn.Sequential(nn.Conv1d(1, 3, 4), nn.Flatten()).eval()
+    halves = nn.Sequential(nn.Conv1d(1, 3, 4), nn.Flatten()).eval().half()
     for words, explain in (
         ("torch.float64 and torch.float32", lambda: ig(net, X.double())),
         ("torch.float64 and torch.float32", lambda: ig(net, X.double(), tol=0.1, n_steps=None)),
+        ("torch.float64 and torch.float32", lambda: ig(convolution, X.double()[:, None])),
+        ("torch.float32 and torch.float16", lambda: ig(halves, X[:, None])),
         ("real numbers, got torch.complex64", lambda: ig(net, baselines=X.to(torch.complex64))),
         ("real numbers, got torch.bool", lambda: ig(net, baselines=X > 0.5)),
         ("target must be a class, an int, got True", lambda: ig(net, target=True)),

@@ -295,8 +295,6 @@ class Rectified(nn.Module):
         return self.net(x)
 
 
-# torch warns of its own old names when its modules are searched for layers
-@pytest.mark.filterwarnings("ignore:.torch.distributed.reduce_op. is deprecated:FutureWarning")
 @pytest.mark.parametrize("how", ["wrapped", "in place", "a part"])
 def test_guided_backprop_on_a_compiled_model(how):
     """Hooks do nothing in a compiled model: the plain model is used, or the refusal says why."""

@@ -296,7 +296,8 @@ def adaptive_attribution(
         f: a `score` or any callable (b, ...) -> (b,), row by row
         gamma: a path of this library from x0 to x; its own number of steps only says on how many
             an order or a geodesic was settled
-        tol: error to reach, as a share of the map's norm, above 0
+        tol: error to reach, as a share of the map's norm, above 0; it is estimated from successive
+            sums, which agree by chance now and then
         max_steps: the most segments of any row: 6, 12, 24, … are tried as far as this allows
         integrand: as in `path_attribution`
         batch: rows evaluated at once; None for a size that suits x

@@ -365,9 +365,9 @@ def unguided(model: nn.Module, f: Callable, x: Tensor) -> tuple[list[str], int]:
     Only nn.ReLU modules are guided; any other rectifier passes the plain gradient, without a
     warning. Those are listed by name and module.
     """
-    with torch.no_grad(), Watch(RECTIFIERS, [model]) as watch:
+    with torch.no_grad(), Watch(RECTIFIERS, [model], _rectifies) as watch:
         f(x)
-    met = [(name.rstrip("_"), module) for name, _, module in watch.met if module is not None]
+    met = [(name, module) for name, _, module in watch.met if module is not None]
     places = {id(m): name for name, m in model.named_modules()}
     missed = [(name, m) for name, m in met if not isinstance(m, nn.ReLU)]
     named = [
@@ -375,6 +375,18 @@ def unguided(model: nn.Module, f: Callable, x: Tensor) -> tuple[list[str], int]:
         for name, m in missed
     ]
     return list(dict.fromkeys(named)), len(met) - len(missed)
+
+
+_PERHAPS = "mul rmul multiply where maximum max masked_fill".split()
+
+
+def _rectifies(name, args, found) -> bool:
+    """Whether a function of another name has set what was negative to zero, and nothing else."""
+    if name not in _PERHAPS or not isinstance(found, Tensor):
+        return False
+    alike = [a for a in args if isinstance(a, Tensor) and a.shape == found.shape]
+    alike = [a for a in alike if a.is_floating_point() and bool((a < 0).any())]
+    return any(torch.equal(a.clamp(min=0), found) for a in alike)
 
 # %% ../../nbs/library/attribution/captum.ipynb #577bc9c0
 class _Guided(torch.autograd.Function):

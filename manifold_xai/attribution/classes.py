@@ -102,11 +102,11 @@ def classes_of_all(f: Score, x: Tensor, targets) -> list | Tensor:
         and len(targets) == len(x)
         and targets.shape[1]
     ):
-        if not targets.is_floating_point():
+        if not targets.is_floating_point() and targets.dtype != torch.bool:
             return targets.long()
     elif isinstance(targets, range) or isinstance(targets, Tensor) and targets.ndim == 1:
         targets = list(targets) if isinstance(targets, range) else targets.tolist()
-    if not isinstance(targets, list) or not targets:
+    if not isinstance(targets, list) or not targets or None in targets:
         got = tuple(targets.shape) if isinstance(targets, Tensor) else repr(targets)
         raise ValueError(
             f'targets must be "all", a list of classes, or integers ({len(x)}, k), '

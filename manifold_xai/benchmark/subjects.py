@@ -27,6 +27,7 @@ from manifold_xai.subjects.classifiers import (
     Pretrained,
     digit_classifier,
     efficientnet_lite,
+    folded,
     imagenet_classifier,
 )
 from ..subjects.data import digits
@@ -98,6 +99,8 @@ def classifier(name: str, root: str | Path | None = None, drawn_anew: bool = Fal
     if drawn_anew:
         for _, model in randomised(found.model, torch.Generator().manual_seed(0)):
             found = found._replace(model=model)
+    if not name.startswith("digits-"):
+        found = found._replace(model=folded(found.model, torch.zeros(1, 3, 64, 64)))
     return found._replace(model=_laid_out(found.model))
 
 

@@ -278,6 +278,6 @@ def latent_score(f: Callable, decode: Decoder, like: Tensor | None = None) -> Ca
             raise ValueError(
                 "`decode` must be differentiable: look for .detach(), no_grad or numpy inside it."
             )
-        return f(x, rows=rows)
+        return f(x.to(z.dtype), rows=rows)
 
     return RowWise(latent, True)

@@ -6,7 +6,7 @@
 __all__ = ['RECIPE', 'DIGIT_CLASSIFIERS', 'IMAGENET_CLASSIFIERS', 'TORCHVISION', 'LITES',
            'DigitCNN', 'jitter', 'reconstructed', 'digit_classifier', 'make_weights',
            'Normalise', 'Pretrained', 'imagenet_classifier', 'efficientnet_lite',
-           'with_head', 'finetune']
+           'folded', 'with_head', 'finetune']
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #2c88e9df
 import copy
@@ -25,7 +25,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..door import apart, tolerance
 from . import store
 from .autoencoders import digit_vae
 from .data import DIGIT_SPLIT, Images, digits
@@ -446,6 +448,49 @@ def efficientnet_lite(name: str) -> Pretrained:
     _load(model, Path(file))
     preprocess = Normalise((127 / 255,) * 3, (128 / 255,) * 3)
     return Pretrained(model.eval().requires_grad_(False), preprocess)
+
+# %% ../../nbs/library/subjects/classifiers.ipynb #bc6a52c5
+def folded(model: nn.Module, x: Tensor) -> nn.Module:
+    """A copy of `model` whose batch norms are part of the convolutions that they follow.
+
+    Parameters:
+        model: in eval mode
+        x: an input of it, which shows what follows what
+    Returns: in eval mode the same function up to rounding
+    Raises: ValueError if it is not, as with a convolution that is used twice
+    """
+    model, heard = copy.deepcopy(model), []
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    hooks = [
+        layer.register_forward_hook(lambda *heard_now: heard.append(heard_now))
+        for layer in model.modules()
+        if isinstance(layer, kinds)
+    ]
+    with torch.no_grad():
+        right = model(x)
+        for hook in hooks:
+            hook.remove()
+        _fold(model, heard)
+        if apart(model(x), right)[1] > tolerance(x.dtype):
+            raise ValueError("batch norms of this model cannot be folded: its answers change.")
+    return model
+
+
+def _fold(model, heard):
+    """Fold each norm into the layer whose output it was given: `heard`, (layer, inputs, output)."""
+    before = {id(out): layer for layer, _, out in heard if isinstance(layer, nn.Conv2d)}
+    norms = {m: before[id(x)] for m, (x,), _ in heard if id(x) in before}
+    norms = {m: conv for m, conv in norms.items() if isinstance(m, nn.BatchNorm2d)}
+    for norm, conv in norms.items():
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
+            norm.weight, norm.bias,
+        )
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if child in norms:
+                setattr(parent, name, nn.Identity())
+
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #882c6a55
 def with_head(borrowed: Pretrained, classes: int, hidden: int = 150) -> nn.Sequential:

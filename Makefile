@@ -23,7 +23,7 @@ lint: .venv/ready
 
 tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-	$(BIN)/python -m pytest tests/device
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/device
 
 # A page whose evidence holds has been run whole by this very code: nightly is soon enough for it.
 chapters: .venv/ready         ## lessons, and pages whose evidence does not hold, small; their checks are their tests

@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 SOURCE = Path(__file__).with_name("pretend.cpp")
 NAME = "pretend_device"
@@ -40,12 +41,13 @@ def _build(place: Path) -> None:
     if reason := missing():
         raise ImportError(reason)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-        how = dict(build_directory=folder, extra_cflags=["-O1", "-g0"], is_python_module=False)
+    with FileLock(place.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=place.parent) as new:
+        if place.exists():  # somebody else was first; a second copy must not be loaded
+            return
+        how = dict(build_directory=new, extra_cflags=["-O1", "-g0"], is_python_module=False)
         load(NAME, [str(SOURCE)], **how)
-        with contextlib.suppress(OSError):  # somebody else was first
-            os.rename(folder, place)
-            os.mkdir(folder)  # for the context to remove
+        os.rename(new, place)
+        os.mkdir(new)  # for the context to remove
 
 
 def _extension():

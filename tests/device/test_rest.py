@@ -123,6 +123,15 @@ def tuned(device: torch.device) -> Tensor:
     return model.eval()(pictures(device).x).detach()
 
 
+def folded(device: torch.device) -> Tensor:
+    """Logits of a network whose batch norm was folded into its convolution."""
+    torch.manual_seed(5)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).double().eval()
+    nn.init.uniform_(network[1].running_var, 0.5, 2.0)
+    x = pictures(device).x
+    return classifiers.folded(network.to(device), x).to(device)(x).detach()
+
+
 def attacked(device: torch.device):
     """Images attacked for a map, and for the order of its largest features."""
     score = f(device)
@@ -344,6 +353,7 @@ REST = {
     "train_classifier": lambda d: taught(d, training.train_classifier, pictures(d)),
     "train_robust": lambda d: taught(d, training.train_robust, radii=(0.5,), iterations=2),
     "finetune": tuned,
+    "folded": folded,
     "judged": lambda d: [
         training.predictions(classifier(d), images(d)).to(d),
         training.pgd_l2(classifier(d), images(d), classes(d), 0.5, 3, seeded()),

@@ -23,7 +23,7 @@ lint: .venv/ready
 
 tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/device
+	$(BIN)/python -m pytest tests/device/test_device.py
 
 # A page whose evidence holds has been run whole by this very code: nightly is soon enough for it.
 chapters: .venv/ready         ## lessons, and pages whose evidence does not hold, small; their checks are their tests
@@ -38,7 +38,8 @@ torture: .venv/ready          ## a hundred toy courses killed, starved of disk, 
 offline: .venv/ready          ## every chapter at reading size where no network can be reached
 	unshare --user --map-root-user --net $(BIN)/python tests/offline.py run --profile cpu --out _out/offline
 
-device: .venv/ready           ## every chapter, small, on a device that is the CPU under another name
+device: .venv/ready           ## every function, and every chapter, small, on a device that is the CPU under another name
+	$(BIN)/python -m pytest tests/device
 	PYTHONPATH=$(CURDIR)/tests/device $(RUN) --profile smoke --device pretend --out _out/device
 
 gpu: .venv/ready              ## ten minutes on a GPU: functions, chapters small, then at full size as time allows; kept in _out/gpu-day

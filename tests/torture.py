@@ -213,7 +213,7 @@ def chapters_of(root: Path) -> list[str]:
     return ["40_toy", "evidence/40_toy"]
 
 
-FAULTS = [kill, kill, kill, starve, damage]
+FAULTS = [kill, starve, damage, kill, kill]
 
 
 def torture(rounds: int, seed: int) -> Counter:

@@ -124,7 +124,7 @@ def test_held_bytes_are_counted_until_they_are_freed():
         assert held.now == 0 and held.most == 8000
 
 
-@pytest.mark.parametrize("side", [16, 48])
+@pytest.mark.parametrize("side", [16, 64])
 def test_memory_of_a_geodesic_grows_with_its_codes_and_with_nothing_else(side):
     """Each further step and row adds at most eight codes at the worst moment: no image,
     and no block of d × d."""

@@ -805,7 +805,7 @@ def _beside_another(ask, x):
     """Rows that stand beside the argument of another one, and the answers to them.
 
     Where each row's best match is its own entry in an argument shared by all, cutting that changes
-    nothing; here it does. None if the model does not answer.
+    nothing; here it does. An empty list if the model does not answer.
     """
     moved = x.roll(1, 0)
     try:

@@ -6,7 +6,7 @@ RUN := $(BIN)/manifold-xai run
 # Threads that wait for each other sleep instead of spinning: on a shared machine that is ten times faster.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: course claims test chapters smoke lint tests torture offline device gpu site site-check bundle-check audit outputs evidence weights lock hooks bench clean browser ray
+.PHONY: course claims test chapters smoke lint device-quick tests torture offline device gpu site site-check bundle-check audit outputs evidence weights lock hooks bench clean browser ray
 
 course: .venv/ready           ## every lesson at reading size, then the ledger: notebooks, figures, summary in _out/cpu
 	$(RUN) --profile cpu --only lessons
@@ -14,7 +14,9 @@ course: .venv/ready           ## every lesson at reading size, then the ledger: 
 claims: .venv/ready           ## the papers' claims at reading size, then the ledger again
 	$(RUN) --profile cpu --only evidence,52
 
-test: lint tests chapters     ## what CI runs
+test: .venv/ready             ## what CI runs
+	$(MAKE) -j 2 lint device-quick
+	$(MAKE) tests chapters
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -23,14 +25,18 @@ lint: .venv/ready
 
 tests: .venv/ready            ## laws, oracles, bad input; the export in sync, the notebooks clean
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-	$(BIN)/python -m pytest tests/device/test_device.py
+
+# One core each: `make test` runs the two side by side.
+device-quick: .venv/ready     ## most functions on a device that is the CPU under another name
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/device/test_device.py
 
 # A page whose evidence holds has been run whole by this very code: nightly is soon enough for it.
+# One job more than cores: while a kernel starts or writes, another computes.
 chapters: .venv/ready         ## lessons, and pages whose evidence does not hold, small; their checks are their tests
-	$(RUN) --profile smoke --jobs 2 --only lessons,stale
+	$(RUN) --profile smoke --jobs 3 --only lessons,stale
 
 smoke: .venv/ready            ## every chapter once, small
-	$(RUN) --profile smoke --jobs 2
+	$(RUN) --profile smoke --jobs 3
 
 torture: .venv/ready          ## a hundred toy courses killed, starved of disk, damaged, resumed
 	$(BIN)/python tests/torture.py --rounds 100

@@ -1218,6 +1218,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._outcomes': ( 'library/course/outcomes.html#_outcomes',
                                                                                           'manifold_xai/course/outcomes.py'),
+                                              'manifold_xai.course.outcomes._printed': ( 'library/course/outcomes.html#_printed',
+                                                                                         'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._printed_sides': ( 'library/course/outcomes.html#_printed_sides',
                                                                                                'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._reasons': ( 'library/course/outcomes.html#_reasons',

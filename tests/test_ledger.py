@@ -383,9 +383,9 @@ YES, NO = Estimate(0.2, 0.1, 0.3, 100), Estimate(-0.2, -0.3, -0.1, 100)
 def test_a_condition_that_fails_its_gate_counts_neither_way():
     failed = Condition(NO, gates=(Gate("the attack moves the map", 0),))
     few = Condition(NO, gates=(Gate("the integral converged", 99, 200),))
-    for out, why in ((failed, "not so here"), (few, "true of 99 of 200 images")):
+    for out, why in ((failed, "not passed"), (few, "passed by 99 of 200 images")):
         said = answer("MIG-21", {"a": YES, "b": out})
-        what = f"b does not count: required is that {out.gates[0].what}: {why}"
+        what = f"b does not count: the gate, that {out.gates[0].what}, is {why}"
         assert said.outcome == "supported" and what in said.why
     assert answer("MIG-21", {"b": failed}).outcome == "undecided"
     assert answer("MIG-21", {"b": failed}).needed == "a condition that passes its gate"
@@ -409,6 +409,15 @@ def test_a_control_answers_and_never_changes_the_outcome(e, survives):
         with_control = answer("MIG-21", {"a": measured, "c": Condition(e, "control")})
         assert plain.outcome == with_control.outcome and plain.survives == "not tried"
         assert with_control.survives == survives
+
+
+def test_gates_are_asked_before_seeds_are_pooled():
+    passed, failed = (Gate("it was trained", k, 1) for k in (1, 0))
+    each = {f"net, seed {i}": Condition(YES, gates=(passed,)) for i in (1, 2)}
+    each |= {f"net, seed {i}": Condition(NO, gates=(failed,)) for i in (3, 4)}
+    found = pool(each, r", seed \d+")
+    assert [*found] == ["net", "net, headline, gate not passed"]
+    assert found["net"].measured.value == YES.value and found["net"].seeds == 2
 
 
 def test_seeds_are_pooled_and_as_wide_as_they_spread():

@@ -118,22 +118,27 @@ def _t(n):
     return float(t.ppf(0.975, n - 1))
 
 
-def pool(conditions: Mapping[str, Condition], repeated: str) -> dict[str, Condition]:
-    """Conditions with their repetitions pooled.
+def pool(
+    conditions: Mapping[str, Condition], repeated: str, least: int = 1
+) -> dict[str, Condition]:
+    """Conditions with their repetitions pooled; those that fail a gate, apart from the others.
 
     Parameters:
         conditions: by name
         repeated: the part in which repetitions' names differ, as a regular expression; "" for none
+        least: images that have to pass a gate
     """
-    groups: dict[tuple[str, str], dict[str, Condition]] = {}
+    groups: dict[tuple[str, str, bool], dict[str, Condition]] = {}
     for name, c in conditions.items():
         short = re.sub(repeated, "", name).strip(" ,") if repeated and c.seeds == 1 else name
-        groups.setdefault((short or "all seeds", c.role), {})[name] = c
+        passes = all(gate.holds(least) for gate in c.gates)
+        groups.setdefault((short or "all seeds", c.role, passes), {})[name] = c
     found: dict[str, Condition] = {}
-    for (short, role), same in groups.items():
+    for (short, role, passes), same in groups.items():
         name = short if len(same) > 1 else next(iter(same))
         c = over_seeds([*same.values()]) if len(same) > 1 else same[name]
-        found[f"{name}, {role}" if name in found else name] = c
+        more = role if passes else f"{role}, gate not passed"
+        found[f"{name}, {more}" if name in found else name] = c
     return found
 
 # %% ../../nbs/library/course/outcomes.ipynb #de6bd5f7
@@ -182,13 +187,19 @@ def _fits(row, rule, counts):
 
 # %% ../../nbs/library/course/outcomes.ipynb #b6d12012
 @cache
-def printed() -> dict[str, dict[str, list[float]]]:
-    """The papers' printed numbers, by claim and by quantity."""
+def _printed():
+    """Lines of the table of the papers' printed numbers."""
     path = Path(str(files("manifold_xai"))) / "assets" / "paper.csv"
     columns: dict[str, Callable] = dict(claim=filled, what=filled, unit=filled, where=filled)
     columns["value"] = float
+    return read_table(path, columns)
+
+
+@cache
+def printed() -> dict[str, dict[str, list[float]]]:
+    """The papers' printed numbers, by claim and by quantity."""
     found: dict[str, dict[str, list[float]]] = {}
-    for row in read_table(path, columns):
+    for row in _printed():
         found.setdefault(row["claim"], {}).setdefault(row["what"], []).append(row["value"])
     return found
 
@@ -200,11 +211,13 @@ class Beside(NamedTuple):
     ours: Estimate
     paper: list[float]
     inside: int  # how many of the paper's numbers our interval contains
+    unit: str = ""  # or what is counted
 
     def __str__(self) -> str:
         low, high = min(self.paper), max(self.paper)
         theirs = f"{low:.3g}" if low == high else f"{low:.3g} … {high:.3g}"
-        return f"{self.what}: {self.ours.value:.3g}, paper {theirs}"
+        percent = " %" if self.unit == "%" else ""
+        return f"{self.what}: {self.ours.value:.3g}{percent}, paper {theirs}{percent}"
 
 
 def beside_paper(
@@ -219,8 +232,9 @@ def beside_paper(
     """
     ours = {name: c.measured for name, c in conditions.items()} | dict(more or {})
     both = {w: v for w, v in printed().get(claim, {}).items() if w in ours}
+    units = {row["what"]: row["unit"] for row in _printed() if row["claim"] == claim}
     return [
-        Beside(w, ours[w], v, sum(ours[w].low <= p <= ours[w].high for p in v))
+        Beside(w, ours[w], v, sum(ours[w].low <= p <= ours[w].high for p in v), units[w])
         for w, v in both.items()
     ]
 
@@ -283,9 +297,10 @@ def answer(
         beside: measured in the paper's unit, by the names in assets/paper.csv
     Raises: ValueError as `check_conditions`
     """
-    about = claims()[claim] if claim in claims() else {"pooled": ""}
-    found = pool(check_conditions(claim, conditions, later), about["pooled"])
-    least, change, headline = int(about["n_min"]), revisions().get(claim), _of(found, "headline")
+    checked, about = check_conditions(claim, conditions, later), claims()[claim]
+    least, change = int(about["n_min"]), revisions().get(claim)
+    found = pool(checked, about["pooled"], least)
+    headline = _of(found, "headline")
     counting = {name: c for name, c in headline.items() if _counts(c, least)}
     left = {name: c for name, c in counting.items() if not _is_aside(name, change)}
     sides, before = _sides(about, left), _sides(about, counting)
@@ -463,8 +478,8 @@ def _lacking(c, least):
 
 
 def _unmet(gate):
-    among = f"true of {gate.passed} of {gate.of} images" if gate.of > 1 else "not so here"
-    return f"required is that {gate.what}: {among}"
+    among = f"passed by {gate.passed} of {gate.of} images" if gate.of > 1 else "not passed"
+    return f"the gate, that {gate.what}, is {among}"
 
 
 def _names(sides, which="", most=3):

@@ -30,6 +30,8 @@ from manifold_xai.course.claims import (
 )
 from manifold_xai.course.forest import _inward, inward
 from manifold_xai.course.ledger import (
+    OLD,
+    SINCE,
     as_table,
     judged,
     ledger,
@@ -582,10 +584,17 @@ def test_a_stored_result_changes_outcome_control_row_page_and_table():
     )
 
 
+def test_numbers_of_older_code_are_marked():
+    (r,) = (r for r in found().rows if r.claim == "MIG-04")
+    since = r._replace(why=f"{r.why}; {SINCE}: metric changed since")
+    assert OLD not in as_table([r]) and OLD in as_table([since])
+    assert report.reason(since) == report.reason(r)
+
+
 def test_the_committed_pages_are_what_the_command_writes():
     """Words, numbers and outcomes come from the kept evidence, not from an editor."""
     f = found()
-    lines = (ROOT / "LEDGER.md").read_text(encoding="utf8").splitlines()
+    lines = (ROOT / "LEDGER.md").read_text(encoding="utf8").replace(OLD, "").splitlines()
     for r in f.rows:
         (row,) = as_table([r], "nbs/").splitlines()[2:]
         assert row in lines

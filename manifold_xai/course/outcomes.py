@@ -446,7 +446,7 @@ def _reasons(about, found, sides, outcome, aside, change):
 
 def _bar(about):
     bar = f"{about['direction']} {about['threshold']}"
-    return bar + (f" ± {about['tolerance']}" if about["tolerance"] else "")
+    return bar + (f" ± {about['tolerance']}" if float(about["tolerance"] or 0) else "")
 
 
 def _counted(sides, bar, also=""):

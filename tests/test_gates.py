@@ -93,8 +93,8 @@ def test_paper_numbers_have_the_names_that_pages_use():
         ("MIG-18", "max-sensitivity of BlurIG"),
         ("MIG-19", "infidelity of IG"),
         ("MAGIG-08", "residual smaller than GIG's"),
-        ("MAGIG-22", "area smaller than GIG's"),
-        ("MAGIG-24", "area larger than GIG's"),
+        ("MAGIG-22", "photographs, area smaller than GIG's"),
+        ("MAGIG-24", "photographs, area larger than GIG's"),
         ("BORDT-07", "fraction of Input × Gradient"),
     ):
         assert (claim, what) in names

@@ -212,6 +212,17 @@ def test_what_computes_changes_the_keys_of_the_pages_that_reach_it(clone, file, 
     assert changed(clone, file, old, new) == pages
 
 
+def test_a_type_that_is_only_said_changes_no_key(clone):
+    """`cast` returns its second argument; any other function of this name counts."""
+    file = clone / "manifold_xai" / "maths.py"
+    before = keys(clone)
+    replace(file, "import numpy as np\n", "from typing import cast\n\nimport numpy as np\n")
+    replace(file, "np.mean(values)", "cast(float, np.mean(values))")
+    assert keys(clone) == before
+    replace(file, "from typing import cast", "from math import copysign as cast")
+    assert {name for name in PAGES if keys(clone)[name] != before[name]} == {"20_mean", "30_solve"}
+
+
 def test_moving_a_definition_changes_no_key_with_or_without_a_shim(clone):
     before, package = keys(clone), clone / "manifold_xai"
     text = package.joinpath("maths.py").read_text()

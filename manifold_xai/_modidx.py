@@ -575,6 +575,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'manifold_xai/attribution/trace.py'),
                                                 'manifold_xai.attribution.trace._filled': ( 'library/attribution/trace.html#_filled',
                                                                                             'manifold_xai/attribution/trace.py'),
+                                                'manifold_xai.attribution.trace._input': ( 'library/attribution/trace.html#_input',
+                                                                                           'manifold_xai/attribution/trace.py'),
                                                 'manifold_xai.attribution.trace._steps': ( 'library/attribution/trace.html#_steps',
                                                                                            'manifold_xai/attribution/trace.py'),
                                                 'manifold_xai.attribution.trace.trace': ( 'library/attribution/trace.html#trace',

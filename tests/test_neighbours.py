@@ -27,6 +27,7 @@ from manifold_xai.attribution.captum import (
 from manifold_xai.attribution.catalogue import catalogue
 from manifold_xai.attribution.integral import path_attribution
 from manifold_xai.attribution.methods import AGI, IG2
+from manifold_xai.attribution.trace import trace
 from manifold_xai.autoencoder import adapt
 from manifold_xai.paths.agi import adversarial_path, copies, other_classes
 from manifold_xai.paths.ig2 import another_class, iterative_path, model_of, scored_and_represented
@@ -424,6 +425,20 @@ def test_points_stay_in_range_unless_x_is_outside():
         assert points.min() < 0 and (points[-1] - x).abs().max() > 0.2
     free = iterative_path(score(model, 1), x, rand(2, 1, 12, 12, seed=5), 6, 2.0, clip=None).stack()
     assert free.max() > x.max() + 0.1
+
+
+def test_trace_explains_the_class_of_the_input_that_a_path_leads_away_from():
+    W = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).double()
+    f, x = score(lambda x: x @ W), torch.tensor([[0.9, 0.2], [0.1, 0.6]]).double()
+    at_x = f.at(x)
+    for gamma in (
+        iterative_path(at_x, x, x.flip(1), 6, 0.5, represent=lambda x: x),
+        adversarial_path(at_x, x, 1 - at_x.target, 40, 0.05),
+    ):
+        found = trace(f, gamma)
+        assert not torch.equal(f.at(found.frames[-1]).target, at_x.target)  # it ends elsewhere
+        torch.testing.assert_close(found.scores[0], at_x(x))
+        torch.testing.assert_close(found.maps[-1], path_attribution(at_x, gamma).A)
 
 
 # AGI

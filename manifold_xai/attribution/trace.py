@@ -47,7 +47,8 @@ def trace(
         f: a `score` or any callable (b, ...) -> (b,), row by row
         gamma: a tensor (T+1, b, ...), a `Path` through one input, or an iterator of points or
             `Step`s, whose gradients and scores are used where given
-        x: the input at which a score without a class settles on one; None: the end of the path
+        x: the input at which a score without a class settles on one; None: the end of the path;
+            the start of one that is walked outwards, as IG2's and AGI's are
         batch: rows evaluated at once, None for a size that suits x
         check: refuse a score that answers at random or depends on the batch, unless Steps tell all
     Returns: Trace(frames, grads, scores, maps), all in memory; `gaps` says how complete each map is
@@ -63,7 +64,7 @@ def trace(
             [1.0000, 4.0000]])
     """
     steps = _steps(gamma)
-    x = (gamma.x if isinstance(gamma, Path) else steps[-1].x) if x is None else x
+    x = _input(gamma, steps) if x is None else x
     told = not isinstance(gamma, Path) and all(
         step.grad is not None and step.value is not None for step in steps
     )
@@ -88,6 +89,13 @@ def _steps(gamma) -> list[Step]:
         got = f"its start and its end, got {len(steps)}."
         raise ValueError(f"a path needs at least two points, {got}")
     return [step._replace(x=ordinary(step.x).detach()) for step in steps]
+
+
+def _input(gamma, steps) -> Tensor:
+    """The end of the path that is explained: its start where it leads away from there."""
+    if not isinstance(gamma, Path):
+        return steps[-1].x
+    return gamma.x0 if gamma.x is None else gamma.x
 
 
 def _filled(f, steps, frames, chunks) -> tuple[Tensor, Tensor]:

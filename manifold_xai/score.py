@@ -164,7 +164,7 @@ class Score:
         outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         return outputs if self.output == "logit" else self._probability(outputs)
 
-    def at(self, x: Tensor, batch: int | None = None) -> "Score":
+    def at(self, x: Tensor, batch: int | Chunks | None = None) -> "Score":
         """This score with its class settled: the target, else the class predicted at rows of x."""
         if isinstance(x, tuple):
             layout = Layout.of(x)
@@ -416,7 +416,7 @@ def score(
 def settled(
     f: Callable,
     x: Tensor,
-    batch: int | None = None,
+    batch: int | Chunks | None = None,
     rows: bool | None = None,
     check: bool = False,
 ) -> Callable:

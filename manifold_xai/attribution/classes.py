@@ -35,7 +35,7 @@ class Classes(Score):
     def __repr__(self):
         return f"Classes({self.output} of {self.k} classes)"
 
-    def at(self, x: Tensor, batch: int | None = None) -> "Classes":
+    def at(self, x: Tensor, batch: int | Chunks | None = None) -> "Classes":
         """Return itself: its classes are settled."""
         return self
 

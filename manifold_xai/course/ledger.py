@@ -10,10 +10,11 @@ __all__ = ['SHORT', 'SINCE', 'OLD', 'COLUMNS', 'OF_ROW', 'results', 'places', 'R
 # %% ../../nbs/library/course/ledger.ipynb #9d227495
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .claims import as_json, claims, read_record, read_records
+from .claims import Estimate, as_json, claims, read_record, read_records
 from .notebooks import chapters, read
 from .outcomes import OUTCOMES, Answer, answer, side
 from .provenance import RECORD, outdated
@@ -108,7 +109,7 @@ def _ends(values):
     return " … ".join(ends)
 
 
-def _unlike(said, shown, pattern):
+def _unlike(said: Answer, shown: Mapping[str, Estimate], pattern: str) -> str:
     """Each quantity separately, or the number that are as claimed if that is too long for a row."""
     parts: dict[str, list[float]] = {}
     for name, e in shown.items():

@@ -12,7 +12,7 @@ __all__ = ['SIDES', 'Z95', 'Z80', 'OUTCOMES', 'SURVIVES', 'OF_CONTROLS', 'ITSELF
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -187,7 +187,7 @@ def _fits(row, rule, counts):
 
 # %% ../../nbs/library/course/outcomes.ipynb #b6d12012
 @cache
-def _printed():
+def _printed() -> list[dict]:
     """Lines of the table of the papers' printed numbers."""
     path = Path(str(files("manifold_xai"))) / "assets" / "paper.csv"
     columns: dict[str, Callable] = dict(claim=filled, what=filled, unit=filled, where=filled)
@@ -420,7 +420,14 @@ def _survival(sides):
     return "not tried" if not tried else "yes" if set(tried) == {"supported"} else "no"
 
 
-def _reasons(about, found, sides, outcome, aside, change):
+def _reasons(
+    about: Mapping[str, str],
+    found: Mapping[str, Condition],
+    sides: Mapping[str, str],
+    outcome: str,
+    aside: Mapping[str, str],
+    change: Revision | None,
+) -> Iterator[str]:
     """Why, in words: the bar, what does not count, what was set aside, what was added later."""
     bar, rule = _bar(about), _rule(about)
     theirs = [] if about["direction"] == "equal" else _printed_sides(about["id"])

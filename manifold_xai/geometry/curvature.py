@@ -92,6 +92,6 @@ def normal_curvature(decode: Decoder, z: Tensor, v: Tensor) -> Tensor:
     def velocity(z):
         return jvp(decode, (z,), (v,))[1]
 
-    dx, ddx = jvp(velocity, (z,), (v,))
+    dx, ddx = jvp(velocity, (z,), (v,))  # type: ignore[misc]  # never three here
     normal = project(tangent_basis(decode, z), ddx).normal
     return norm(normal.flatten(1)) / norm(dx.flatten(1)).square()

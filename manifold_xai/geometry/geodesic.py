@@ -8,7 +8,7 @@ __all__ = ['Geodesic', 'Progress', 'geodesic', 'published_sweeps']
 # %% ../../nbs/library/geometry/geodesic.ipynb #2dcff9cc
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -124,7 +124,8 @@ def geodesic(
 # %% ../../nbs/library/geometry/geodesic.ipynb #af947ece
 def _solved(
     surface: Surface, path: Tensor, steps: int, own: Defaults, show: Callable
-) -> tuple[Tensor, Tensor | int, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    taken: Tensor | int
     levels, taken = _levels(steps) if own.continuation else [steps], 0
     chords = path.new_ones(len(path) - 1, path.shape[1])
     if own.continuation and steps > 1:  # a first re-timing
@@ -135,7 +136,7 @@ def _solved(
         how = own._replace(tol=own.tol * (1 if level == steps else 10))
         path, chords, more, calm = descend(surface, path, how, show)
         taken = taken + more
-    return path, taken, calm
+    return path, cast(Tensor, taken), calm
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@
 __all__ = ['LeastSquares', 'project_matrix_free']
 
 # %% ../../nbs/library/geometry/matrix_free.ipynb #f2173946
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def project_matrix_free(
     check_input(v, "v", span=False)
     check_input(z, "z", span=False)
     r, z = v.detach(), z.detach().contiguous()
-    x, pull = vjp(decode, z)
+    x, pull = cast(tuple[Tensor, Callable], vjp(decode, z))
     if x.shape != r.shape:
         want, got = tuple(x.shape), tuple(r.shape)
         raise ValueError(f"`v` must be shaped like decode(z), {want}, got {got}.")

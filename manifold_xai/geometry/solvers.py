@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -142,6 +142,8 @@ class Blocks:
     """
 
     def __init__(self, D: Tensor, O: Tensor):
+        self.L: list[Tensor]
+        self.W: list[Tensor]
         self.L, self.W, self.O = [], [], O
         for i in range(len(D)):
             S = D[i] - O[i - 1].mT @ self.W[-1] if i else D[i]
@@ -242,7 +244,7 @@ def product(
 def _product(surface: Surface, gamma_z: Tensor, v: Tensor, tiles: list) -> Tensor:
     T, out = len(gamma_z) - 1, torch.zeros_like(gamma_z)
     for i, r in tiles:
-        x, pull = vjp(surface.images, gamma_z[i, r])
+        x, pull = cast(tuple[Tensor, Callable], vjp(surface.images, gamma_z[i, r]))
         stretched = jvp(surface.images, (gamma_z[i, r],), (v[i, r],))[1].diff(dim=0)
         out[i, r] += pull(-T * held(stretched).diff(dim=0))[0]
         surface.columns += 2 * x.shape[0] * x.shape[1]
@@ -432,6 +434,7 @@ class QuasiNewton:
     damping = 1e-3
 
     def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy):
+        self.guess: Blocks | Springs
         self.surface, self.small = surface, _small(gamma_z)
         if self.small:
             self.guess = self.guessed(gamma_z, surface.ridge)
@@ -469,7 +472,7 @@ class QuasiNewton:
 
     def begin_anew(self, rows: Tensor, gamma_z: Tensor) -> None:
         """Forget the pairs of these paths and guess anew where they are."""
-        self.guess.replace(rows, self.guessed(gamma_z, self.surface.ridge[rows]))
+        cast(Blocks, self.guess).replace(rows, self.guessed(gamma_z, self.surface.ridge[rows]))
         self.curvature[:, rows] = math.inf
 
     def remember(self, rows: Tensor, step: Tensor, dgrad: Tensor, sy: Tensor) -> None:
@@ -496,7 +499,7 @@ class Encoder:
 
     def look(self, rows: Tensor, gamma_z: Tensor) -> None:
         """Compute η for the paths `rows`, which are at gamma_z."""
-        together = max(1, self.surface.batch // (self.T + 1))
+        together = max(1, cast(int, self.surface.batch) // (self.T + 1))
         for some in torch.arange(len(rows), device=rows.device).split(together):
             x = self.surface.decode(gamma_z[:, some].flatten(0, 1)).unflatten(0, (self.T + 1, -1))
             bend = -self.T * x.diff(n=2, dim=0).flatten(0, 1)
@@ -517,7 +520,7 @@ class Encoder:
 class Defaults(NamedTuple):
     """A descent method and its default settings."""
 
-    build: Callable[[Surface, Tensor, Energy], Solver]
+    build: Callable[..., Solver]  # (surface, gamma_z, at); the encoder's also takes `encode`
     iterations: int  # most steps per level
     tol: float  # of the stop rule
     rule: str  # "energy": its decrease, twice running; "gradient": its change, once

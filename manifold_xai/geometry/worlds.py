@@ -10,7 +10,7 @@ __all__ = ['plane', 'cylinder', 'swiss_roll', 'swiss_roll_arc', 'sphere', 'parab
 # %% ../../nbs/library/geometry/worlds.ipynb #7b1ecfb5
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -140,7 +140,9 @@ def _arc_distance(z0: Tensor, z1: Tensor) -> Tensor:
 
 
 _TURN = (0.5 * math.pi, 2.5 * math.pi)  # one turn of the roll
-_LENGTH = tuple((a * math.sqrt(1 + a * a) + math.asinh(a)) / 2 for a in _TURN)
+_LENGTH = cast(
+    tuple[float, float], tuple((a * math.sqrt(1 + a * a) + math.asinh(a)) / 2 for a in _TURN)
+)
 swiss_roll = World(_roll, _roll_metric, _roll_distance, _roll_geodesic, (_TURN, (-3.0, 3.0)))
 swiss_roll_arc = World(_arc, _arc_metric, _arc_distance, _segment, (_LENGTH, (-3.0, 3.0)))
 

@@ -6,6 +6,8 @@
 __all__ = ['gaussian_rows', 'blur', 'blur_path']
 
 # %% ../../nbs/library/paths/blur.ipynb #e561a4cc
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def gaussian_rows(
     if edge not in ("renormalise", "black"):
         raise ValueError(f"edge must be 'renormalise' or 'black', got {edge!r}.")
     like = torch.empty(0, dtype=torch.float32, device="cpu") if like is None else like
-    kind = {"dtype": like.dtype, "device": like.device}
+    kind: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
     if sigma == 0:
         return torch.eye(n, **kind)
     i = torch.arange(n, dtype=torch.float64, device="cpu")

@@ -11,6 +11,7 @@ __all__ = ['SCHEDULES', 'ORDERS', 'CUBIC', 'guided_step', 'guided_point', 'guide
 from collections.abc import Callable
 from functools import cache
 from itertools import chain
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -210,7 +211,9 @@ def guided_path(
         how = dict(schedule=schedule, batch=batch)
         return guided_path(among(f, rows), x0[rows], x[rows], steps, fraction, max_dist, own, **how)
 
-    notes = dict(fraction=fraction, max_dist=max_dist, order=order, schedule=schedule)
+    notes: dict[str, Any] = dict(
+        fraction=fraction, max_dist=max_dist, order=order, schedule=schedule
+    )
     return Path(walk, x0, x, steps, again=again, **notes)
 
 
@@ -220,7 +223,9 @@ def drawn_order(
     """`order` itself, or a random one like x, drawn once, for "random"."""
     if isinstance(order, Tensor) or order != "random":
         return order
-    return torch.rand(x.shape, generator=generator, device=generator.device).to(x.device)
+    return torch.rand(
+        x.shape, generator=generator, device=cast(torch.Generator, generator).device
+    ).to(x.device)
 
 # %% ../../nbs/library/paths/guided.ipynb #b949fd0e
 def check_guided(
@@ -399,7 +404,7 @@ def settled_path(
         _check_order(order, x)
     elif f is None:
         raise ValueError("f must be a score where no order is given, got None: f sets the order.")
-    x0, x, f = x0.detach(), x.detach(), settled(f, x, batch)
+    x0, x, f = x0.detach(), x.detach(), settled(cast(Callable, f), x, batch)
 
     @cache
     def places_in_queue():

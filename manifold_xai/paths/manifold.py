@@ -8,6 +8,7 @@ __all__ = ['ANCHORS', 'check_anchor', 'anchored', 'check_autoencoder', 'encoded'
 
 # %% ../../nbs/library/paths/manifold.ipynb #993a8af2
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +52,11 @@ def check_anchor(anchor: bool | str, jump: int) -> None:
 
 
 def anchored(
-    points: Iterable, x0: Tensor, x: Tensor, anchor: bool | str = True, jump: int = 10
+    points: Iterable[Tensor] | Iterable[Step],
+    x0: Tensor,
+    x: Tensor,
+    anchor: bool | str = True,
+    jump: int = 10,
 ) -> Iterator[Step]:
     """The points of a decoded path, its ends spliced to the raw x0 and x.
 
@@ -142,7 +147,7 @@ def decoded_path(
     *,
     batch: int | None = None,
     curve_z: Callable | None = None,
-    **notes,
+    **notes: Any,
 ) -> Path:
     """A latent path, decoded, a chunk of points at a time.
 
@@ -196,7 +201,7 @@ def decoded_path(
 
     curve = None
     if curve_z is not None and anchor != "published":
-        curve = decoded_curve(decode, curve_z, x0, x, anchor, batch)
+        curve = decoded_curve(decode, curve_z, x0, x, cast(bool, anchor), batch)
     steps = len(gamma_z) - 1 + 2 * jump * (anchor is True)
     notes |= dict(curve=curve, anchor=anchor)
     return Path(lambda: anchored(frames(), x0, x, anchor, jump), x0, x, steps, **notes)
@@ -238,7 +243,7 @@ def enhanced_path(
     check_ends(x0, x, steps)
     z = encoded(autoencoder, x, batch, check)
     z0 = encoded(autoencoder, x0, batch)
-    how = dict(batch=batch, curve_z=line_curve(z0, z), smooth=anchor is False)
+    how: dict[str, Any] = dict(batch=batch, curve_z=line_curve(z0, z), smooth=anchor is False)
     return decoded_path(autoencoder.decode, latent_line(z0, z, steps), x0, x, anchor, jump, **how)
 
 # %% ../../nbs/library/paths/manifold.ipynb #65116138
@@ -277,7 +282,7 @@ def manifold_path(
     polish: int | None = None,
     batch: int | None = None,
     check: bool = True,
-    **options,
+    **options: Any,
 ) -> Path:
     """The path of Manifold IG: the geodesic between the codes of x0 and x, decoded.
 
@@ -324,5 +329,7 @@ def manifold_path(
         fine = geodesic(decode, *ends, steps, batch=batch, **again)
         found = fine._replace(iterations=found.iterations + fine.iterations)
         gamma_z = fine.gamma_z
-    how = dict(batch=batch, curve_z=spline_curve(gamma_z), smooth=anchor is False, geodesic=found)
+    how: dict[str, Any] = dict(
+        batch=batch, curve_z=spline_curve(gamma_z), smooth=anchor is False, geodesic=found
+    )
     return decoded_path(decode, gamma_z, x0, x, anchor, jump, **how)

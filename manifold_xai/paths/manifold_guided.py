@@ -8,7 +8,7 @@ __all__ = ['Decoded', 'decode_and_grad', 'manifold_guided_path', 'manifold_settl
 
 # %% ../../nbs/library/paths/manifold_guided.ipynb #035753d7
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -151,7 +151,7 @@ def manifold_guided_path(
     z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     check_guided(z0, z, steps, fraction, None, order, schedule, generator)
     order, decode = drawn_order(order, z, generator), autoencoder.decode
-    notes = dict(fraction=fraction, slerp=slerp, order=order, schedule=schedule)
+    notes: dict[str, Any] = dict(fraction=fraction, slerp=slerp, order=order, schedule=schedule)
 
     def step(position, key, t):
         return guided_point(position, z0, z, key, t, fraction, slerp=slerp)
@@ -250,7 +250,7 @@ def manifold_settled_path(
     z, z0 = (encoded(autoencoder, end, batch, check and end is x).to(x.dtype) for end in (x, x0))
     decode, chunks = autoencoder.decode, Chunks.of(x, batch)
     latent = latent_score(f, decode, x)
-    how = dict(batch=chunks, order_steps=order_steps)
+    how: dict[str, Any] = dict(batch=chunks, order_steps=order_steps)
     settled_z = settled_path(latent, z0, z, steps, window, order, **how)
     how = dict(batch=batch, curve_z=settled_z.curve, window=window)
     return decoded_path(decode, settled_z.stack(), x0, x, anchor, jump, **how)

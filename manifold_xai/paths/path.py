@@ -6,11 +6,11 @@
 __all__ = ['Step', 'Path', 'through_tuples']
 
 # %% ../../nbs/library/paths/path.ipynb #2a20c139
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from functools import wraps
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Path:
         walk: () -> iterator of steps + 1 points (b, ...) or `Step`s, each a new tensor
         x0: its nominal start, (b, ...); its points may miss that (a decoded path's do), and the
             integrator reports by how much
-        x: its nominal end, like x0
+        x: its nominal end, like x0; None if only the walk finds it
         steps: its number of segments T
         straight: True if it is the segment from x0 to x at even spacing
         curve: (places, rows) -> iterator of points (len(rows), ...) at these places in [0, 1], in
@@ -58,32 +58,33 @@ class Path:
 
     def __init__(
         self,
-        walk: Callable[[], Iterator],
+        walk: Callable[[], Iterator[Tensor | Step]],
         x0: Tensor,
-        x: Tensor,
+        x: Tensor | None,
         steps: int,
         *,
         straight: bool = False,
-        curve: Callable | None = None,
-        again: Callable | None = None,
-        **notes,
+        curve: Callable[[Iterable[float], Tensor], Iterator[Tensor]] | None = None,
+        again: "Callable[[int, Tensor], Path] | None" = None,
+        **notes: Any,
     ):
+        self.x: Tensor | Any  # None if only the walk finds it
         self.walk, self.x0, self.x, self.steps, self.straight = walk, x0, x, steps, straight
         self.curve, self.again, self.notes = curve, again, notes
         self.layout: Layout | None = None  # of several inputs, side by side in the points
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | Any]:
         points = (point.x if isinstance(point, Step) else point for point in self.walk())
         return points if self.layout is None else map(self.layout.split, points)
 
     def __len__(self) -> int:
         return self.steps + 1
 
-    def __getitem__(self, i) -> Tensor:
+    def __getitem__(self, i: int | slice) -> Tensor | Any:
         points = self.stack()
         return points[i] if self.layout is None else tuple(part[i] for part in points)
 
-    def stack(self) -> Tensor:
+    def stack(self) -> Tensor | Any:
         """All points in one tensor, (T+1, b, ...), or in a tuple of them: walks the whole path."""
         if self.layout is None:
             return torch.stack(list(self))

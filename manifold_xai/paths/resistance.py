@@ -7,6 +7,7 @@ __all__ = ['least_resistance_path']
 
 # %% ../../nbs/37_newer_paths.ipynb #7adcc0bd
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,6 @@ def least_resistance_path(
     def seen(x):
         return torch.cat([outputs(x.clone()).reshape(len(x), -1), stretch * x.flatten(1)], 1)
 
-    how = dict(iterations=iterations, ridge=0.0, batch=batch)
+    how: dict[str, Any] = dict(iterations=iterations, ridge=0.0, batch=batch)
     found = geodesic(seen, x0, x, steps, solver, **how)
     return Path(lambda: iter(found.gamma_z), x0, x, steps, geodesic=found)

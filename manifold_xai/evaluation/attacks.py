@@ -8,7 +8,7 @@ __all__ = ['traced_attribution', 'follow', 'softened', 'Attacked', 'targeted_att
 
 # %% ../../nbs/library/evaluation/attacks.ipynb #f4596a2d
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,9 @@ from ..chunks import Chunks, takes_rows
 from ..score import Score, check_input
 
 # %% ../../nbs/library/evaluation/attacks.ipynb #56a65546
-def traced_attribution(f: Callable, gamma: Tensor, rows: Tensor | None = None) -> Tensor:
+def traced_attribution(
+    f: Callable[..., Tensor], gamma: Tensor, rows: Tensor | None = None
+) -> Tensor:
     """The map of `path_attribution`, differentiable down to whatever `gamma` was computed from.
 
     Parameters:
@@ -104,7 +106,7 @@ def _hardtanh_range(args, kwargs):
     return (*args[1:3], *named) or (-1.0, 1.0)
 
 
-def softened(model: Callable, beta: float = 30.0) -> Callable:
+def softened(model: Callable[[Tensor], Tensor], beta: float = 30.0) -> Callable[[Tensor], Tensor]:
     """`model` with softplus in place of every ReLU, ReLU6 and leaky ReLU; weights are shared.
 
     Softplus is log(1 + exp(beta·x))/beta, at most log(2)/beta above ReLU. Maximum pooling keeps its
@@ -141,7 +143,7 @@ class Attacked(NamedTuple):
 
 
 def targeted_attack(
-    explain: Callable,
+    explain: Callable[..., Tensor],
     f: Score,
     x: Tensor,
     aim: Tensor,
@@ -191,7 +193,7 @@ def targeted_attack(
 
 
 def topk_attack(
-    explain: Callable,
+    explain: Callable[..., Tensor],
     f: Score,
     x: Tensor,
     k: int,
@@ -368,9 +370,11 @@ def map_ssim(A: Tensor, B: Tensor) -> Tensor:
             "SSIM comes from torchmetrics, which is not installed: "
             "pip install 'manifold_xai[course]'."
         ) from None
-    shares = [_over_maximum(M.abs().sum(1, keepdim=True)) for M in (A, B)]
+    shares = cast(
+        tuple[Tensor, Tensor], [_over_maximum(M.abs().sum(1, keepdim=True)) for M in (A, B)]
+    )
     # for one image it is a scalar
-    return ssim(*shares, data_range=1.0, reduction="none").reshape(-1)
+    return cast(Tensor, ssim(*shares, data_range=1.0, reduction="none")).reshape(-1)
 
 
 def _over_maximum(M):

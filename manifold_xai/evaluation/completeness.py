@@ -7,7 +7,7 @@ __all__ = ['AddedUp', 'added_up', 'method_added_up']
 
 # %% ../../nbs/library/evaluation/completeness.ipynb #e7c4fc26
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def method_added_up(
     Returns: as `added_up`
     """
     x0 = torch.zeros_like(x) if x0 is None else x0
-    how = dict(rule="trapezoid", batch=None, progress=method.progress)
+    how: dict[str, Any] = dict(rule="trapezoid", batch=None, progress=method.progress)
     how |= dict(integrand=method.integrand, finite=method.finite, gap=True)
     gain = values(f, x) - values(f, x0)
     return added_up(lambda refine: method.walk(f, x0, x, steps, refine=refine, **how), gain)

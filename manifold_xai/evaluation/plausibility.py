@@ -9,7 +9,7 @@ __all__ = ['Measure', 'along', 'remaining', 'area', 'jump_path', 'largest_step',
            'Gaussian', 'gaussian', 'free_energy']
 
 # %% ../../nbs/library/evaluation/plausibility.ipynb #c01085bd
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,13 +26,15 @@ from ..score import noisy_layers
 Measure = Callable[..., Tensor]
 
 
-def _points(gamma):
+def _points(gamma: Path | Tensor | Iterable[Tensor | Step]) -> Iterator[Tensor]:
     for point in gamma.walk() if isinstance(gamma, Path) else gamma:
         yield point.x if isinstance(point, Step) else point
 
 
 def along(
-    gamma: Path | Tensor | Iterable, measures: dict[str, Measure], batch: int | None = None
+    gamma: Path | Tensor | Iterable[Tensor | Step],
+    measures: dict[str, Measure],
+    batch: int | None = None,
 ) -> dict[str, Tensor]:
     """Values of several measures at each point of a path, which is walked once.
 
@@ -53,6 +55,7 @@ def along(
     tensor([[0.],
             [5.]])
     """
+    found: dict[str, list[Tensor]]
     found, group, chunks, count = {name: [] for name in measures}, [], None, 0
     for count, point in enumerate(_points(gamma), 1):
         chunks = chunks or Chunks.of(point, batch)
@@ -166,7 +169,7 @@ def jump_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
     return Path(walk, x0, x, steps)
 
 
-def largest_step(gamma: Path | Tensor | Iterable) -> Tensor:
+def largest_step(gamma: Path | Tensor | Iterable[Tensor | Step]) -> Tensor:
     """Longest segment of a path over the distance from its first point to its last, in L1.
 
     Parameters:
@@ -282,7 +285,7 @@ def _finite(name, x):
 
 # %% ../../nbs/library/evaluation/plausibility.ipynb #af0e8cb9
 def taps(
-    model: nn.Module, layers: Sequence[str], preprocess: Callable | None = None
+    model: nn.Module, layers: Sequence[str], preprocess: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[Tensor], list[Tensor]]:
     """A function from images to the outputs of the named layers of `model`, in the order given.
 
@@ -333,7 +336,9 @@ def _answers(model, x, known, layers):
 
 # %% ../../nbs/library/evaluation/plausibility.ipynb #43ecd845
 def feature_distance(
-    a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[Tensor] | None = None
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    weights: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Perceptual distance of two batches of images, from the features of several layers.
 
@@ -370,7 +375,7 @@ def feature_distance(
 def features_to(
     x: Tensor,
     layers: Callable[[Tensor], list[Tensor]],
-    weights: Sequence[Tensor] | None = None,
+    weights: Sequence[Tensor | None] | None = None,
 ) -> Measure:
     """Measure: `feature_distance` of points to the inputs x, whose features are computed once.
 

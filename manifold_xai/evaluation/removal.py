@@ -8,7 +8,7 @@ __all__ = ['PER', 'MEASURES', 'ranks', 'channel_mean', 'kept_mean', 'shuffled', 
 
 # %% ../../nbs/library/evaluation/removal.ipynb #a9e1dc69
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def ranks(A: Tensor, per: str = "pixel", generator: torch.Generator | None = Non
 
 # %% ../../nbs/library/evaluation/removal.ipynb #d59a95d2
 def channel_mean(
-    x: Tensor, preprocess: Callable | None = None, *, span: bool = True
+    x: Tensor, preprocess: Callable[[Tensor], Tensor] | None = None, *, span: bool = True
 ) -> Tensor:
     """Mean of each channel over images x after `preprocess`: the fixed fill of `removal`.
 
@@ -194,10 +194,10 @@ def check_map(A: Tensor, x: Tensor) -> None:
 
 
 def removal(
-    f: Callable,
+    f: Callable[..., Tensor],
     A: Tensor,
     x: Tensor,
-    fill: float | Tensor | Callable,
+    fill: float | Tensor | Callable[[Tensor, Tensor], Tensor],
     levels: int | Sequence[float] = 21,
     per: str = "pixel",
     measure: str = "confidence",
@@ -249,10 +249,22 @@ def removal(
     if measure != "accuracy":
         left = _share_left(left, whole, measure)
     insertion, deletion = torch.tensordot(left, weights.to(left), ([1], [0]))
-    return Removal(insertion - deletion, insertion, deletion, *left, shares.to(left.device))
+    return Removal(
+        insertion - deletion,
+        insertion,
+        deletion,
+        *cast(tuple[Tensor, Tensor], left),
+        shares.to(left.device),
+    )
 
 
-def diffid(f: Callable, A: Tensor, x: Tensor, fill: float | Tensor | Callable, **options) -> Tensor:
+def diffid(
+    f: Callable[..., Tensor],
+    A: Tensor,
+    x: Tensor,
+    fill: float | Tensor | Callable[[Tensor, Tensor], Tensor],
+    **options: Any,
+) -> Tensor:
     """DiffID of each image's map: `removal(...).diffid`.
 
     Parameters:
@@ -310,7 +322,12 @@ class Published(NamedTuple):
 
 
 def published_diffid(
-    f: Callable, A: Tensor, x: Tensor, measure: str = "accuracy", *, batch: int | None = None
+    f: Callable[..., Tensor],
+    A: Tensor,
+    x: Tensor,
+    measure: str = "accuracy",
+    *,
+    batch: int | None = None,
 ) -> Published:
     """DiffID in the published protocol: 10 %, …, 90 % of the channel values removed.
 

@@ -7,6 +7,7 @@ __all__ = ['FILLS', 'removed', 'roar']
 
 # %% ../../nbs/library/evaluation/roar.ipynb #ccb02982
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def roar(
     shares: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     fill: str = "zero",
     seed: int = 0,
-    **training,
+    **training: Any,
 ) -> Tensor:
     """Remove and retrain: which test images are classified correctly without their top pixels.
 
@@ -121,7 +122,7 @@ def roar(
     rows = []
     for share in shares:
         g = torch.Generator().manual_seed(seed)
-        how = {"share": share, "fill": fill, "source": train.x, "generator": g}
+        how: dict[str, Any] = {"share": share, "fill": fill, "source": train.x, "generator": g}
         lesson = train._replace(x=removed(train.x, rankings[0], **how))
         exam = removed(test.x, rankings[1], **how)
         with torch.random.fork_rng(devices=[]):

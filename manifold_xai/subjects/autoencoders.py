@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from . import store
 from .data import DIGIT_SPLIT, digits
 from manifold_xai.subjects.losses import (
     ELBO,
+    Loss,
     Posterior,
     cross_entropy,
     kl,
@@ -173,7 +174,7 @@ def nudge(
     upper = (s * a.cos(), s * (u[2] * scale - a.sin()), u[3] * shift)
     lower = (s * a.sin(), s * a.cos(), u[4] * shift)
     maps = torch.stack(upper + lower, 1).view(-1, 2, 3)
-    grid = F.affine_grid(maps, x.shape, align_corners=False)
+    grid = F.affine_grid(maps, cast(list[int], x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 # %% ../../nbs/library/subjects/autoencoders.ipynb #acbe30ce
@@ -218,8 +219,9 @@ def train_vae(
     total = epochs * -(-len(x) // batch)
     optimiser = torch.optim.Adam(vae.parameters(), lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=total, pct_start=0.1)
-    settings = dict(epochs=epochs, batch=batch, lr=lr, clip=clip)
+    settings: dict[str, Any] = dict(epochs=epochs, batch=batch, lr=lr, clip=clip)
     settings |= dict(weights=list(weights), images=len(x))
+    figures: dict[str, list[float]]
     figures, state = {"loss": [], "error": [], "kl": []}, (vae, optimiser, schedule, generator)
     if checkpoint is not None and Path(checkpoint).exists():
         figures = resume_state(checkpoint, state, settings)
@@ -249,7 +251,7 @@ def train_vae(
 def _epoch(
     vae: nn.Module,
     batches: Sequence[Tensor],
-    pay: Callable,
+    pay: Callable[[Tensor], Loss],
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     clip: float,
@@ -269,7 +271,7 @@ def _epoch(
     return total
 
 # %% ../../nbs/library/subjects/autoencoders.ipynb #4c8816ee
-DIGIT_VAES = dict(  # differences of each from "silu"
+DIGIT_VAES: dict[str, dict[str, Any]] = dict(  # differences of each from "silu"
     silu={},
     elu=dict(activation="ELU"),
     relu=dict(activation="ReLU"),
@@ -321,16 +323,17 @@ def digit_vae(
     return store.trained(f"vae-{name}", vae, train, settings, root=root, retrain=retrain)
 
 
-def _settings(name: str) -> dict:
+def _settings(name: str) -> dict[str, Any]:
     """Everything that determines the weights."""
     split = store.digest(store.load_tensors(DIGIT_SPLIT)[0])[:16]
+    settings: dict[str, Any]
     settings = dict(d=10, activation="SiLU", plain=64, augment="nudge", error="cross_entropy")
     settings |= dict(seed=0, split=split, epochs=60, batch=64, lr=2e-3, clip=200.0, weights=ELBO)
     return settings | DIGIT_VAES[name]
 
 
 @torch.no_grad()
-def _card(vae: VAE, figures: dict[str, list[float]], root: str | Path | None) -> dict:
+def _card(vae: VAE, figures: dict[str, list[float]], root: str | Path | None) -> dict[str, Any]:
     """The card of the weights: how they were made, and their measured errors."""
     x = digits("test", root).x
     plain = add_plain(x[:0], 1)
@@ -570,7 +573,7 @@ def mar_kl16(path: str | Path) -> nn.Module:
         ) from None
     except Exception as error:  # torch.load raises many types for a foreign file
         raise ValueError(f"{path} is not MAR's checkpoint ({error}).") from None
-    model = AutoencoderKL(**_KL16)
+    model: Any = AutoencoderKL(**_KL16)
     wanted = model.state_dict()
     try:
         renamed = {_renamed(k): v for k, v in weights.items() if not k.startswith("loss.")}
@@ -583,7 +586,7 @@ def mar_kl16(path: str | Path) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-_KL16 = dict(
+_KL16: dict[str, Any] = dict(
     block_out_channels=(128, 128, 256, 256, 512),
     layers_per_block=2,
     latent_channels=16,
@@ -592,7 +595,7 @@ _KL16 = dict(
     down_block_types=("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
     up_block_types=("UpDecoderBlock2D",) * 5,
 )
-_RENAME = [
+_RENAME: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^encoder\.down\.(\d)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
     (r"^encoder\.down\.(\d)\.block\.", r"encoder.down_blocks.\1.resnets."),
     (r"^encoder\.down\.(\d)\.attn\.", r"encoder.down_blocks.\1.attentions."),

@@ -8,7 +8,7 @@ __all__ = ['NEEDED', 'RECIPE', 'Breeds', 'missing', 'breeds', 'breed_classifier'
 # %% ../../nbs/library/subjects/breeds.ipynb #c20f1837
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -58,7 +58,13 @@ def breeds(
     folders = [store.data_root(root) / name for name in NEEDED[:2]]
     names = sorted(path.name for path in folders[0].iterdir() if path.is_dir())[:classes]
     counts = (learn, judge)
-    return Breeds(*(_some(at, size, names, n) for at, n in zip(folders, counts)), names)
+    return Breeds(
+        *cast(
+            tuple[Images, Images],
+            (_some(at, size, names, n) for at, n in zip(folders, counts)),
+        ),
+        names,
+    )
 
 
 def _some(folder: Path, size: int, names: list[str], n: int | None) -> Images:
@@ -69,7 +75,9 @@ def _some(folder: Path, size: int, names: list[str], n: int | None) -> Images:
     return replace(found, y=y, rows=torch.nonzero(y >= 0)[:, 0]).load(n)
 
 # %% ../../nbs/library/subjects/breeds.ipynb #ed4bb605
-RECIPE = dict(backbone="efficientnet_lite0", hidden=150, epochs=20, lr=1e-3, batch=32, seed=0)
+RECIPE: dict[str, Any] = dict(
+    backbone="efficientnet_lite0", hidden=150, epochs=20, lr=1e-3, batch=32, seed=0
+)
 
 
 def breed_classifier(

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..door import apart, tolerance
 from . import store
-from .autoencoders import digit_vae
+from .autoencoders import VAE, digit_vae
 from .data import DIGIT_SPLIT, Images, digits
 from .generated import generate
 from manifold_xai.subjects.training import (
@@ -114,7 +114,7 @@ def jitter(
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #77f2046b
 RECIPE = dict(width=16, lr=0.01, weight_decay=0.01, batch=100)  # common to all
-DIGIT_CLASSIFIERS = dict(
+DIGIT_CLASSIFIERS: dict[str, dict[str, Any]] = dict(
     smooth=dict(activation="SiLU", epochs=30, seed=0, augment="jitter"),
     relu=dict(activation="ReLU", epochs=30, seed=0, augment="jitter"),
     robust=dict(
@@ -147,19 +147,19 @@ def reconstructed(vae: Any, images: Images, batch: int = 250) -> Images:
 
 
 def _teachers(
-    settings: dict, root: str | Path | None, retrain: str | Path | None
+    settings: dict[str, Any], root: str | Path | None, retrain: str | Path | None
 ) -> dict[str, nn.Module]:
     """The networks that make a classifier's training images; none if it learns from raw digits."""
     if "vae" not in settings:
         return {}
-    teachers = {"vae": digit_vae(settings["vae"], root, retrain)}
+    teachers: dict[str, nn.Module] = {"vae": digit_vae(settings["vae"], root, retrain)}
     if settings.get("images") == "generated":
         teachers["labeller"] = _digit_classifier("labeller", root, retrain, dict(teachers))
     return teachers
 
 
 def _lesson(
-    settings: dict, teachers: dict[str, nn.Module], part: str, root: str | Path | None
+    settings: dict[str, Any], teachers: dict[str, nn.Module], part: str, root: str | Path | None
 ) -> Images:
     """The images of `part` that a classifier learns from or is tested on."""
     if settings.get("images") != "generated":
@@ -172,7 +172,7 @@ def _lesson(
         return teachers["labeller"](x).softmax(1)
 
     generator = torch.Generator().manual_seed(seed)
-    x, y, _ = generate(teachers["vae"].decode, label, n, settings["d"], generator)
+    x, y, _ = generate(cast(VAE, teachers["vae"]).decode, label, n, settings["d"], generator)
     return Images(x.clamp(0, 1), y, torch.arange(n))
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #27a167d3
@@ -233,20 +233,23 @@ def _digit_classifier(
 _MADE_BY = "manifold_xai.subjects.classifiers.make_weights"
 
 
-def _settings(name: str, teachers: dict[str, nn.Module]) -> dict:
+def _settings(name: str, teachers: dict[str, nn.Module]) -> dict[str, Any]:
     """Everything that determines the weights."""
     split = store.digest(store.load_tensors(DIGIT_SPLIT)[0])[:16]
     made_by = {who: store.digest(net.state_dict())[:16] for who, net in teachers.items()}
     return {**RECIPE, **DIGIT_CLASSIFIERS[name], "split": split, **made_by}
 
 
-def _fit(model: DigitCNN, lesson: Images, settings: dict, checkpoint: Path) -> list[float]:
+def _fit(
+    model: DigitCNN, lesson: Images, settings: dict[str, Any], checkpoint: Path
+) -> list[float]:
     """Train `model` as its settings say; the loss by epoch."""
     names = ("epochs", "lr", "weight_decay", "batch", "radii", "iterations")
     recipe = {k: settings[k] for k in names if k in settings}
     fit = train_robust if "radii" in settings else train_classifier
     generator = torch.Generator().manual_seed(settings["seed"])
     augment = jitter if "augment" in settings else None
+    how: dict[str, Any]
     how = dict(generator=generator, augment=augment, checkpoint=checkpoint)
     loss = fit(model, lesson, **how, **recipe)["loss"]
     checkpoint.unlink()
@@ -291,7 +294,7 @@ class Normalise(nn.Module):
                 f"images must have {len(self.mean)} channels, (b, {len(self.mean)}, H, W), "
                 f"got {tuple(x.shape)}."
             )
-        like = dict(dtype=x.dtype, device=x.device)
+        like: dict[str, Any] = dict(dtype=x.dtype, device=x.device)
         mean, std = (torch.tensor(v, **like)[:, None, None] for v in (self.mean, self.std))
         return (x - mean) / std
 
@@ -328,6 +331,7 @@ def imagenet_classifier(
     """
     if name not in IMAGENET_CLASSIFIERS:
         raise ValueError(f"`name` must be one of {', '.join(IMAGENET_CLASSIFIERS)}, got {name!r}.")
+    model: Any
     lite = name == "efficientnet_lite0"
     model, preprocess = _efficientnet_lite0() if lite else _torchvision(name)
     if weights != "random":
@@ -493,7 +497,17 @@ def _fold(model, heard):
 
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #882c6a55
-def with_head(borrowed: Pretrained, classes: int, hidden: int = 150) -> nn.Sequential:
+if TYPE_CHECKING:
+
+    class Headed(nn.Sequential):
+        """What `with_head` makes."""
+
+        preprocess: Normalise
+        backbone: nn.Module
+        head: nn.Sequential
+
+
+def with_head(borrowed: Pretrained, classes: int, hidden: int = 150) -> "Headed":
     """A copy of a borrowed network with a new head: `preprocess`, then `backbone`, then `head`.
 
     The backbone is all but the last linear layer, fully connected layers included; the head is
@@ -526,11 +540,14 @@ def with_head(borrowed: Pretrained, classes: int, hidden: int = 150) -> nn.Seque
         nn.Dropout(0.5),
         nn.Linear(hidden, classes),
     )
-    return nn.Sequential(OrderedDict(preprocess=preprocess, backbone=backbone, head=head))
+    return cast(
+        "Headed",
+        nn.Sequential(OrderedDict(preprocess=preprocess, backbone=backbone, head=head)),
+    )
 
 # %% ../../nbs/library/subjects/classifiers.ipynb #945cff24
 @torch.no_grad()
-def _features(model: nn.Sequential, images: Images | None, batch: int) -> Images | None:
+def _features(model: "Headed", images: Images | None, batch: int) -> Images | None:
     """Features of `images` from the backbone."""
     if images is None:
         return None
@@ -541,7 +558,7 @@ def _features(model: nn.Sequential, images: Images | None, batch: int) -> Images
 
 
 def finetune(
-    model: nn.Sequential,
+    model: "Headed",
     images: Images,
     validation: Images | None = None,
     *,
@@ -554,7 +571,7 @@ def finetune(
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     keep_statistics: bool = False,
     checkpoint: str | Path | None = None,
-) -> dict[str, list]:
+) -> dict[str, list[Any]]:
     """Train the head of `model` while its backbone stays unchanged to the bit; then all of it.
 
     Parameters:
@@ -584,17 +601,21 @@ def finetune(
         )
     check_images(images)
     resting = _batch_norms(model.backbone) if keep_statistics else []
-    how = dict(weight_decay=weight_decay, batch=batch, augment=augment)
+    how: dict[str, Any] = dict(weight_decay=weight_decay, batch=batch, augment=augment)
     how |= dict(generator=generator, resting=resting)
-    figures = {"loss": [], "validation": [], "trained": []}
+    figures: dict[str, list[Any]] = {"loss": [], "validation": [], "trained": []}
     for phase, epochs, rate in (("frozen", frozen, lr[0]), ("free", free, lr[1])):
         if epochs == 0:
             continue
         still = model.backbone if phase == "frozen" else None
+        part: nn.Module
         part, seen = model, (images, validation)
         if phase == "frozen" and augment is None:
             part = model.head
-            seen = _features(model, images, batch), _features(model, validation, batch)
+            seen = (
+                cast(Images, _features(model, images, batch)),
+                _features(model, validation, batch),
+            )
         kept = None if checkpoint is None else f"{checkpoint}.{phase}"
         how |= dict(epochs=epochs, lr=rate, frozen=still, checkpoint=kept)
         new = train_classifier(part, *seen, **how)
@@ -609,7 +630,7 @@ def _batch_norms(backbone: nn.Module) -> list[nn.Module]:
     return [layer for layer in backbone.modules() if isinstance(layer, _BatchNorm)]
 
 
-def _trained(model: nn.Sequential, phase: str) -> list[str]:
+def _trained(model: "Headed", phase: str) -> list[str]:
     """Names of the parameters that a phase trains."""
     if phase == "free":
         return trainable(model)

@@ -102,6 +102,7 @@ def digits(
     if full and (store.data_root(root) / "MNIST" / "raw").is_dir():
         return _mnist(part, store.data_root(root))
     source = _mnist5k(store.data_root(root))
+    rows: dict[str, Tensor] | Tensor
     rows, card = store.load_tensors(DIGIT_SPLIT)
     if card["data"] != store.digest(source):
         raise ValueError(

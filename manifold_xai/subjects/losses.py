@@ -9,11 +9,11 @@ __all__ = ['ELBO', 'Posterior', 'kl', 'cross_entropy', 'squared_error', 'KLParts
 # %% ../../nbs/12_autoencoders.ipynb #e6d3c341
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 # %% ../../nbs/12_autoencoders.ipynb #b1d0743d
 class Posterior(NamedTuple):
@@ -108,7 +108,7 @@ ELBO = (1.0, 1.0, 1.0)
 
 
 def vae_loss(
-    vae: nn.Module,
+    vae: Any,
     x: Tensor,
     n: int,
     generator: torch.Generator,

@@ -9,7 +9,7 @@ __all__ = ['PUBLISHED', 'FAMILIES', 'PARTS', 'PAPERS', 'Published', 'natural_aut
 # %% ../../nbs/library/subjects/natural.ipynb #59ae926c
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -169,8 +169,12 @@ def natural_classifiers(root: str | Path | None = None, papers: bool = True) -> 
             f"have no weights in {looked}.",
             {},
         )
-    where = ", ".join(sorted({str(file.parent) for file in found.values()}))
-    return Classifiers(PAPERS, f"The papers' three, with torchvision's weights in {where}.", found)
+    where = ", ".join(sorted({str(cast(Path, file).parent) for file in found.values()}))
+    return Classifiers(
+        PAPERS,
+        f"The papers' three, with torchvision's weights in {where}.",
+        cast(dict[str, Path], found),
+    )
 
 
 def _places(root: str | Path | None) -> tuple[Path, Path]:

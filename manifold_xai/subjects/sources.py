@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def _shipped_photographs() -> list[np.ndarray]:
 class ImageSet(Dataset):
     """Labelled images that stay on disk until they are needed: `images[i]` is (x, y)."""
 
-    pictures: Sequence  # row -> PIL image
+    pictures: "Sequence[Image.Image] | _Files | _Arrays"  # row -> PIL image
     y: Tensor  # (rows,), the class of each row
     ids: Sequence[str]  # the name of each row: its file, or its place in the original set
     classes: dict[int, str]  # number -> name of the classes that occur
@@ -135,7 +135,7 @@ class _Arrays:
 class _Found(NamedTuple):
     """A data set as found on disk."""
 
-    pictures: Sequence
+    pictures: _Files | _Arrays
     y: Tensor
     ids: list[str]
     classes: dict[int, str]
@@ -215,7 +215,7 @@ def _labels_from_table(labels: Path, ids: list[str]) -> tuple[list[int], dict[in
     lines = read_table(labels, {file: filled, column: whole}, key=file)
     of = {line[file]: line for line in lines}
     # Kaggle's tables leave out the suffix
-    by_id = [of.pop(i, None) or of.pop(Path(i).stem, None) for i in ids]
+    by_id: list[Any] = [of.pop(i, None) or of.pop(Path(i).stem, None) for i in ids]
     if None in by_id or of:
         culprit = next(iter(of)) if of else ids[by_id.index(None)]
         where = "in the table only" if of else "not in the table"
@@ -223,7 +223,7 @@ def _labels_from_table(labels: Path, ids: list[str]) -> tuple[list[int], dict[in
     return [line[column] for line in by_id], _class_names(labels, by_id, column)
 
 
-def _class_names(labels: Path, lines: list[dict], column: str) -> dict[int, str]:
+def _class_names(labels: Path, lines: list[dict[str, Any]], column: str) -> dict[int, str]:
     """The name of each class in a table of labels; its number where the table gives none."""
     names: dict[int, str] = {}
     for line in lines:
@@ -244,7 +244,8 @@ def _read_emnist(root: Path) -> _Found:
     names = string.digits + string.ascii_uppercase + string.ascii_lowercase
     parts = [(f"emnist-byclass-{part}", part) for part in ("train", "test")]
     found = _read_idx(root / "EMNIST" / "raw", parts, names)
-    upright = found.pictures.pixels.swapaxes(1, 2)  # EMNIST stores its letters column by column
+    # EMNIST stores its letters column by column
+    upright = cast(_Arrays, found.pictures).pixels.swapaxes(1, 2)
     return found._replace(pictures=_Arrays(upright))
 
 
@@ -267,11 +268,11 @@ def _read_cifar10(root: Path) -> _Found:
 
 
 def _found_arrays(
-    x: list[np.ndarray], y: list[Tensor], parts: list[str], names: Sequence[str]
+    x: list[np.ndarray], y: list[Tensor] | Tensor, parts: list[str], names: Sequence[str]
 ) -> _Found:
     official = [part for part, rows in zip(parts, y) for _ in rows]
     ids = [f"{part}/{i}" for part, rows in zip(parts, y) for i in range(len(rows))]
-    y = torch.cat(y).long()
+    y = torch.cat(cast(list[Tensor], y)).long()
     classes = {c: names[c] for c in y.unique().tolist()}
     return _Found(_Arrays(np.concatenate(x)), y, ids, classes, official)
 
@@ -342,7 +343,7 @@ class Download(NamedTuple):
 class Source(NamedTuple):
     """A data set of real size: what it holds, where it belongs, and how it may be used."""
 
-    read: Callable  # data root -> _Found
+    read: Callable[[Path], _Found]  # data root -> what lies there
     classes: int
     size: int  # default number of pixels
     channels: int
@@ -576,7 +577,7 @@ def image_set(
             f"{name} must have {source.classes} classes, but {lie}. {_how_to_get(name)}"
         )
     rows = torch.arange(len(found.y)) if part == "all" else _stored_split(name, found, root)[part]
-    how = dict(size=size or source.size, channels=source.channels, pad=source.pad)
+    how: dict[str, Any] = dict(size=size or source.size, channels=source.channels, pad=source.pad)
     return ImageSet(*found[:4], rows, partial(to_tensor, **how))
 
 
@@ -755,7 +756,7 @@ def _unpack(archive: Path, gives: tuple[str, ...]) -> None:
 
 def _extract(archive: Path, folder: Path) -> None:
     if archive.name.endswith((".tgz", ".tar.gz")):
-        safe = dict(filter="data") if hasattr(tarfile, "data_filter") else {}
+        safe: dict[str, Any] = dict(filter="data") if hasattr(tarfile, "data_filter") else {}
         shutil.unpack_archive(archive, folder, **safe)  # Python 3.11.0 to 3.11.3: only hashed
     elif archive.suffix == ".zip":
         shutil.unpack_archive(archive, folder)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
@@ -33,7 +34,9 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return h.hexdigest()
 
 
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], card: dict | None = None) -> None:
+def save_tensors(
+    path: str | Path, tensors: dict[str, Tensor], card: dict[str, Any] | None = None
+) -> None:
     """Write tensors and a card to a safetensors file, completely or not at all.
 
     Parameters:
@@ -52,7 +55,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], card: dict | None
             raise OSError(int(answer[1]), str(error), str(path)) if answer else error from None
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and card from `path`.
 
     Raises: ValueError naming the file if it is not one of ours, or does not match its seal
@@ -85,17 +88,18 @@ def _fits(tensors: dict[str, Tensor], meta: dict[str, str]) -> bool:
 
 # %% ../../nbs/library/subjects/store.ipynb #dc33a534
 SHIPPED = Path(str(files("manifold_xai"))) / "assets" / "weights"
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def trained(
     name: str,
-    model: nn.Module,
-    train: Callable[[nn.Module], dict],
-    settings: dict,
+    model: _Model,
+    train: Callable[[_Model], dict[str, Any]],
+    settings: dict[str, Any],
     *,
     root: str | Path | None = None,
     retrain: str | Path | None = None,
-) -> nn.Module:
+) -> _Model:
     """A model with trained weights, in eval mode with gradients off.
 
     The weights are shipped, loaded, or trained now; it prints which.
@@ -163,7 +167,7 @@ def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
         )
 
 
-def _load(model: nn.Module, path: Path, settings: dict, message: str) -> nn.Module:
+def _load(model: _Model, path: Path, settings: dict[str, Any], message: str) -> _Model:
     """`model` with the weights of a file."""
     weights, card = load_tensors(path)
     if card.get("settings") != settings:

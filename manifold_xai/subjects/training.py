@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +108,8 @@ def _epoch(
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     batches: int,
-    augment: Callable | None,
-    attack: Callable | None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None,
+    attack: Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor] | None,
     generator: torch.Generator,
 ) -> float:
     """One pass over `images`; the mean loss."""
@@ -147,7 +147,12 @@ def trainable(model: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 # %% ../../nbs/library/subjects/training.ipynb #864b21de
-def keep_state(path: str | Path, state: Sequence, settings: dict, figures: dict) -> None:
+def keep_state(
+    path: str | Path,
+    state: Sequence[Any],
+    settings: dict[str, Any],
+    figures: dict[str, list[float]],
+) -> None:
     """Write everything the next epoch depends on to `path`, completely or not at all.
 
     Parameters:
@@ -162,7 +167,9 @@ def keep_state(path: str | Path, state: Sequence, settings: dict, figures: dict)
         torch.save(kept, aside)
 
 
-def resume_state(path: str | Path, state: Sequence, settings: dict) -> dict:
+def resume_state(
+    path: str | Path, state: Sequence[Any], settings: dict[str, Any]
+) -> dict[str, list[float]]:
     """Restore `state` as `keep_state` wrote it, and return the figures so far.
 
     Raises: ValueError naming a file that is not a checkpoint, or is from another training
@@ -237,8 +244,10 @@ def train_classifier(
         batches = math.ceil(len(images.x) / batch)
         optimiser = torch.optim.AdamW(learned, lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * batches)
+        settings: dict[str, Any]
         settings = dict(epochs=epochs, lr=lr, weight_decay=weight_decay, batch=batch)
         settings |= dict(images=len(images.x), trained=trainable(model))
+        figures: dict[str, list[float]]
         figures, state = {"loss": [], "validation": []}, (model, optimiser, schedule, generator)
         if checkpoint is not None and Path(checkpoint).exists():
             figures = resume_state(checkpoint, state, settings)
@@ -351,7 +360,7 @@ def _norm(t: Tensor, radius: str) -> Tensor:
 
 
 def _random_start(x: Tensor, eps: Tensor, radius: str, generator: torch.Generator) -> Tensor:
-    draw = dict(generator=generator, device=generator.device, dtype=x.dtype)
+    draw: dict[str, Any] = dict(generator=generator, device=generator.device, dtype=x.dtype)
     direction = torch.randn(x.shape, **draw).to(x)
     length = torch.rand(len(x), **draw).to(x)
     step = eps * _column(length, x) * direction / _norm(direction, radius)
@@ -372,7 +381,7 @@ def train_robust(
     validation: Images | None = None,
     *,
     generator: torch.Generator,
-    radii: tuple[float, ...] = (0.5, 1.0, 2.0),
+    radii: Sequence[float] = (0.5, 1.0, 2.0),
     iterations: int = 7,
     radius: str = "image",
     **settings: Any,
@@ -391,14 +400,14 @@ def train_robust(
     Returns: as `train_classifier`
     Source: Bordt et al. 2024, App. A
     """
-    radii = torch.tensor(radii)
+    radii = cast(Any, torch.tensor(radii))
 
     def attack(model, x, y, generator):
         eps = radii[torch.randint(len(radii), (len(x),), generator=generator)]
         eps = eps[0] if radius == "batch" else eps
         return pgd_l2(model, x, y, eps, iterations, generator, radius)
 
-    how = dict(generator=generator, attack=attack)
+    how: dict[str, Any] = dict(generator=generator, attack=attack)
     return train_classifier(model, images, validation, **how, **settings)
 
 

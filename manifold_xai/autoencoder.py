@@ -226,7 +226,7 @@ def kinks(decode: Callable[[Tensor], Tensor], z: Tensor) -> list[str]:
     )
 
 
-_named = WeakSet()
+_named: WeakSet[object] = WeakSet()
 
 
 def _remembered(owner):

@@ -24,13 +24,14 @@ from functools import lru_cache, partial, wraps
 from inspect import signature
 from itertools import product
 from types import FunctionType, MethodType, ModuleType
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, cast
 from weakref import ProxyTypes, ReferenceType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from .together import Together
 
@@ -105,7 +106,7 @@ _PLAIN |= {Tensor, nn.Parameter, torch.dtype, torch.device, torch.Size}
 _MANY = (list, tuple, set, frozenset, dict, OrderedDict, deque)
 
 
-def reachable(f: Callable, depth: int = 10, most: int = 5000) -> list[nn.Module]:
+def reachable(f: object, depth: int = 10, most: int = 5000) -> list[nn.Module]:
     """The modules that `f` can run, as far as they can be found.
 
     Searches `f` itself, the object it is bound to, its closure, the globals that its code names,
@@ -117,6 +118,7 @@ def reachable(f: Callable, depth: int = 10, most: int = 5000) -> list[nn.Module]
         most: how many objects to look at, the nearest first
     Returns: outermost modules in the order found; their children are in `named_modules()`
     """
+    seen: dict[int, object]
     seen, found, level = {}, [], [f]
     for _ in range(depth):
         new = {id(v): v for v in level if id(v) not in seen and not _holds_none(v)}
@@ -128,7 +130,7 @@ def reachable(f: Callable, depth: int = 10, most: int = 5000) -> list[nn.Module]
     return [m for m in found if id(m) not in inside]
 
 
-def _is_module(v) -> bool:
+def _is_module(v) -> TypeGuard[nn.Module]:
     """Whether `v` is a module, or a weak proxy of one; what only claims the class, as a mock does,
     is none."""
     if type(v) not in ProxyTypes:
@@ -220,12 +222,12 @@ _CALM = (nn.TransformerEncoder, nn.TransformerEncoderLayer)  # they read the mod
 _RATES = ("p", "dropout", "drop_prob", "drop_rate", "stochastic_depth_prob")
 
 
-def noisy_layers(model: Callable) -> list[tuple[str, nn.Module]]:
+def noisy_layers(model: object) -> list[tuple[str, nn.Module]]:
     """Names and layers of `model` that answer differently in train mode."""
     return [(name, m) for name, m in _layers(model) if _noisy(m)]
 
 
-def doubtful_layers(model: Callable) -> list[tuple[str, nn.Module]]:
+def doubtful_layers(model: object) -> list[tuple[str, nn.Module]]:
     """Names and layers of `model` in train mode whose code reads the mode, for unknown reasons."""
     return [(name, m) for name, m in _layers(model) if m.training and _doubtful(m)]
 
@@ -241,7 +243,7 @@ def _noisy(m: nn.Module) -> bool:
         return any(
             word in kind for word in ("Dropout", "Norm1d", "Norm2d", "Norm3d", "LSTM", "GRU")
         )
-    asks = _asks_for_mode(type(m))
+    asks = _asks_for_mode(cast(type, type(m)))
     if isinstance(m, _CALM) or not asks:
         return False
     if isinstance(m, nn.modules.instancenorm._InstanceNorm):
@@ -251,7 +253,11 @@ def _noisy(m: nn.Module) -> bool:
 
 
 def _doubtful(m: nn.Module) -> bool:
-    return _asks_for_mode(type(m)) == "other" and not isinstance(m, _CALM) and not _rates(m)
+    return (
+        _asks_for_mode(cast(type, type(m))) == "other"
+        and not isinstance(m, _CALM)
+        and not _rates(m)
+    )
 
 
 def _rates(m):
@@ -282,12 +288,12 @@ def _in(code) -> bool:
     return "training" in code.co_names or any(map(_in, inner))
 
 
-def refuse_train_mode(model: Callable, what: str = "model") -> None:
+def refuse_train_mode(model: object, what: str = "model") -> None:
     """Raise ValueError naming any mode-dependent layers that are in train mode."""
     refuse_training(noisy_layers(model), what)
 
 
-def refuse_inference_weights(model: Callable, what: str = "model") -> None:
+def refuse_inference_weights(model: object, what: str = "model") -> None:
     """Raise ValueError if `model` was made in inference mode: no gradient goes through it."""
     for root in reachable(model):
         named = list(root.named_parameters())
@@ -374,7 +380,7 @@ class Draws:
 
 # %% ../nbs/library/door.ipynb #e0b40f00
 @contextmanager
-def undrawn(device: torch.device, model: Callable = None) -> Iterator[None]:
+def undrawn(device: torch.device, model: object = None) -> Iterator[None]:
     """Context that restores buffers that its block changes, and generators if it raises."""
     draws = Draws(device)
     try:
@@ -387,7 +393,7 @@ def undrawn(device: torch.device, model: Callable = None) -> Iterator[None]:
 
 
 @contextmanager
-def unwritten(model: Callable) -> Iterator[None]:
+def unwritten(model: object) -> Iterator[None]:
     """Context that restores the buffers of all modules in `model` which its block changes.
 
     Of several that are open for one buffer, in threads, the last to end restores what the first
@@ -411,6 +417,7 @@ def unwritten(model: Callable) -> Iterator[None]:
                 _restore(kept)
 
 
+_OPEN: dict[tuple[int, str], list[Any]]  # how many are open for a buffer, and the buffer
 _OPEN, _OPENED = {}, threading.Lock()
 
 
@@ -444,19 +451,23 @@ def _changed(kept: _Kept) -> bool:
     """Whether a buffer was replaced, or written into."""
     if kept.owner._buffers.get(kept.part) is not kept.buffer:
         return True
-    return kept.copy is not None and apart(kept.buffer, kept.copy)[0] > 0
+    return kept.copy is not None and apart(cast(Tensor, kept.buffer), kept.copy)[0] > 0
 
 
 def _restore(kept: _Kept) -> None:
     if kept.copy is not None:
         with torch.no_grad():
-            kept.buffer.copy_(kept.copy)
+            cast(Tensor, kept.buffer).copy_(kept.copy)
     kept.owner._buffers[kept.part] = kept.buffer
 
 
 @graphless
 def check_answers(
-    ask: Callable, x: Tensor, what: str = "`model`", batch: int = 2**30, model: Callable = None
+    ask: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    what: str = "`model`",
+    batch: int = 2**30,
+    model: object = None,
 ) -> None:
     """Refuse a model that answers at random, or whose answer for a row depends on its batch.
 
@@ -465,7 +476,7 @@ def check_answers(
         x: inputs, (b, ...); the first 16 are tried
         what: its name in messages
         batch: rows per call, here and later; at 1, dependence on the batch is not checked
-        model: the module whose layers are watched if they are in train mode
+        model: holds the modules whose layers are watched if they are in train mode
     Raises: ValueError that says what differs, by how much, and what would help
     """
     n = min(len(x), AT_MOST, batch)
@@ -629,7 +640,7 @@ def _singles(rows):
     return [rows[:1], rows[-1:]] if len(rows) > 1 else [rows]
 
 
-def agrees(answer: Callable, whole, rows: Tensor, limit: float) -> bool:
+def agrees(answer: Callable[[], object], whole: object, rows: Tensor, limit: float) -> bool:
     """Whether answer() agrees with `whole` at these rows; False if it raises."""
     try:
         found = answer()
@@ -687,13 +698,13 @@ def cut_inside(a, rows: Tensor, b: int):
         return cut(a, rows) if _is_rows(a, b) else a
     parts = {name: cut_inside(v, rows, b) for name, v in parts.items()}
     if is_dataclass(a):
-        return replace(a, **parts)
+        return replace(cast(Any, a), **parts)
     if isinstance(a, MutableMapping):
         a = copy.copy(a)
         a.update(parts)
         return a
     if isinstance(a, Mapping):
-        return type(a)(parts)
+        return cast(Callable, type(a))(parts)
     return type(a)(*parts.values()) if hasattr(a, "_fields") else type(a)(parts.values())
 
 
@@ -768,6 +779,7 @@ def with_arguments(
         limit = tolerance(x.dtype, whole.dtype, device=x.device.type)
         if len(x) > 1:
             _refuse_random(lambda: ask(plain, x), whole, limit)
+        known: list[tuple[Tensor, Tensor]]
         known = [(company, whole), *_beside_another(lambda x: ask(plain, x), x)]
         for f in ways:
             if all(_fits(ask, f, *seen, i, limit) for seen in known for i in _places(len(company))):
@@ -854,7 +866,10 @@ class Watch(TorchFunctionMode):
     ):
         super().__init__()
         self.names, self.roots, self.also = frozenset(names), list(roots), also
-        self.inside, self.hooks, self.met = [], [], []  # met: (function, where, module)
+        self.inside: list[nn.Module]
+        self.hooks: list[RemovableHandle]
+        self.met: list[tuple[str, str, nn.Module | None]]  # function, where, module
+        self.inside, self.hooks, self.met = [], [], []
 
     def __enter__(self):
         self.thread = threading.get_ident()

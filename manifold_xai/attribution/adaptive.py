@@ -11,7 +11,7 @@ __all__ = ['FIRST', 'CEILING', 'SETTLED_ON', 'ORDER_ON', 'SAFETY', 'SLOWEST', 'S
 import warnings
 from collections.abc import Callable, Iterable
 from itertools import islice, pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -36,9 +36,12 @@ class Within(Attribution):
     """The result of `adaptive_attribution`: an `Attribution`, unpacked as A, gap, ends, with an
     attribute `reached` that says how far each row got."""
 
-    def __new__(cls, A, gap, ends, reached=None):
+    if TYPE_CHECKING:
+        reached: Reached
+
+    def __new__(cls, A: Tensor, gap: Tensor, ends: Tensor, reached: Reached | None = None):
         found = super().__new__(cls, A, gap, ends)
-        found.reached = reached
+        found.reached = cast(Reached, reached)
         return found
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #7c6a0fbf
@@ -53,6 +56,10 @@ class _Sums:
 
     nested = True
     believed = 4.0  # upper limit of `ratio`: see "How large is the remaining error?"
+
+    if TYPE_CHECKING:
+
+        def sum(self) -> Attribution: ...
 
     def __init__(self, f: Callable, gamma: Path, rows: Tensor, how: dict):
         self.f, self.gamma, self.how = f, gamma, how
@@ -73,8 +80,9 @@ class _Sums:
 
     def asked(self, places: list[float]) -> list[Step]:
         """The curve's points at these places, with scores and gradients."""
+        steps: list[Step]
         f, chunks, steps = among(self.f, self.rows), self.how["batch"], []
-        points = self.gamma.curve(places, self.rows)
+        points = cast(Callable, self.gamma.curve)(places, self.rows)
         rows = torch.arange(len(self.rows), device=self.rows.device)
         for run in _runs(points, max(1, chunks.batch // len(rows))):
             value, grad = value_and_grad(f, torch.cat(run), rows.repeat(len(run)), chunks)
@@ -142,7 +150,7 @@ def bends(points: list[Step]) -> Tensor:
     Returns: a correction to add to the trapezoids' sum, (b, ...), in float32 or better
     """
     kind = torch.promote_types(points[0].x.dtype, torch.float32)
-    grad, x = ([point[k].to(kind) for point in points] for k in (1, 0))
+    grad, x = ([cast(Tensor, point[k]).to(kind) for point in points] for k in (1, 0))
     grad = [3 * grad[0] - 3 * grad[1] + grad[2], *grad, 3 * grad[-1] - 3 * grad[-2] + grad[-3]]
     step = [there - here for here, there in pairwise(x)]
     step = [2 * step[0] - step[1], *step, 2 * step[-1] - step[-2]]
@@ -250,6 +258,9 @@ class _Progress:
     def __init__(self, line: bool, believed: float):
         self.line = line  # there Simpson's rule completes the trapezoids; elsewhere `bends` has
         self.believed = believed
+        self.A: Tensor | None
+        self.change: Tensor | None
+        self.before: Tensor | None
         self.A = self.change = self.before = None
 
     def add(self, A: Tensor) -> tuple[Tensor, Tensor]:
@@ -334,7 +345,11 @@ def adaptive_attribution(
     with unwritten((f, gamma)):
         found = [_reached(way(f, gamma, rows, how), tol, max_steps) for rows in groups]
     A, gap, ends, *reached = map(torch.cat, zip(*found))
-    return warned(Within(A, gap, ends, Reached(*reached, way.nested)), tol, max_steps)
+    return warned(
+        Within(A, gap, ends, Reached(*cast(tuple[Tensor, Tensor], reached), way.nested)),
+        tol,
+        max_steps,
+    )
 
 
 def _check(tol, max_steps):
@@ -351,6 +366,7 @@ def _check(tol, max_steps):
 def _reached(sums: _Sums, tol: float, max_steps: int) -> tuple[Tensor, ...]:
     """A, gap, ends, error, steps of the rows of `sums`, in their order."""
     progress, parts = _Progress(isinstance(sums, _Line), sums.believed), []
+    found: Attribution | list[Tensor]
     while len(sums.rows):
         found = sums.finer()
         A, error = progress.add(found.A)
@@ -390,7 +406,9 @@ def walked(
     _check(tol, max_steps)
     sums = _Whole(walk, torch.arange(len(x), device=x.device))
     A, gap, ends, *reached = _reached(sums, tol, max_steps)
-    return warned(Within(A, gap, ends, Reached(*reached, False)), tol, max_steps)
+    return warned(
+        Within(A, gap, ends, Reached(*cast(tuple[Tensor, Tensor], reached), False)), tol, max_steps
+    )
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #33041c93
 def warned(found: Within, tol: float, max_steps: int) -> Within:

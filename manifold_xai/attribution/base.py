@@ -9,6 +9,7 @@ __all__ = ['RULES_OF_CAPTUM', 'Portable', 'PathMethod', 'by_class', 'stacked', '
 # %% ../../nbs/library/attribution/base.ipynb #9e8fd0e5
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -130,7 +131,9 @@ class PathMethod(Portable, GradientAttribution):
     one_input = False  # whether it supports only one input
     reached: Reached | None = None  # what the last call with `tol` reached: error, steps, nested
 
-    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
+    def path(
+        self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None
+    ) -> Tensor | Path | Iterable:
         """The path from x0 to x.
 
         Parameters:
@@ -145,21 +148,25 @@ class PathMethod(Portable, GradientAttribution):
             "def path(self, f, x0, x, steps, batch)"
         )
 
-    def add_up(self, f: Score, gamma: Path, **how) -> Attribution:
+    def add_up(self, f: Score, gamma: Tensor | Path | Iterable, **how: Any) -> Attribution:
         """The integral along the path, which must meet x0 and x unless it is a `Path`.
 
         A subclass may walk its paths in another way.
         """
         return integrate(f, gamma, **how)
 
-    def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path:
+    def settled(
+        self, f: Score, x0: Tensor, x: Tensor, batch: int | None
+    ) -> Tensor | Path | Iterable | None:
         """The path that `tol` refines; None for whole walks.
 
         Anything the path needs beforehand is computed here, once.
         """
         return self.path(f, x0, x, SETTLED_ON, batch)
 
-    def finer(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
+    def finer(
+        self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None
+    ) -> Tensor | Path | Iterable:
         """The path with more steps, for `tol`, if it is walked as a whole.
 
         A subclass may scale the size of its steps.
@@ -174,7 +181,7 @@ class PathMethod(Portable, GradientAttribution):
         tol: float,
         max_steps: int,
         several: Classes | None = None,
-        **how,
+        **how: Any,
     ) -> Within:
         """As many steps as `tol` takes: finer sums if the path allows, else whole walks."""
         if how["rule"] != "trapezoid" or how["refine"] is not None:
@@ -182,11 +189,12 @@ class PathMethod(Portable, GradientAttribution):
                 "tol refines the trapezoid rule where it is coarse, row by row: "
                 "leave rule and refine at their defaults."
             )
+        more: dict[str, Any]
         batch, more = how["batch"], dict(max_steps=max_steps, check=False, span=False)
         more |= {name: how[name] for name in ("batch", "integrand", "progress")}
         gamma = self.settled(f, x0, x, batch)
         if several is not None:
-            f, gamma = several, repeated(gamma, several.k)
+            f, gamma = several, repeated(cast(Path, gamma), several.k)
             more["batch"] = chunk_of(x, batch, several.k)
         plain = type(self).add_up is PathMethod.add_up
         if plain and isinstance(gamma, Path) and (gamma.curve or gamma.again):
@@ -255,6 +263,7 @@ class PathMethod(Portable, GradientAttribution):
         Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1],
             and where max_steps was not enough for tol
         """
+        door: dict[str, Any]
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
         f, x, layout = explained(
             self.forward_func, inputs, first_of(target, targets), additional_forward_args, **door
@@ -265,6 +274,7 @@ class PathMethod(Portable, GradientAttribution):
                 "for several, use IG or the guided paths."
             )
         x0 = self.start(x, baselines if layout is None else starts(layout, x, baselines))
+        how: dict[str, Any]
         how = dict(rule=rule if method is None else rule_of(method), batch=internal_batch_size)
         how |= dict(
             progress=self.progress, refine=self.refine, integrand=self.integrand, finite=self.finite
@@ -274,7 +284,7 @@ class PathMethod(Portable, GradientAttribution):
                 f"tol finds the number of steps itself: pass tol={tol} or n_steps={n_steps}."
             )
         steps = self.n_steps if n_steps is None else n_steps
-        far = (
+        far: dict[str, Any] = (
             dict(gap=return_convergence_delta)
             if tol is None
             else dict(tol=tol, max_steps=max_steps)
@@ -285,12 +295,13 @@ class PathMethod(Portable, GradientAttribution):
             else:
                 found = self.walks(f, x0, x, steps, targets, **far, **how)
         self.reached = getattr(found, "reached", self.reached)
+        A: Tensor | tuple[Tensor, ...]
         A, gap, ends = found
         A = layout.split(A) if layout is not None else (A,) if isinstance(inputs, tuple) else A
         return (A, gap + ends[..., 0] - ends[..., 1]) if return_convergence_delta else A
 
     def walk(
-        self, f: Score, x0: Tensor, x: Tensor, steps: int, tol: float | None = None, **how
+        self, f: Score, x0: Tensor, x: Tensor, steps: int, tol: float | None = None, **how: Any
     ) -> Attribution:
         """The integral along one class's path, in `steps` steps or to within `tol`."""
         if tol is not None:
@@ -299,7 +310,14 @@ class PathMethod(Portable, GradientAttribution):
         return self.add_up(f, gamma, x0=x0, x=x, **how)
 
     def walks(
-        self, f: Score, x0: Tensor, x: Tensor, steps: int, targets, tol: float | None = None, **how
+        self,
+        f: Score,
+        x0: Tensor,
+        x: Tensor,
+        steps: int,
+        targets,
+        tol: float | None = None,
+        **how: Any,
     ) -> Attribution:
         """`walk` for several classes, (b, k, ...): along one path if it is the same for all."""
         targets = classes_of_all(f, x, targets)
@@ -314,7 +332,9 @@ class PathMethod(Portable, GradientAttribution):
             return by_class(self.within(f, x0, x, tol, several=several, **how), several.k)
         gamma, k, batch = self.path(f, x0, x, steps, how["batch"]), several.k, how.pop("batch")
         ends = dict(x0=x0.repeat_interleave(k, 0), x=x.repeat_interleave(k, 0))
-        found = self.add_up(several, repeated(gamma, k), batch=chunk_of(x, batch, k), **ends, **how)
+        found = self.add_up(
+            several, repeated(cast(Path, gamma), k), batch=chunk_of(x, batch, k), **ends, **how
+        )
         return by_class(found, k)
 
     def has_convergence_delta(self) -> bool:
@@ -329,7 +349,10 @@ class PathMethod(Portable, GradientAttribution):
 # %% ../../nbs/library/attribution/base.ipynb #e8869f6a
 def by_class(found: Attribution, k: int) -> Attribution:
     """Reshape the attribution of rows repeated k times each, (b·k, …), to (b, k, …)."""
-    parts = (v if v is None else v.unflatten(0, (-1, k)) for v in found)
+    parts = cast(
+        tuple[Tensor, Tensor, Tensor],
+        (v if v is None else v.unflatten(0, (-1, k)) for v in found),
+    )
     if not isinstance(found, Within):
         return Attribution(*parts)
     reached = found.reached
@@ -339,10 +362,13 @@ def by_class(found: Attribution, k: int) -> Attribution:
 
 def stacked(found: list[Attribution]) -> Attribution:
     """Stack the attributions of one class after the other to (b, k, …)."""
-    parts = (None if v[0] is None else torch.stack(v, 1) for v in zip(*found))
+    parts = cast(
+        tuple[Tensor, Tensor, Tensor],
+        (None if v[0] is None else torch.stack(v, 1) for v in zip(*found)),
+    )
     if not isinstance(found[0], Within):
         return Attribution(*parts)
-    each = [one.reached for one in found]
+    each = [one.reached for one in cast(list[Within], found)]
     error, steps = (torch.stack(v, 1) for v in list(zip(*each))[:2])
     return Within(*parts, Reached(error, steps, each[0].nested))
 
@@ -385,7 +411,7 @@ def explained(
     forward_func = forward_func if layout is None else Together(forward_func, layout)
     with undrawn(x.device, forward_func):
         f = _scored(forward_func, target, additional_forward_args, x, per_row)
-    return settled(f, x, batch, check=check), x, layout
+    return cast(Score, settled(f, x, batch, check=check)), x, layout
 
 
 RULES_OF_CAPTUM = dict(

@@ -10,6 +10,7 @@ __all__ = ['AT_ONCE', 'RECTIFIERS', 'Neighbour', 'in_chunks', 'leaf', 'Saliency'
 # %% ../../nbs/library/attribution/captum.ipynb #af5e629b
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import captum.attr
 import numpy as np
@@ -79,6 +80,7 @@ class Neighbour(Portable, GradientAttribution):
         """
         if baselines is not None:
             raise ValueError(f"{type(self).__name__} takes no baselines here, leave them at None.")
+        door: dict[str, Any]
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
         target = first_of(target, targets)
         f, x, layout = explained(self.subject(), inputs, target, additional_forward_args, **door)
@@ -250,7 +252,7 @@ class SmoothGrad(Sampled):
 def noisy_copies(x: Tensor, n: int, noise: float, generator: torch.Generator) -> Tensor:
     """n copies of one row, (n, ...), with noise of that size; drawn in float32, as captum does."""
     deviation = torch.full((n, *x.shape[1:]), noise, device=x.device)
-    noise = torch.normal(0.0, deviation, generator=generator)
+    noise = cast(Any, torch.normal(0.0, deviation, generator=generator))
     return (x.repeat_interleave(n, 0) + noise).to(x.dtype)
 
 
@@ -428,7 +430,7 @@ def twin(f: Callable) -> Callable:
         raise ValueError(
             f"{type(f).__name__} must be copied for this, but cannot be: {error}"
         ) from error
-    owner = f
+    owner: Any = f
     while not isinstance(owner, nn.Module):
         owner.model = getattr(owner.model, "_orig_mod", owner.model)
         owner = owner.model

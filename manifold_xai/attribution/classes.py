@@ -8,6 +8,7 @@ __all__ = ['Classes', 'classes_of_all', 'repeated', 'chunk_of', 'generators_of',
 # %% ../../nbs/library/attribution/classes.ipynb #ea90c1d4
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class Classes(Score):
             outputs = self.outputs(x, rows)
             return torch.stack([self.single[j].pick(outputs, rows) for j in numbers], 1)
 
-        scores.noisy = self.noisy  # checked when this was made
+        cast(Any, scores).noisy = self.noisy  # checked when this was made
         return scores
 
 # %% ../../nbs/library/attribution/classes.ipynb #ba8b5a41
@@ -128,7 +129,9 @@ def repeated(gamma: Path, k: int) -> Path:
 
     ends = (end.repeat_interleave(k, 0) for end in (gamma.x0, gamma.x))
     ways = dict(curve=of_owners(gamma.curve), again=of_owners(gamma.again))
-    return Path(walk, *ends, gamma.steps, straight=gamma.straight, **ways, **gamma.notes)
+    return cast(Callable[..., Path], Path)(
+        walk, *ends, gamma.steps, straight=gamma.straight, **ways, **gamma.notes
+    )
 
 
 def chunk_of(x: Tensor, batch: int | None, k: int) -> int:

@@ -9,7 +9,7 @@ __all__ = ['RULES', 'INTEGRANDS', 'Attribution', 'path_attribution', 'integrate'
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -101,6 +101,7 @@ def path_attribution(
     tensor([[1., 4.]])
     """
     if layout := _layout(gamma, x):
+        how: dict[str, Any]
         how = dict(integrand=integrand, check=check, span=span, rows=rows, finite=finite)
         return _through(layout, f, gamma, x0, x, rule, batch, progress, refine, **how)
     if isinstance(gamma, Path):
@@ -175,7 +176,7 @@ def integrate(
         x0, x = gamma.x0, gamma.x
     if rule == "gauss-legendre":
         _refuse_bent(gamma)
-        f = settled(f, ordinary(x), batch, told, check)
+        f = settled(f, ordinary(cast(Tensor, x)), batch, told, check)
         return _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite)
     end = gamma[-1] if x is None and isinstance(gamma, Tensor) and len(gamma) else x
     _refuse_classless(f, end)
@@ -374,7 +375,7 @@ class _Walk:
         if self.integrand in ("displacement", "gradient"):
             return grad
         if self.integrand == "important":
-            return _scaled(grad.square(), there.value - here.value)
+            return _scaled(grad.square(), cast(Tensor, there.value) - cast(Tensor, here.value))
         piece = grad * (there.x.to(grad.dtype) - here.x)
         return piece if self.integrand == "path" else _by_row(piece.flatten(1).sum(1), piece)
 
@@ -406,7 +407,8 @@ class _Walk:
         """
         self.run = [Step(point.x, point.grad, self.value(point)) for point in self.run]
         x, grad, value = (
-            torch.stack([point[k] for point in self.run]).to(self.A.dtype) for k in range(3)
+            torch.stack([cast(Tensor, point[k]) for point in self.run]).to(self.A.dtype)
+            for k in range(3)
         )
         t, b = ((pieces.flatten(2).sum(2) - value.diff(dim=0)).abs() > self.refine).nonzero(
             as_tuple=True

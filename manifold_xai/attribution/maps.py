@@ -7,7 +7,10 @@ __all__ = ['heat_map', 'save_map', 'load_map']
 
 # %% ../../nbs/library/attribution/maps.ipynb #24035ca7
 import os
+from collections.abc import Callable
 from os import PathLike
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -98,13 +101,14 @@ def save_map(
     >>> found.A, settings
     (tensor([[1., 1.]]), {'method': 'IG', 'n_steps': 50})
     """
-    found = A if isinstance(A, Attribution) else Attribution(A, None, None)
+    found = A if isinstance(A, Attribution) else cast(Any, Attribution)(A, None, None)
+    card: dict[str, Any]
     tensors, card = _named(found), {"kind": "attribution"}
     if isinstance(A, Within):
         tensors |= dict(error=A.reached.error, steps=A.reached.steps)
         card["nested"] = A.reached.nested
     card["settings"] = {name: _plain(v, name) for name, v in settings.items()}
-    store.save_tensors(path, tensors, card)
+    store.save_tensors(cast(Path, path), tensors, card)
 
 
 def _named(found):
@@ -154,7 +158,7 @@ def _number(name):
     return int(name[2:]) if name.startswith("A.") else -1
 
 
-def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
+def load_map(path: str | PathLike) -> tuple[Attribution, dict[str, Any]]:
     """Attribution and settings from `save_map`; gap and ends are None if only A was saved.
 
     Parameters:
@@ -174,14 +178,14 @@ def load_map(path: str | PathLike) -> tuple[Attribution, dict]:
             f"{path} is a folder, not a file of save_map: what `explain` wrote is read by "
             "manifold_xai.attribution.explain.Maps.at(folder)."
         )
-    tensors, card = store.load_tensors(path)
+    tensors, card = store.load_tensors(cast(Path, path))
     if card.get("kind") != "attribution":
         raise ValueError(
             f"{path} does not hold an attribution written by save_map, but {', '.join(tensors)}."
         )
     several = [tensors[name] for name in sorted(tensors, key=_number) if name.startswith("A.")]
     A = tuple(several) if several else tensors["A"]
-    A = Attribution(A, tensors.get("gap"), tensors.get("ends"))
+    A = cast(Callable[..., Attribution], Attribution)(A, tensors.get("gap"), tensors.get("ends"))
     if "nested" in card:
         A = Within(*A, Reached(tensors["error"], tensors["steps"], card["nested"]))
     return A, card["settings"]

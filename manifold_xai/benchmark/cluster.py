@@ -59,6 +59,7 @@ class Hand(Worker):
 
 def on_ray(worker: Worker, todo: list["Unit"], workers: int) -> Iterator[tuple["Unit", Done]]:
     """Yield units with their results as actors finish them; a lost actor's unit goes to another."""
+    lost: Counter[tuple[str, int] | None]
     queue, busy, lost = deque(todo), {}, Counter()
 
     def give(hand, unit=None):

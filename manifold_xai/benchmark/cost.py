@@ -15,6 +15,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import results
 from .grid import Cell, Grid
@@ -68,7 +69,9 @@ class Clock:
         bar.update(passes)
 
 # %% ../../nbs/library/benchmark/cost.ipynb #2c391c37
-def pace(worker: Worker, cell: Cell, few: int = 4, many: int = 16, repeats: int = 5) -> dict:
+def pace(
+    worker: Worker, cell: Cell, few: int = 4, many: int = 16, repeats: int = 5
+) -> dict[str, float]:
     """Seconds that each network of a cell takes: "NAME calls" per call, "NAME" per row.
 
     Parameters:
@@ -81,7 +84,7 @@ def pace(worker: Worker, cell: Cell, few: int = 4, many: int = 16, repeats: int 
     """
     images, settings = worker.images(cell.data, cell.size), cell.settings
     x = images.take(images.order[:many]).to(worker.device, getattr(torch, settings["precision"]))
-    asked = {}
+    asked: dict[str, Callable[..., Tensor]] = {}
     for name in {cell.classifier, settings["judge"] or cell.classifier}:
         network = worker.network(name, settings["precision"])
         asked[name] = lambda v, n=network: n.model(n.preprocess(v) if n.preprocess else v)
@@ -91,7 +94,7 @@ def pace(worker: Worker, cell: Cell, few: int = 4, many: int = 16, repeats: int 
         with torch.no_grad():
             z = torch.cat([code.encode(part) for part in x.split(few)])
         ways |= {f"{cell.autoencoder} decode, {kind}": (code.decode, z) for kind in _KINDS}
-    found = {}
+    found: dict[str, float] = {}
     for kind, (fn, v) in ways.items():
         small, large = (_median(_asked(fn, v[:n], kind), repeats, v.device) for n in (few, many))
         row = max(0.0, (large - small) / (many - few))

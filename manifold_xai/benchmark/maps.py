@@ -72,7 +72,7 @@ def read_maps(cell: Path) -> dict[int, Tensor]:
     Parameters:
         cell: its folder below `units`
     """
-    found = {}
+    found: dict[int, Tensor] = {}
     for path in sorted(cell.glob("*.safetensors")):
         tensors, _ = store.load_tensors(path)
         found |= dict(zip(tensors["rows"].tolist(), tensors["A"]))

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
 from . import maps
 from .grid import Cell, Grid
@@ -83,6 +84,7 @@ def write_unit(out: Path, cell: Cell, done: Done, kind: str = "") -> Path:
         kind: how maps are kept, one of `maps.KINDS`, or "" for no maps
     """
     pa, pq = parquet()
+    about: dict[str, Any]
     about = dict(cell=asdict(cell), key=cell.key, versions=versions(), passes=done.passes)
     about |= dict(seconds=done.seconds, cpu=done.cpu, by=done.by, rows=len(done.columns["row"]))
     path = place(out, cell, done.columns["row"])
@@ -91,7 +93,7 @@ def write_unit(out: Path, cell: Cell, done: Done, kind: str = "") -> Path:
     columns = {k: [v] * len(done.columns["row"]) for k, v in front.items()} | done.columns
     table = pa.table(columns).replace_schema_metadata({"benchmark": json.dumps(about)})
     if kind:
-        maps.write_maps(kind, path, done.columns["row"], done.maps)
+        maps.write_maps(kind, path, done.columns["row"], cast(Tensor, done.maps))
     with write_aside(path) as aside:
         pq.write_table(table, aside)
     return path
@@ -131,6 +133,7 @@ def write_plan(
 
     Raises: ValueError naming what differs from the plan the folder was begun with
     """
+    plan: dict[str, Any]
     plan = dict(grid=grid.name, paper=grid.paper, shard=shard, versions=versions(), wanted=wanted)
     plan |= dict(maps=kind, cells=[asdict(cell) for cell in grid.cells])
     kept = out / "plan.json"

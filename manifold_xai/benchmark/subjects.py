@@ -11,12 +11,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..attribution import captum, methods
+from ..autoencoder import Autoencoder
 from .grid import Cell, known
 from ..evaluation.sanity import randomised
 from ..subjects.autoencoders import digit_vae, taef2
@@ -91,7 +92,7 @@ def classifier(name: str, root: str | Path | None = None, drawn_anew: bool = Fal
     """
     known("classifier", name, CLASSIFIERS)
     if name.startswith("digits-"):
-        found = Pretrained(digit_classifier(name.removeprefix("digits-"), root), None)
+        found = Pretrained(digit_classifier(name.removeprefix("digits-"), root), cast(Any, None))
     elif name in LITES:
         found = efficientnet_lite(name)
     else:
@@ -104,7 +105,7 @@ def classifier(name: str, root: str | Path | None = None, drawn_anew: bool = Fal
     return found._replace(model=_laid_out(found.model))
 
 
-def autoencoder(name: str, root: str | Path | None = None) -> nn.Module:
+def autoencoder(name: str, root: str | Path | None = None) -> Autoencoder:
     """The autoencoder that a grid calls `name`.
 
     Parameters:
@@ -127,7 +128,7 @@ def _laid_out(model):
 class Kind(NamedTuple):
     """How a grid makes a method, and what it needs."""
 
-    make: Callable  # score -> an object with `attribute`
+    make: type[captum.Neighbour | methods.PathMethod]  # score -> an object with `attribute`
     coded: bool = False  # whether it needs an autoencoder
     stepped: bool = True  # whether the grid's steps and refine apply to it
 
@@ -150,13 +151,13 @@ METHODS = {
 
 def options_of(method: str) -> list[str]:
     """The options that a grid may set for a method, apart from its steps."""
-    classes = METHODS[method].make.__mro__
+    classes: Sequence[Any] = METHODS[method].make.__mro__
     names = {name for c in classes for name in inspect.signature(c.__init__).parameters}
     inner = {"self", "args", "kwargs", "options", "forward_func", "autoencoder", "generator"}
     return sorted(names - inner)
 
 
-def explainer(cell: Cell, code: object | None = None) -> tuple[Callable, dict]:
+def explainer(cell: Cell, code: Autoencoder | None = None) -> tuple[Callable, dict[str, Any]]:
     """A cell's method as score -> method, and further arguments of its `attribute`.
 
     Parameters:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -119,14 +119,14 @@ class Worker:
         """The images that a grid names."""
         return subjects.pictures(data, size, self.root)
 
-    def network(self, name: str, precision: str, drawn_anew: bool = False):
+    def network(self, name: str, precision: str, drawn_anew: bool = False) -> subjects.Pretrained:
         """A classifier, counted."""
         found = subjects.classifier(name, self.root, drawn_anew)
         model = found.model.to(self.device, getattr(torch, precision))
         watch(model, name, self.passes)
         return found._replace(model=model)
 
-    def code(self, name: str, precision: str):
+    def code(self, name: str, precision: str) -> Adapted | None:
         """The autoencoder with its passes counted; None if there is none."""
         if not name:
             return None
@@ -136,7 +136,7 @@ class Worker:
         parts = (("encode", code.encode), ("decode", code.decode))
         return Adapted(*(Counted(fn, f"{name} {part}", self.passes) for part, fn in parts))
 
-    def ready(self, data: str, size: int, classifier: str, precision: str):
+    def ready(self, data: str, size: int, classifier: str, precision: str) -> Tensor:
         """The fill that replaces removed pixels: the channel means of the first 256 images."""
         images = self.images(data, size)
         x = images.take(images.order[:256]).to(self.device, getattr(torch, precision))
@@ -149,6 +149,7 @@ class Worker:
 # %% ../../nbs/library/benchmark/unit.ipynb #2e60e2f4
 def chosen(worker: Worker, cell: Cell, limit: int) -> list[int]:
     """Rows of the images that a cell explains: the first `limit` of those that count."""
+    found: list[int]
     images, found = worker.images(cell.data, cell.size), []
     rows = images.order
     if cell.settings["chosen"] == "all":
@@ -176,7 +177,7 @@ def compute(worker: Worker, cell: Cell, rows: list[int]) -> Done:
     points: list[Tensor] = []
     with _counting(worker, "map") as map_passes:
         block = explain(f, [batch], listening(make, points), progress=False, **how)[0]
-    A = block.A.to(worker.device)
+    A = cast(Tensor, block.A).to(worker.device)
     seen = _seen(worker, cell, rows, f.of(y), x, A, points, make, how, batch)
     with _counting(worker, "measure") as passes:
         columns = _scores(seen, block.delta) | _measured(cell, seen)

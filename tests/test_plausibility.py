@@ -446,6 +446,11 @@ BAD = {
     ),
     "layers that differ": (lambda: feature_distance([X], [X[:, :2]]), "one shape"),
     "a layer missing": (lambda: feature_distance([X, X], [X]), "same layers.*2, 1"),
+    "weights of one layer for two": (
+        lambda: features_to(X, lambda x: [x, x], [torch.ones(5)]),
+        "same layers.*2, 2 and 1",
+    ),
+    "no weights for a layer": (lambda: features_to(X, lambda x: [x], []), "same layers.*0"),
 }
 
 

@@ -383,10 +383,12 @@ def features_to(
         x: inputs (b, ...)
         layers: as from `taps`
         weights: as in `feature_distance`
+    Raises: ValueError as `feature_distance`
     """
     with torch.no_grad():
-        there = _unit(layers(x))
-    weights = weights or [None] * len(there)
+        there = layers(x)
+    feature_distance(there, there, weights)  # refuses what does not fit
+    there, weights = _unit(there), [None] * len(there) if weights is None else weights
 
     def distance(points: Tensor, rows: Tensor) -> Tensor:
         return _apart(_unit(layers(points)), [m[rows] for m in there], weights)

@@ -30,9 +30,9 @@ from manifold_xai.course.claims import (
 )
 from manifold_xai.course.forest import _inward, inward
 from manifold_xai.course.ledger import (
-    OLD,
-    SINCE,
+    OLDER,
     as_table,
+    changed_since,
     judged,
     ledger,
     places,
@@ -55,9 +55,10 @@ from manifold_xai.course.outcomes import (
     over_seeds,
     pool,
     printed,
+    smallest_effect,
     standard_error,
 )
-from manifold_xai.course.provenance import RECORD
+from manifold_xai.course.provenance import RECORD, outdated
 
 
 def put(folder, claim, **conditions):
@@ -218,8 +219,15 @@ def test_evidence_of_other_code_says_so_and_gives_way_to_a_run_of_today(tmp_path
         rows = ledger(recorded, evidence=long, old=old)
         return next(r for r in rows if r.claim == "MIG-21")
 
-    assert judged({}).outcome == "contradicted" and judged(ours).outcome == "supported"
-    assert all("older code: solve changed since" in judged(which).why for which in ({}, ours))
+    old_alone, with_ours = judged({}), judged(ours)
+    assert (old_alone.outcome, old_alone.needed) == ("undecided", OLDER)
+    assert old_alone.why.startswith(f"{OLDER}: solve changed since; then contradicted: 0 of 1")
+    assert f"**undecided**, {OLDER} |" in as_table([old_alone])
+    assert with_ours.outcome == "supported" and with_ours.why.endswith("solve changed since")
+
+
+def test_of_many_changes_the_first_are_named():
+    assert changed_since(list("abcd")) == f"{OLDER}: a, b, c and 1 more changed since"
 
 
 def test_a_record_of_no_claim_is_named(tmp_path):
@@ -404,13 +412,38 @@ def test_an_existence_claim_needs_one_condition_that_passes_its_gate():
     assert found.needed == "none found in what was searched" and found.revised
 
 
-@pytest.mark.parametrize("e, survives", [(YES, "yes"), (NO, "no"), (Estimate(0, -1, 1, 9), "no")])
+@pytest.mark.parametrize("e, survives", [(YES, "yes"), (NO, "no"), (Estimate(0, -1, 1, 9), "open")])
 def test_a_control_answers_and_never_changes_the_outcome(e, survives):
     for measured in (YES, NO):
         plain = answer("MIG-21", {"a": measured})
         with_control = answer("MIG-21", {"a": measured, "c": Condition(e, "control")})
         assert plain.outcome == with_control.outcome and plain.survives == "not tried"
-        assert with_control.survives == survives
+        assert with_control.survives == (survives if measured is YES else "no effect")
+
+
+def test_a_control_or_a_later_condition_whose_gate_fails_answers_nothing():
+    fails = (Gate("the attack moves the map", 0),)
+    for e in (YES, NO):
+        found = answer("MIG-21", {"a": YES, "c": Condition(e, "control", gates=fails)})
+        assert found.survives == "not tried" and "c" not in found.sides
+        found = answer(
+            "MIG-21", {"a": YES, "d": Condition(e, "exploratory", gates=fails)}, later=["d"]
+        )
+        assert "added later: none counts, 1 fail their gate" in found.why
+
+
+def test_the_effect_that_could_have_been_seen_is_told_by_quantity():
+    far, near = Estimate(9, 1, 17, 100), Estimate(0.9, 0.8, 1.0, 100)
+    made = {"energy, a": far, "energy, b": near, "cost, a": near}
+    found = answer("MIG-07", made).smallest
+    assert found["energy"] == smallest_effect(Condition(far))
+    assert found["cost"] == smallest_effect(Condition(near)) < found["energy"]
+
+
+def test_how_many_images_pass_a_gate_is_said_where_some_do_not():
+    some = Condition(YES, gates=(Gate("it adds up", 140, 200), Gate("it is right", 200, 200)))
+    assert "of 200 images 140 or more pass each gate" in answer("MIG-21", {"a": some}).why
+    assert "pass each gate" not in answer("MIG-21", {"a": YES}).why
 
 
 def test_gates_are_asked_before_seeds_are_pooled():
@@ -575,8 +608,8 @@ def test_a_stored_result_changes_outcome_control_row_page_and_table():
     line = "| [MAGIG-24]({}) | {} | {} | 0.5 … 0.7 (2) | transfer | **supported** | yes |"
     line = line.format(f"nbs/{after.where}", after.plainly, after.on)
     assert line in report.page(now, ROOT) and line not in report.page(was, ROOT)
-    assert report.reason(after) in report.story(now, "magig")
-    assert report.reason(before) in report.story(was, "magig")
+    assert after.why in report.story(now, "magig")
+    assert before.why in report.story(was, "magig")
     tables = [report.conditions_table([*f.answers.values()], {}) for f in (was, now)]
     assert tables[0] != tables[1] and "MAGIG-24,blurred,control" in tables[1]
     assert report.calibration(was.rows) != report.calibration(
@@ -584,28 +617,16 @@ def test_a_stored_result_changes_outcome_control_row_page_and_table():
     )
 
 
-def test_numbers_of_older_code_are_marked():
-    (r,) = (r for r in found().rows if r.claim == "MIG-04")
-    since = r._replace(why=f"{r.why}; {SINCE}: metric changed since")
-    assert OLD not in as_table([r]) and OLD in as_table([since])
-    assert report.reason(since) == report.reason(r)
-
-
 def test_the_committed_pages_are_what_the_command_writes():
     """Words, numbers and outcomes come from the kept evidence, not from an editor."""
-    f = found()
-    lines = (ROOT / "LEDGER.md").read_text(encoding="utf8").replace(OLD, "").splitlines()
-    for r in f.rows:
-        (row,) = as_table([r], "nbs/").splitlines()[2:]
-        assert row in lines
-    kept = json.loads((ROOT / "nbs" / "results" / "ledger.json").read_text(encoding="utf8"))
-    assert {k: (e["row"]["outcome"], e["row"]["survives"]) for k, e in kept.items()} == {
-        r.claim: (r.outcome, r.survives) for r in f.rows
-    }
-    table = (ROOT / "nbs" / "results" / "conditions.csv").read_text(encoding="utf8")
-    assert len(table.splitlines()) == len(
-        report.conditions_table([*f.answers.values()], {}).splitlines()
-    )
+    old = outdated(ROOT)
+    both = judged({}, places(ROOT), stored(ROOT, "evidence"), old)
+    dates = json.loads((ROOT / "nbs" / "results" / "added.json").read_text(encoding="utf8"))
+    answers = {a.claim: a for _, a in both if a}
+    written = report.texts(report.Found([r for r, _ in both], answers, old, dates), ROOT)
+    assert {"LEDGER.md", "docs/ledger/mig.md", "nbs/results/ledger.json"} < set(written)
+    for name, text in written.items():
+        assert (ROOT / name).read_text(encoding="utf8") == text, name
 
 
 def test_a_row_is_short_enough_to_read():

@@ -143,9 +143,10 @@ def pool(
 
 # %% ../../nbs/library/course/outcomes.ipynb #de6bd5f7
 OUTCOMES = ("supported", "split", "undecided", "contradicted", "not tested")
-SURVIVES = ("yes", "no", "not tried")
+SURVIVES = ("yes", "no", "open", "no effect", "not tried")
 OF_CONTROLS = {"yes": "survives its controls", "no": "does not survive its controls"}
-OF_CONTROLS |= {"not tried": "no control tried"}
+OF_CONTROLS |= {"open": "its controls leave it open", "not tried": "no control tried"}
+OF_CONTROLS |= {"no effect": "no effect that its controls could explain"}
 
 
 @cache
@@ -263,9 +264,9 @@ class Answer(NamedTuple):
     conditions: dict[str, Condition]  # repetitions pooled
     beside: list[Beside]
     paper_value: str
-    sides: dict[str, str]  # of conditions that count and of controls
+    sides: dict[str, str]  # of conditions that count, of controls, and of what came later
     needed: str  # what would decide, if undecided
-    smallest: float | None  # smallest effect that the coarsest headline could have detected
+    smallest: dict[str, float]  # effect that the coarsest headline could have seen, by quantity
     before: str  # the outcome without revisions made when results were known
     revised: str  # day and reason of the revision; "" if there was none
     aside: tuple[str, ...]  # conditions that no longer count
@@ -306,21 +307,23 @@ def answer(
     sides, before = _sides(about, left), _sides(about, counting)
     outcome, was, revised = _outcomes(claim, sides, before, change)
     aside = {name: s for name, s in before.items() if name not in left}
-    parts = idle_bar(claim), *_reasons(about, found, sides, outcome, aside, change)
-    controls = {name: side(c.measured, about) for name, c in _of(found, "control").items()}
-    seen = [smallest_effect(c) for c in counting.values() if standard_error(c.measured)]
+    controls, added = (
+        {name: side(c.measured, about) for name, c in _of(found, role).items() if _gated(c, least)}
+        for role in ("control", "exploratory")
+    )
+    parts = idle_bar(claim), *_reasons(about, found, sides, added, outcome, aside, change)
     return Answer(
         claim,
         about["test"],
         outcome,
-        _survival(controls.values()),
+        _survival({*controls.values()}, {*sides.values()}),
         "; ".join(filter(None, parts)),
         found,
         beside_paper(claim, found, beside),
         paper_value or about["paper_value"],
-        sides | controls,
+        sides | controls | added,
         "" if outcome != "undecided" else _decisive(about, headline, sides, change),
-        max(seen, default=None),
+        _seen(counting, about["parts"]),
         was,
         revised,
         tuple(aside),
@@ -332,7 +335,22 @@ def _of(conditions, role):
 
 
 def _counts(c, least):
-    return c.measured.n >= least and all(gate.holds(least) for gate in c.gates)
+    return c.measured.n >= least and _gated(c, least)
+
+
+def _gated(c, least):
+    return all(gate.holds(least) for gate in c.gates)
+
+
+def _seen(counting: Mapping[str, Condition], pattern: str) -> dict[str, float]:
+    """The smallest effect that the coarsest condition could have seen, by quantity."""
+    found: dict[str, float] = {}
+    for name, c in counting.items():
+        if standard_error(c.measured):
+            part = re.search(pattern, name) if pattern else None
+            key = part[0] if part else ""
+            found[key] = max(found.get(key, 0.0), smallest_effect(c))
+    return found
 
 
 def _rule(about):
@@ -414,16 +432,20 @@ def _widened(k):
     return float(norm.ppf(1 - 0.025 / max(k, 1))) / Z95
 
 
-def _survival(sides):
-    """yes if every control leaves the effect on the claimed side, no if one does not."""
-    tried = [*sides]
-    return "not tried" if not tried else "yes" if set(tried) == {"supported"} else "no"
+def _survival(tried, sides):
+    """yes if each control leaves the effect on the claimed side, no if one does not, else open."""
+    if not tried:
+        return "not tried"
+    if "supported" not in sides:
+        return "no effect"
+    return "yes" if tried == {"supported"} else "no" if "contradicted" in tried else "open"
 
 
 def _reasons(
     about: Mapping[str, str],
     found: Mapping[str, Condition],
     sides: Mapping[str, str],
+    added: Mapping[str, str],
     outcome: str,
     aside: Mapping[str, str],
     change: Revision | None,
@@ -435,8 +457,7 @@ def _reasons(
         decides = ", which decides" if change and change.change == "printed" else ""
         yield f"as printed{decides}: {_counted(theirs, bar)}"
     if outcome == "split":
-        said = dict(zip(SIDES, (f"{bar} for", "the other way for", "open for")))
-        yield ", ".join(f"{said[s]} {_names(sides, s)}" for s in SIDES if s in sides.values())
+        yield _each(sides, bar)
     elif sides:
         yield _counted([*sides.values()], bar, _all_or_one(rule, len(sides)))
     if aside:
@@ -447,8 +468,27 @@ def _reasons(
             short.setdefault(_lacking(c, int(about["n_min"])), {})[name] = ""
     for lacking, names in short.items():
         yield f"{_names(names)} {'do' if len(names) > 1 else 'does'} not count: {lacking}"
-    if added := [side(c.measured, about) for c in _of(found, "exploratory").values()]:
-        yield f"added later: {_counted(added, bar)}"
+    if passed := _passed(found, sides):
+        yield passed
+    if came := _of(found, "exploratory"):
+        unmet = f", {len(came) - len(added)} fail their gate" if len(came) > len(added) else ""
+        yield f"added later: {_each(added, bar) or 'none counts'}{unmet}"
+
+
+def _each(sides, bar):
+    """Conditions by where they are, in words."""
+    said = dict(zip(SIDES, (f"{bar} for", "the other way for", "open for")))
+    return ", ".join(f"{said[s]} {_names(sides, s)}" for s in SIDES if s in sides.values())
+
+
+def _passed(found, sides):
+    """How many images passed the gates, over the conditions that count."""
+    by_image = [g for name in sides for g in found[name].gates if g.of > 1] if sides else []
+    short = [g for g in by_image if g.passed < g.of]
+    if not short:
+        return ""
+    least = min(short, key=lambda g: g.passed / g.of)
+    return f"of {least.of} images {least.passed} or more pass each gate"
 
 
 def _bar(about):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_YET', 'CONDITIONS', 'EXPECTED', 'PHOTOGRAPHS', 'first_kept', 'keep_dates',
            'conditions_table', 'expectations', 'calibration', 'Found', 'find', 'scale',
-           'payload_command', 'page', 'papers', 'reason', 'story', 'write', 'forest']
+           'payload_command', 'page', 'papers', 'story', 'write', 'texts', 'forest']
 
 # %% ../../nbs/library/course/report.ipynb #f485f700
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .claims import TESTS, claims, revisions
-from .ledger import OLD, SINCE, Row, as_entry, as_table, judged, places, stored
+from .ledger import OLDER, Row, as_entry, as_table, judged, places, stored
 from .outcomes import MOST, OUTCOMES, SURVIVES, Answer, Beside, smallest_effect
 from .says import retell
 from .provenance import ADDED, EVIDENCE, SHOWN, outdated
@@ -198,7 +198,7 @@ def scale(found: Found, root: Path) -> list[str]:
         f"digits, small networks: {len(digits)} claims, {_sizes(digits, found)}",
         f"photographs, {_settings(root)}: {len(photos)} claims, {_sizes(photos, found, 'photo')}",
         f"kept numbers of the evidence run: {len(found.answers)} claims, "
-        f"{old} of them measured before code or data changed",
+        f"{old} of them measured before code or data changed, which decide nothing",
     ]
 
 
@@ -209,7 +209,7 @@ def _sizes(rows, found, only=""):
     used = used or [c for each in kept for _, c in each]
     n, seeds = [c.measured.n for c in used if c.measured.n > 1], max(c.seeds for c in used)
     images = f"n = {min(n)} to {max(n)}" if min(n) < max(n) else f"n = {max(n)}"
-    return images + (f", up to {seeds} networks" if seeds > 1 else "")
+    return f"{images} images or paths" + (f", up to {seeds} networks" if seeds > 1 else "")
 
 
 PHOTOGRAPHS = (
@@ -248,7 +248,8 @@ def page(found: Found, root: Path) -> str:
         f"most, if its effect is as found; n above {MOST:,}, more than ImageNet's validation set "
         "has, means that this condition's effect is negligible. *Controls* say whether the effect "
         "survives what should explain it away; “could have seen” is the smallest effect that the "
-        f"design detects with a power of 80 %. {OLD} marks numbers of older code.",
+        f"design detects with a power of 80 %, *open* that a control does not decide, *no effect* "
+        "that there is none to explain. Numbers of older code than today's decide nothing.",
         *("", *_revised(found.rows)),
     ]
     for paper, short in papers(found.rows).items():
@@ -262,7 +263,7 @@ def _revised(rows):
     """Outcomes that were revised when results were known, one line each."""
     yield "<details><summary>Outcomes that changed when results were known, and why</summary>\n"
     for r in rows:
-        if r.outcome != r.before:
+        if r.revised and r.outcome != r.before:
             yield f"- **{r.claim}** {r.plainly}: {_change_of(r)}. {r.revised}."
     yield "\n</details>"
 
@@ -279,16 +280,16 @@ def _folded(rows, found, short):
         measured = "".join(f"; {b}{_near(b)}" for b in _shortest(beside))
         blind = " Analysis, not a blind test." if claims()[r.claim]["analysis"] else ""
         seen = r.smallest and r.test != "proof"  # what is computed exactly has no sampling error
-        could = f"; could have seen {r.smallest:.2g}" if seen else ""
-        said = f"*{r.outcome}*: {reason(r)}{measured}{could}.{blind}{_ours(r)}"
+        could = f"; could have seen {_least(r)}" if seen else ""
+        said = f"*{r.outcome}*: {r.why}{measured}{could}.{blind}{_ours(r)}"
         yield f"- **{r.claim}** {r.says} {said}"
     yield "\n</details>\n"
     yield f"![Conditions around their bars, a row a claim](nbs/images/ledger-{short}.svg)"
 
 
-def reason(r: Row) -> str:
-    """The reason for an outcome, without the note on changed code, which is given once for all."""
-    return re.sub(rf"; {SINCE}: [^;]* changed since", "", r.why)
+def _least(r):
+    """The smallest effect that a design could have seen, quantity by quantity."""
+    return ", ".join(f"{v:.2g}" + f" ({part})" * bool(part) for part, v in r.smallest.items())
 
 
 def _ours(r: Row) -> str:
@@ -331,7 +332,7 @@ def story(found: Found, short: str) -> str:
 
 def _listed(rows, outcome):
     kept = [r for r in rows if r.outcome == outcome]
-    return "\n".join(f"- {_link(r)} {r.plainly}: {reason(r)}.{_ours(r)}" for r in kept) or "None."
+    return "\n".join(f"- {_link(r)} {r.plainly}: {r.why}.{_ours(r)}" for r in kept) or "None."
 
 
 def _link(r):
@@ -394,7 +395,7 @@ def _controls(rows):
 def _power(rows):
     kept = [r for r in rows if r.smallest and r.effect and r.test != "proof"]
     lines = [_cells("claim", "ours", "smallest effect it could have seen"), _cells(*["---"] * 3)]
-    lines += [_cells(r.claim, r.effect, f"{r.smallest:.2g}") for r in kept]
+    lines += [_cells(r.claim, r.effect, _least(r)) for r in kept]
     return "\n".join(lines)
 
 
@@ -436,6 +437,8 @@ def _changes(rows) -> Iterator[tuple[Row, str]]:
 
 def _would_decide(r, wanted, bar):
     """What would decide an undecided claim, in a sentence."""
+    if r.needed == OLDER:
+        return "a measurement by today's code"
     if r.needed.startswith("none found"):
         return f"{wanted} {bar}, found anywhere"
     return f"{r.needed}, if the effect is as found" if r.needed.startswith("n ") else r.needed
@@ -449,15 +452,7 @@ def write(args: argparse.Namespace) -> int:
     """Run `manifold-xai ledger`: write LEDGER.md, tables, figures and pages from kept evidence."""
     root = repository(args.root)
     found = find(root)
-    texts = {"LEDGER.md": page(found, root)}
-    texts[CONDITIONS] = conditions_table([*found.answers.values()], found.dates)
-    head = "# What we expected, and what came out\n\nGuesses written down before any test, "
-    head += "against outcomes as they were before any was revised."
-    texts["docs/ledger/expectations.md"] = f"{head}\n\n{calibration(found.rows)}\n"
-    for short in papers(found.rows).values():
-        texts[f"docs/ledger/{short}.md"] = story(found, short)
-    texts[SHOWN] = _shown(found, root)
-    for name, text in texts.items():
+    for name, text in texts(found, root).items():
         with write_aside(root / name) as aside:
             aside.write_text(text, encoding="utf8")
     for paper, short in papers(found.rows).items():
@@ -468,6 +463,24 @@ def write(args: argparse.Namespace) -> int:
         print(f"what the evidence says is shown anew in {', '.join(changed)}")
     print("\n".join(scale(found, root)))
     return 0
+
+
+def texts(found: Found, root: Path) -> dict[str, str]:
+    """LEDGER.md, its tables and the papers' pages, by their places in the clone.
+
+    Parameters:
+        found: the ledger
+        root: the clone
+    """
+    head = "# What we expected, and what came out\n\nGuesses written down before any test, "
+    head += "against outcomes as they were before any was revised."
+    return {
+        "LEDGER.md": page(found, root),
+        CONDITIONS: conditions_table([*found.answers.values()], found.dates),
+        "docs/ledger/expectations.md": f"{head}\n\n{calibration(found.rows)}\n",
+        **{f"docs/ledger/{s}.md": story(found, s) for s in papers(found.rows).values()},
+        SHOWN: _shown(found, root),
+    }
 
 
 def _shown(found, root):

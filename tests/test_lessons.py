@@ -89,6 +89,60 @@ def test_a_lesson_ends_with_what_to_remember(path):
     assert any("says(" in c["source"] for c in cells(path) if c["cell_type"] == "code")
 
 
+def words_of(path: Path) -> str:
+    return "\n".join(c["source"] for c in cells(path) if c["cell_type"] == "markdown")
+
+
+def listed(index: Path) -> list[tuple[str, str, str]]:
+    """The index's lessons: file, sentence and the file of its evidence, or ""."""
+    row = re.compile(
+        r"^\| \[\d\d [^\]]+\]\((\d\d_\w+\.ipynb)\) \| (.+?) "
+        r"\|(?: \[\w+\]\(evidence/(\w+\.ipynb)\))? +\|$",
+        re.M,
+    )
+    return row.findall(words_of(index))
+
+
+def neighbour(path: Path, word: str) -> list[str]:
+    """The lessons to which the end of a lesson points as its `Previous` or its `Next`."""
+    return re.findall(rf"\b{word}:\*{{0,2}}\s+\[[^\]]+\]\((\w+\.ipynb)\)", words_of(path))
+
+
+def broken_links(nbs: Path) -> list[str]:
+    """Lessons that do not point to the one before and the one after them in the index."""
+    order = [file for file, _, _ in listed(nbs / "index.ipynb")]
+    found = []
+    for k, file in enumerate(order):
+        for word, right in ("Previous", order[:k][-1:]), ("Next", order[k + 1 :][:1]):
+            if (said := neighbour(nbs / file, word)) != right:
+                found.append(f"{file}: {word} is {said}, should be {right}")
+    return found
+
+
+def test_the_index_lists_every_lesson_and_every_evidence_page():
+    rows = listed(NBS / "index.ipynb")
+    assert [file for file, _, _ in rows] == [path.name for path in LESSONS]
+    pages = sorted(path.name for path in (NBS / "evidence").glob("*.ipynb"))
+    assert [page for _, _, page in rows if page] == pages
+    for file, sentence, page in rows:
+        assert page in ("", file)
+        claim = re.search(r"^> (.+)$", cells(NBS / file)[0]["source"], re.M)
+        assert claim and claim[1] == sentence, file
+
+
+def test_previous_and_next_lead_through_all_lessons_in_the_order_of_the_index():
+    assert broken_links(NBS) == []
+
+
+def test_a_lesson_that_is_passed_over_is_seen(tmp_path):
+    for path in (NBS / "index.ipynb", *LESSONS):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf8"), encoding="utf8")
+    short = tmp_path / LESSONS[3].name
+    text = short.read_text(encoding="utf8")
+    short.write_text(text.replace(f"({LESSONS[4].name})", f"({LESSONS[5].name})"), encoding="utf8")
+    assert [line[: len(short.name)] for line in broken_links(tmp_path)] == [short.name]
+
+
 def test_claims_are_recorded_on_evidence_pages_alone():
     for path in LESSONS:
         assert not any(re.search(r"\brecord\(", c["source"]) for c in cells(path)), path.stem

@@ -41,7 +41,12 @@ class Autoencoder(Protocol):
 
 
 class Adapted(NamedTuple):
-    """A user's `encode` and `decode`, rescaled to images in [0, 1]; made by `adapt`."""
+    """A user's `encode` and `decode`, rescaled to images in [0, 1]; made by `adapt`.
+
+    Parameters:
+        encode: images in [0, 1], (b, ...), to codes, (b, d) or (b, c, h, w)
+        decode: codes to images in [0, 1], not clamped
+    """
 
     encode: Callable[[Tensor], Tensor]  # (b, ...) -> (b, d) or (b, c, h, w)
     decode: Callable[[Tensor], Tensor]
@@ -83,7 +88,13 @@ def adapt(
 
 
 class Encoding:
-    """A user's `encode`, taking images in [0, 1]; an object, so that it can be pickled."""
+    """A user's `encode`, taking images in [0, 1]; an object, so that it can be pickled.
+
+    Parameters:
+        encode: images on [low, high] to codes
+        low: the value of black in its range
+        high: the value of white
+    """
 
     def __init__(self, encode: Callable[[Tensor], Tensor], low: float, high: float):
         self.fn, self.low, self.high = encode, low, high
@@ -93,15 +104,23 @@ class Encoding:
 
 
 class Decoding(Encoding):
-    """A user's `decode`, returning images in [0, 1]."""
+    """A user's `decode`, returning images in [0, 1].
+
+    Parameters:
+        encode: the user's function, here from codes to images on [low, high]
+        low, high: as in `Encoding`
+    """
 
     def __call__(self, z: Tensor) -> Tensor:
         return (only_tensor(self.fn(z), "decode") - self.low) / (self.high - self.low)
 
 
 def only_tensor(out, name: str) -> Tensor:
-    """Return `out` if it is a tensor; refuse anything else.
+    """Return `out` if it is a tensor of real numbers; refuse anything else.
 
+    Parameters:
+        out: what an encoder or a decoder returned
+        name: of the function, "encode" or "decode", for the message
     Raises: ValueError that says what was received, and how to extract the tensor from it
     """
     if isinstance(out, Tensor) and out.is_complex():
@@ -149,7 +168,11 @@ def _advice(out, name):
 
 
 class Untouched:
-    """Call `fn` on copies, so that it may write into its input; keeps the object it is bound to."""
+    """Call `fn` on copies, so that it may write into its input; keeps the object it is bound to.
+
+    Parameters:
+        fn: a function of one tensor
+    """
 
     def __init__(self, fn: Callable[[Tensor], Tensor]):
         self.fn, self.__self__ = fn, getattr(fn, "__self__", fn)
@@ -159,7 +182,11 @@ class Untouched:
 
 
 def coders(autoencoder: Autoencoder) -> Adapted:
-    """The autoencoder's `encode` and `decode`, called on copies so that they may work in place."""
+    """The autoencoder's `encode` and `decode`, called on copies so that they may work in place.
+
+    Parameters:
+        autoencoder: with `encode` and `decode`, on images in [0, 1] already; nothing is rescaled
+    """
     return Adapted(*(Untouched(getattr(autoencoder, name)) for name in ("encode", "decode")))
 
 
@@ -190,7 +217,13 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
 
 
 def one_code_each(z, x: Tensor) -> Tensor:
-    """Return codes `z` if they are a tensor with one code per image of x; refuse anything else."""
+    """Return codes `z` if they are a tensor with one code per image of x; refuse anything else.
+
+    Parameters:
+        z: what `encode` returned
+        x: the images that were encoded, (b, ...)
+    Raises: ValueError for other rows than x has, or fewer than two dimensions, and as `only_tensor`
+    """
     z = only_tensor(z, "encode")
     if z.shape[:1] != x.shape[:1] or z.ndim < 2:
         raise ValueError(
@@ -283,7 +316,11 @@ def check_decoder(decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor) -> T
 
 
 def out_of_range_share(x: Tensor) -> float:
-    """Share of values of `x` outside [0, 1]; decoders are not clamped: this is reported instead."""
+    """Share of values of `x` outside [0, 1]; decoders are not clamped: this is reported instead.
+
+    Parameters:
+        x: images as a decoder returned them, (b, ...)
+    """
     return float(((x < 0) | (x > 1)).float().mean())
 
 
@@ -311,5 +348,9 @@ def reconstruct(
 
 
 def check_eval(model) -> None:
-    """Raise ValueError naming any mode-dependent layers of `model` that are in train mode."""
+    """Raise ValueError naming any mode-dependent layers of `model` that are in train mode.
+
+    Parameters:
+        model: an autoencoder, or whatever holds its modules; see `door.reachable`
+    """
     refuse_train_mode(model, "the autoencoder")

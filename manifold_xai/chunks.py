@@ -27,7 +27,11 @@ Result = TypeVar("Result")
 
 # %% ../nbs/library/chunks.ipynb #b17337c7
 def smaller(batch: int) -> int:
-    """Return half of `batch`, and warn how to start with it."""
+    """Return half of `batch`, at least 1, and warn how to start with it.
+
+    Parameters:
+        batch: rows per call that did not fit into memory
+    """
     batch = max(1, batch // 2)
     warnings.warn(
         f"Out of memory: going on with {batch} at once. Set batch={batch} to start there.",
@@ -60,7 +64,11 @@ def retry_smaller(fn: Callable[[int], Result], batch: int, least: int = 1) -> tu
 
 # %% ../nbs/library/chunks.ipynb #0be1d540
 class Chunks:
-    """How many rows to evaluate at once; halves for good, with a warning, if memory runs out."""
+    """How many rows to evaluate at once; halves for good, with a warning, if memory runs out.
+
+    Parameters:
+        batch: rows per call at first, at least 1
+    """
 
     def __init__(self, batch: int):
         self.batch = batch
@@ -73,6 +81,7 @@ class Chunks:
             x: the inputs to evaluate, (b, ...)
             batch: rows, or Chunks to share; None picks a size to suit x: enough rows to fill a
                 cache on the CPU, or to keep a GPU busy
+        Raises: ValueError for a batch below 1
         """
         if isinstance(batch, Chunks):
             return batch
@@ -84,7 +93,13 @@ class Chunks:
         return cls(batch or max(1, budget // max(1, x[0].numel())))
 
     def __call__(self, fn: Callable, x: Tensor, rows: Tensor) -> list:
-        """The results of fn(x, rows), one per chunk, as a list."""
+        """The results of fn(x, rows), one per chunk, as a list.
+
+        Parameters:
+            fn: a function of some rows of x and their numbers
+            x: (b, ...)
+            rows: which rows of the caller these are, (b,), cut like x
+        """
         done, i = [], 0
         while i < len(x):
             n = min(self.batch, len(x) - i)

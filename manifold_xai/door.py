@@ -41,7 +41,11 @@ Answer = TypeVar("Answer")
 
 
 def graphless(fn: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
-    """Run `fn` without recording graphs and outside inference mode; it enables gradients itself."""
+    """Run `fn` without recording graphs and outside inference mode; it enables gradients itself.
+
+    Parameters:
+        fn: any function; its signature stays
+    """
 
     @wraps(fn)
     def within(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
@@ -58,6 +62,9 @@ def one_at_a_time(fn: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
     """Let one thread at a time run `fn`, which uses forward-mode differentiation.
 
     All threads share autograd's forward-mode levels.
+
+    Parameters:
+        fn: any function; its signature stays
     """
 
     @wraps(fn)
@@ -80,13 +87,21 @@ def generator_state() -> Tensor:
 
 
 def set_generator_state(state: Tensor) -> None:
-    """Set torch's global generator to `state`; one thread at a time may do so."""
+    """Set torch's global generator to `state`; one thread at a time may do so.
+
+    Parameters:
+        state: what `generator_state` returned
+    """
     with _STATE:
         torch.set_rng_state(state)
 
 
 def here(generator: torch.Generator | None) -> torch.Generator:
-    """`generator`, or a copy of torch's global one, which itself does not advance."""
+    """`generator`, or a copy of torch's global one, which itself does not advance.
+
+    Parameters:
+        generator: None for the copy
+    """
     return torch.Generator().set_state(generator_state()) if generator is None else generator
 
 
@@ -131,8 +146,10 @@ def reachable(f: object, depth: int = 10, most: int = 5000) -> list[nn.Module]:
 
 
 def _is_module(v) -> TypeGuard[nn.Module]:
-    """Whether `v` is a module, or a weak proxy of one; what only claims the class, as a mock does,
-    is none."""
+    """Whether `v` is a module, or a weak proxy of one.
+
+    What only claims the class, as a mock does, is none.
+    """
     if type(v) not in ProxyTypes:
         return issubclass(type(v), nn.Module)
     try:
@@ -223,12 +240,22 @@ _RATES = ("p", "dropout", "drop_prob", "drop_rate", "stochastic_depth_prob")
 
 
 def noisy_layers(model: object) -> list[tuple[str, nn.Module]]:
-    """Names and layers of `model` that answer differently in train mode."""
+    """Names and layers of `model` that answer differently in train mode.
+
+    Parameters:
+        model: a module, or any callable or object that holds some; see `reachable`
+    Returns: pairs (name, layer), whatever their mode is now; `refuse_training` looks at that
+    """
     return [(name, m) for name, m in _layers(model) if _noisy(m)]
 
 
 def doubtful_layers(model: object) -> list[tuple[str, nn.Module]]:
-    """Names and layers of `model` in train mode whose code reads the mode, for unknown reasons."""
+    """Names and layers of `model` in train mode whose code reads the mode, for unknown reasons.
+
+    Parameters:
+        model: as in `noisy_layers`
+    Returns: pairs (name, layer); torch's own layers and those with a drop rate are not among them
+    """
     return [(name, m) for name, m in _layers(model) if m.training and _doubtful(m)]
 
 
@@ -269,7 +296,10 @@ _GENERATED = ("torch._dynamo", "torch.fx")  # their mode says nothing: tracing h
 
 @lru_cache(4096)
 def _asks_for_mode(kind: type) -> str:
-    """Whose code in a module class reads `self.training`: "torch", "other", or "" if none does."""
+    """Who wrote the code of a module class that reads `self.training`.
+
+    Returns: "torch", "other", or "" if no code of the class reads it
+    """
     kinds = kind.__mro__[: kind.__mro__.index(nn.Module)]
     asking = [k for k in kinds if any(_names_mode(v) for v in vars(k).values())]
     asking = [k for k in asking if not k.__module__.startswith(_GENERATED)]
@@ -289,12 +319,23 @@ def _in(code) -> bool:
 
 
 def refuse_train_mode(model: object, what: str = "model") -> None:
-    """Raise ValueError naming any mode-dependent layers that are in train mode."""
+    """Raise ValueError naming any mode-dependent layers that are in train mode.
+
+    Parameters:
+        model: as in `noisy_layers`
+        what: its name in the message
+    """
     refuse_training(noisy_layers(model), what)
 
 
 def refuse_inference_weights(model: object, what: str = "model") -> None:
-    """Raise ValueError if `model` was made in inference mode: no gradient goes through it."""
+    """Refuse a model that was made in inference mode: no gradient goes through it.
+
+    Parameters:
+        model: as in `noisy_layers`
+        what: its name in the message
+    Raises: ValueError naming such a weight, or lazy layers whose weights are not made yet
+    """
     for root in reachable(model):
         named = list(root.named_parameters())
         every = [*named, *root.named_buffers()]
@@ -313,7 +354,12 @@ def refuse_inference_weights(model: object, what: str = "model") -> None:
 
 
 def refuse_training(layers: list[tuple[str, nn.Module]], what: str = "model") -> None:
-    """Raise ValueError naming `layers`, as found by `noisy_layers`, if there are any."""
+    """Raise ValueError naming those of `layers` that are in train mode, if there are any.
+
+    Parameters:
+        layers: pairs (name, layer), as found by `noisy_layers`
+        what: the model's name in the message
+    """
     names = [name for name, layer in layers if layer.training]
     if names:
         more = " …" if len(names) > 6 else ""
@@ -329,7 +375,12 @@ AT_MOST = 16  # rows that are evaluated twice
 
 
 def tolerance(*dtypes: torch.dtype, device: str = "cpu") -> float:
-    """Allowed difference of two answers, relative to the largest, in the least precise dtype."""
+    """Allowed difference of two answers, relative to the largest, in the least precise dtype.
+
+    Parameters:
+        dtypes: of the input and of the answers
+        device: its type, "cpu" or "cuda"; autocast on it counts as one more dtype
+    """
     if torch.is_autocast_enabled(device):
         dtypes += (torch.get_autocast_dtype(device),)
     rounding = 3e-4 if device == "cpu" else 3e-3  # float32; other devices may shorten it to 10 bits
@@ -339,7 +390,10 @@ def tolerance(*dtypes: torch.dtype, device: str = "cpu") -> float:
 def apart(a: Tensor, b: Tensor) -> tuple[float, float]:
     """The largest difference between two answers: absolute, and relative to the largest answer.
 
-    Both are infinite where shapes differ.
+    NaN in both is no difference. Both numbers are infinite where shapes differ.
+
+    Parameters:
+        a, b: tensors; "the largest answer" is the largest absolute value in `a`
     """
     if a.shape != b.shape:
         return float("inf"), float("inf")
@@ -351,7 +405,11 @@ def apart(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 
 class Draws:
-    """A snapshot of the global generators' states, to compare with and to restore."""
+    """A snapshot of the global generators' states, to compare with and to restore.
+
+    Parameters:
+        device: of the model; its generator is looked at too if it is a GPU
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -381,7 +439,12 @@ class Draws:
 # %% ../nbs/library/door.ipynb #e0b40f00
 @contextmanager
 def undrawn(device: torch.device, model: object = None) -> Iterator[None]:
-    """Context that restores buffers that its block changes, and generators if it raises."""
+    """Context that restores buffers that its block changes, and generators if it raises.
+
+    Parameters:
+        device: whose generator is looked at, beside those of torch on the CPU, NumPy and Python
+        model: holds the modules whose buffers are restored; None for no model
+    """
     draws = Draws(device)
     try:
         with unwritten(model):
@@ -398,6 +461,9 @@ def unwritten(model: object) -> Iterator[None]:
 
     Of several that are open for one buffer, in threads, the last to end restores what the first
     found.
+
+    Parameters:
+        model: as in `noisy_layers`
     """
     layers = _layers(model)
     with _OPENED:
@@ -559,7 +625,12 @@ def _check_company(ask, x, rows, whole, limit, what):
 
 # %% ../nbs/library/door.ipynb #310a72d8
 class RowWise:
-    """A callable for which it is settled whether `rows` is passed on to it."""
+    """A callable for which it is settled whether `rows` is passed on to it.
+
+    Parameters:
+        model: (x) or (x, rows=…) -> outputs; several inputs as several arguments
+        told: whether `rows` is passed on
+    """
 
     def __init__(self, model: Callable, told: bool):
         self.model, self.told = model, told
@@ -570,14 +641,21 @@ class RowWise:
 
 
 def takes_rows(f: Callable) -> bool:
-    """Whether `f` has a parameter `rows` that may be the indices of its rows among the caller's."""
+    """Whether `f` has a parameter `rows` that may be the indices of its rows among the caller's.
+
+    Parameters:
+        f: any callable; only its signature is read, see `row_parameter`
+    """
     return row_parameter(f) is not False
 
 
 def row_parameter(f: Callable) -> bool | None:
     """Whether the signature of `f` takes row indices: True, False, or None if it leaves that open.
 
-    True if `rows` is required, False if it has a default other than None.
+    Parameters:
+        f: any callable
+    Returns: True if `rows` is required; None if its default is None; False if it has another
+        default, is missing, or cannot be known
     """
     if isinstance(f, Together):
         return row_parameter(f.model)
@@ -641,7 +719,15 @@ def _singles(rows):
 
 
 def agrees(answer: Callable[[], object], whole: object, rows: Tensor, limit: float) -> bool:
-    """Whether answer() agrees with `whole` at these rows; False if it raises."""
+    """Whether answer() agrees with `whole` at these rows; False if it raises.
+
+    Parameters:
+        answer: a function without arguments, which asks a model about some rows
+        whole: the model's answer to the whole batch, (b, ...)
+        rows: which of them were asked, (n,)
+        limit: allowed difference relative to the largest answer, see `tolerance`
+    Raises: the model's own out-of-memory error
+    """
     try:
         found = answer()
     except Exception as error:
@@ -682,7 +768,13 @@ INSIDE = "inside"  # a list that happens to have as many parts as there are rows
 
 
 def cut(a, rows: Tensor):
-    """Select rows of a tensor, an array or a list."""
+    """Select rows of a tensor, an array or a list.
+
+    Parameters:
+        a: what has one entry per row
+        rows: which to take, (n,)
+    Returns: the n entries, in a container of the same kind
+    """
     if isinstance(a, Tensor):
         return a[rows.to(a.device)]
     if isinstance(a, np.ndarray):
@@ -691,7 +783,14 @@ def cut(a, rows: Tensor):
 
 
 def cut_inside(a, rows: Tensor, b: int):
-    """Select rows of whatever has b of them inside an argument; the rest stays as it is."""
+    """Select rows of whatever has b of them inside an argument; the rest stays as it is.
+
+    Parameters:
+        a: any argument; dictionaries, lists, tuples and data classes are looked into
+        rows: which to take, (n,)
+        b: rows of the caller
+    Returns: a copy of `a`, of the same kind
+    """
     if (parts := _parts(a)) is None:
         return cut(a, rows) if _is_rows(a, b) else a
     if not any(_may_follow(v, b) for v in parts.values()):
@@ -814,10 +913,10 @@ def _places(n):
 
 
 def _beside_another(ask, x):
-    """Rows that stand beside the argument of another one, and the answers to them.
+    """Each row paired with the argument of another row, and the model's answers to that.
 
-    Where each row's best match is its own entry in an argument shared by all, cutting that changes
-    nothing; here it does. An empty list if the model does not answer.
+    Where each row's best match is its own entry in an argument shared by all, cutting that argument
+    changes nothing; here it does. An empty list if the model does not answer.
     """
     moved = x.roll(1, 0)
     try:

@@ -45,14 +45,24 @@ def repository(start: str | Path | None = None) -> Path:
 
 
 def settings(root: str | Path | None = None) -> ConfigParser:
-    """What `settings.ini` says."""
+    """What `settings.ini` says.
+
+    Parameters:
+        root: a folder in the clone; None as in `repository`
+    Raises: FileNotFoundError as `repository`
+    """
     parser = ConfigParser(interpolation=None)
     parser.read(repository(root) / "settings.ini", encoding="utf8")
     return parser
 
 
 def profiles(root: str | Path | None = None) -> dict[str, dict[str, str]]:
-    """The run profiles of `settings.ini`, by name."""
+    """The run profiles of `settings.ini`, by name.
+
+    Parameters:
+        root: as in `settings`
+    Returns: for each profile what it says, name to text
+    """
     says = settings(root)
     names = [s for s in says.sections() if s.startswith("profile.")]
     return {
@@ -62,7 +72,12 @@ def profiles(root: str | Path | None = None) -> dict[str, dict[str, str]]:
 
 
 def requirements(root: str | Path | None = None) -> dict[str, dict[str, str]]:
-    """Requirements with floors, and the reason for each, by group: `core`, then the extras."""
+    """Requirements with floors, and the reason for each, by group: `core`, then the extras.
+
+    Parameters:
+        root: as in `settings`
+    Returns: group to requirement to reason
+    """
     says = settings(root)
     groups = {"core": says["DEFAULT"]["requirements"]}
     groups |= {name: text for name, text in says["extras"].items() if name not in says.defaults()}
@@ -96,6 +111,9 @@ def write_aside(path: str | Path):
 
     The file gets the permissions of any new file there. Leftovers of killed writers in the folder
     are removed.
+
+    Parameters:
+        path: of the file; missing folders are made
     Raises: OSError saying what to do if the disk is full or the folder belongs to someone else
     """
     path = Path(path)
@@ -132,7 +150,11 @@ def remove_leftovers(folder: Path, rest: float = 60) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process with this number runs on this machine; True if that cannot be known."""
+    """Whether a process with this number runs on this machine; True if that cannot be known.
+
+    Parameters:
+        pid: its number
+    """
     if os.name != "posix":
         return True
     try:
@@ -149,7 +171,11 @@ NOT_YOURS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def trouble(error: OSError) -> str:
-    """Explain a file-system error to the user in one sentence, with what to do about it."""
+    """Explain a file-system error to the user in one sentence, with what to do about it.
+
+    Parameters:
+        error: as the operating system raised it; one of another kind is told in its own words
+    """
     place = error.filename or "a file"
     elsewhere = "name another folder: --out for results, --data-root for data and weights"
     if error.errno in NO_ROOM:
@@ -164,7 +190,12 @@ def trouble(error: OSError) -> str:
 
 @contextmanager
 def explained(path: Path):
-    """Context that explains a full disk or a folder we may not write, naming it as `path`."""
+    """Context that explains a full disk or a folder we may not write, naming it as `path`.
+
+    Parameters:
+        path: the file or folder as the user knows it
+    Raises: OSError with `trouble`'s words; other errors as they are
+    """
     try:
         yield
     except OSError as error:
@@ -213,6 +244,9 @@ def read_json(path: Path, schema: dict):
 def check_json(found, schema: dict) -> None:
     """Refuse data that does not follow a JSON schema.
 
+    Parameters:
+        found: what JSON can hold: dicts, lists, strings, numbers
+        schema: a JSON schema
     Raises: ValueError naming the place and what is wrong with it
     """
     _checker(json.dumps(schema))(found)
@@ -270,6 +304,8 @@ def read_table(path: str | Path, columns: dict[str, Callable], key: str = "") ->
 def table_head(path: str | Path) -> list[str]:
     """Names of a table's columns.
 
+    Parameters:
+        path: the file, as in `read_table`
     Raises: ValueError as `read_table`
     """
     return _lines(path)[0][1]
@@ -326,14 +362,24 @@ def _once(path, key, values, lines):
 
 # %% ../nbs/library/files.ipynb #0879963a
 def filled(cell: str) -> str:
-    """Parse a cell that must not be empty."""
+    """Parse a cell that must not be empty.
+
+    Parameters:
+        cell: its text, returned as it is
+    Raises: ValueError that says what the cell must be
+    """
     if not cell.strip():
         raise ValueError("filled in")
     return cell
 
 
 def whole(cell: str) -> int:
-    """Parse a whole number, 0 or more."""
+    """Parse a whole number, 0 or more.
+
+    Parameters:
+        cell: its text, at most nine digits
+    Raises: ValueError that says what the cell must be
+    """
     if not (cell.isascii() and cell.strip().isdecimal() and len(cell) < 10):
         raise ValueError("a whole number, 0 or more")
     return int(cell)

@@ -39,6 +39,7 @@ def fits(v: Any, kind: Any) -> bool:
     Parameters:
         v: any value; a tensor without dimensions counts as its number
         kind: as in a signature; a bool is not a number, an int passes as a float, NaN does not
+    Returns: True also for a kind that is not a class, such as a TypeVar: it cannot be checked
     """
     v = v.item() if isinstance(v, Tensor) and not v.ndim and kind is not Tensor else v
     owner = get_origin(kind) or kind

@@ -98,7 +98,12 @@ def is_image(x: Tensor) -> bool:
 
 
 def out_of_range(x: Tensor, name: str = "x") -> str:
-    """The message for images that cannot be in [0, 1]; "" if they can, or x holds no images."""
+    """The message for images that cannot be in [0, 1]; "" if they can, or x holds no images.
+
+    Parameters:
+        x: (b, ...), finite; from −1 to 2 is taken for images in [0, 1]
+        name: used in the message
+    """
     if not is_image(x):
         return ""
     low, high = (v.item() for v in x.detach().aminmax())
@@ -116,6 +121,15 @@ def out_of_range(x: Tensor, name: str = "x") -> str:
 # %% ../nbs/library/score.ipynb #e8ee24db
 class Score:
     """The score of one class per row, or of every class while none is chosen; made by `score`.
+
+    Call it as f(x, rows=None): x is (b, ...), and `rows` says which of the caller's rows these are,
+    (b,). The answer is (b,), or (b, classes) while no class is chosen.
+
+    Parameters:
+        model: images to outputs, in eval mode
+        target: a class, one per row, a place in larger outputs, or a callable, as in `score`
+        output: "probability" or "logit"
+        preprocess: applied to x first; None for nothing
 
     >>> import torch
     >>> from manifold_xai import score
@@ -144,7 +158,13 @@ class Score:
     def outputs(self, x: Tensor, rows: Tensor | None = None):
         """The model's outputs at x, after preprocessing.
 
+        Parameters:
+            x: (b, ...), or a tuple of several inputs
+            rows: which of the caller's rows these are, (b,); passed to the model if it takes them
         Returns: raw outputs for a callable target or logits, else probabilities, (b, classes)
+        Raises: ValueError for layers in train mode, outputs that are no tensor or not one per row,
+            and for
+            a probability of outputs that are not (b, classes)
         """
         refuse_training(self.noisy)
         x = self._preprocessed(x)
@@ -165,7 +185,14 @@ class Score:
         return outputs if self.output == "logit" else self._probability(outputs)
 
     def at(self, x: Tensor, batch: int | Chunks | None = None) -> "Score":
-        """This score with its class settled: the target, else the class predicted at rows of x."""
+        """This score with its class settled: the target, else the class predicted at rows of x.
+
+        Parameters:
+            x: the caller's rows, (b, ...), or a tuple of several inputs
+            batch: rows evaluated at once; None for a size that suits x
+        Returns: a score that gives one number per row, (b,); itself if nothing was open
+        Raises: ValueError if no class can be predicted from the outputs, or as `told`
+        """
         if isinstance(x, tuple):
             layout = Layout.of(x)
             return self.of(beside(self, layout).at(layout.join(x), batch).target)
@@ -187,13 +214,19 @@ class Score:
         return f if outputs.ndim == 1 else f.of(outputs.argmax(1))
 
     def of(self, target) -> "Score":
-        """The same score for another target."""
+        """The same score for another target.
+
+        Parameters:
+            target: as in `score`; None for every class
+        """
         return Score(self.model, target, self.output, self.preprocess)
 
     def told(self, x: Tensor) -> "Score":
         """This score, with it settled at x whether its model takes `rows`.
 
-        Raises: ValueError for another number of classes than of rows
+        Parameters:
+            x: the caller's rows, (b, ...), to try the model on where its signature leaves it open
+        Raises: ValueError for another number of classes than of rows, or as `row_wise`
         """
         if isinstance(self.target, Tensor) and len(self.target) != len(x):
             raise ValueError(
@@ -234,7 +267,14 @@ class Score:
         return outputs.softmax(1)
 
     def pick(self, outputs, rows: Tensor | None = None) -> Tensor:
-        """The target's number in each row of outputs, (b,)."""
+        """The target's number in each row of outputs, (b,).
+
+        Parameters:
+            outputs: what `outputs` returned, (b, classes) or larger
+            rows: which of the caller's rows these are, (b,), where there is one class per row
+        Raises: ValueError for outputs without classes, a target outside them, or one of another
+            length
+        """
         if callable(self.target):
             return self.target(outputs)
         target, shape = self.target, tuple(outputs.shape)

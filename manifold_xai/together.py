@@ -14,7 +14,12 @@ from torch import Size, Tensor
 
 # %% ../nbs/library/together.ipynb #d7b31169
 class Layout(NamedTuple):
-    """How several inputs, each (b, …), lie side by side in one tensor (b, D)."""
+    """How several inputs, each (b, …), lie side by side in one tensor (b, D).
+
+    Parameters:
+        shapes: of each input, without its rows
+        dtypes: of each input; the tensor has the widest
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
@@ -37,14 +42,24 @@ class Layout(NamedTuple):
         return cls(tuple(tuple(v.shape[1:]) for v in parts), tuple(v.dtype for v in parts))
 
     def join(self, parts: tuple[Tensor, ...], lead: int = 1) -> Tensor:
-        """The parts side by side, (…, D), in their widest dtype; the first `lead` axes stay."""
+        """The parts side by side, (…, D), in their widest dtype; the first `lead` axes stay.
+
+        Parameters:
+            parts: one tensor per input, (…, *shape)
+            lead: axes before the features: 1 for rows, 2 for the points of a path and rows
+        """
         dtype = self.dtypes[0]
         for other in self.dtypes[1:]:
             dtype = torch.promote_types(dtype, other)
         return torch.cat([v.reshape(*v.shape[:lead], -1).to(dtype) for v in parts], -1)
 
     def split(self, v: Tensor) -> tuple[Tensor, ...]:
-        """The parts of (…, D), each in its own shape and dtype."""
+        """The parts of (…, D), each in its own shape and dtype.
+
+        Parameters:
+            v: what `join` returned, or anything laid out like it, such as a map
+        Returns: one tensor per input, (…, *shape)
+        """
         sizes = [Size(shape).numel() for shape in self.shapes]
         pieces = zip(v.split(sizes, -1), self.shapes)
         parts = (piece.reshape(*v.shape[:-1], *shape) for piece, shape in pieces)
@@ -52,7 +67,12 @@ class Layout(NamedTuple):
 
 # %% ../nbs/library/together.ipynb #8e5a4d8d
 def side_by_side(parts):
-    """Join a tuple of inputs into one tensor; return anything else as it is."""
+    """Join a tuple of inputs into one tensor; return anything else as it is.
+
+    Parameters:
+        parts: a tuple of tensors, (b, …) each, or one tensor
+    Raises: ValueError as `Layout.of`
+    """
     return Layout.of(parts).join(parts) if isinstance(parts, tuple) else parts
 
 

@@ -25,7 +25,13 @@ from ..score import check_input, settled
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #c9c37f95
 class Reached(NamedTuple):
-    """How far each row got."""
+    """How far each row got: what `adaptive_attribution` and `tol` reached.
+
+    Parameters:
+        error: estimated norm of the map's error over the norm of the map, (b,)
+        steps: segments of the finest sum, (b,)
+        nested: finer sums kept the points of coarser ones; False: whole walks were compared
+    """
 
     error: Tensor  # estimated norm of the map's error over the norm of the map, (b,)
     steps: Tensor  # segments of the finest sum, (b,)
@@ -33,8 +39,14 @@ class Reached(NamedTuple):
 
 
 class Within(Attribution):
-    """The result of `adaptive_attribution`: an `Attribution`, unpacked as A, gap, ends, with an
-    attribute `reached` that says how far each row got."""
+    """The result of `adaptive_attribution`: an `Attribution` that also says how far each row got.
+
+    It unpacks as A, gap, ends, as any `Attribution` does.
+
+    Parameters:
+        A, gap, ends: as in `Attribution`
+        reached: error, steps and kind of sums, see `Reached`; an attribute
+    """
 
     if TYPE_CHECKING:
         reached: Reached
@@ -225,7 +237,13 @@ def _norm(A: Tensor) -> Tensor:
 
 
 def ratio(before: Tensor, change: Tensor) -> Tensor:
-    """How fast changes shrink: norm of the change before the last over norm of the last, (b,)."""
+    """How fast changes shrink from one sum to the next finer one.
+
+    Parameters:
+        before: norm of the change before the last, (b,)
+        change: norm of the last change, (b,)
+    Returns: the first over the second, (b,); infinite where nothing changes any more
+    """
     return (before / change).nan_to_num(torch.inf)  # 0/0: it no longer changes
 
 
@@ -247,7 +265,15 @@ def remaining(before: Tensor, change: Tensor, believed: float = 4.0) -> Tensor:
 
 
 def simpson(A: Tensor, step: Tensor, shrinks: Tensor) -> Tensor:
-    """The last sum A plus a third of its last step, where changes shrink as 1/T²."""
+    """The last sum A plus a third of its last step, where changes shrink as 1/T².
+
+    There this is Simpson's rule; elsewhere A is returned as it is.
+
+    Parameters:
+        A: trapezoid sums, (b, ...)
+        step: A minus the sum over half as many segments, like A
+        shrinks: the `ratio` of each row, (b,); between 3 and 6 counts as 1/T²
+    """
     smooth = (SMOOTH[0] < shrinks) & (shrinks < SMOOTH[1])
     return torch.where(smooth.view(-1, *[1] * (A.ndim - 1)), A + step / 3, A)
 
@@ -412,7 +438,12 @@ def walked(
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #33041c93
 def warned(found: Within, tol: float, max_steps: int) -> Within:
-    """Return `found`; warn of the rows that did not reach `tol`, with their errors."""
+    """Return `found`; warn of the rows that did not reach `tol`, with their errors.
+
+    Parameters:
+        found: with the estimated error of each row
+        tol, max_steps: as in `adaptive_attribution`
+    """
     error, _, nested = found.reached
     rows = (error > tol).nonzero()[:, 0].tolist()
     if rows:

@@ -142,6 +142,8 @@ class PathMethod(Portable, GradientAttribution):
             x: input, (b, ...)
             steps: segments
             batch: rows that may be evaluated at once; None for a size that suits x
+        Returns: anything that `path_attribution` takes
+        Raises: NotImplementedError in the base class
         """
         raise NotImplementedError(
             f"{type(self).__name__} must say which path it takes: "
@@ -152,6 +154,11 @@ class PathMethod(Portable, GradientAttribution):
         """The integral along the path, which must meet x0 and x unless it is a `Path`.
 
         A subclass may walk its paths in another way.
+
+        Parameters:
+            f: scores one class, (b, ...) -> (b,)
+            gamma: what `path` returned
+            how: further arguments of `integrate`
         """
         return integrate(f, gamma, **how)
 
@@ -161,6 +168,9 @@ class PathMethod(Portable, GradientAttribution):
         """The path that `tol` refines; None for whole walks.
 
         Anything the path needs beforehand is computed here, once.
+
+        Parameters:
+            f, x0, x, batch: as in `path`
         """
         return self.path(f, x0, x, SETTLED_ON, batch)
 
@@ -170,6 +180,10 @@ class PathMethod(Portable, GradientAttribution):
         """The path with more steps, for `tol`, if it is walked as a whole.
 
         A subclass may scale the size of its steps.
+
+        Parameters:
+            f, x0, x, batch: as in `path`
+            steps: segments of this walk, twice those of the last
         """
         return self.path(f, x0, x, steps, batch)
 
@@ -183,7 +197,17 @@ class PathMethod(Portable, GradientAttribution):
         several: Classes | None = None,
         **how: Any,
     ) -> Within:
-        """As many steps as `tol` takes: finer sums if the path allows, else whole walks."""
+        """As many steps as `tol` takes: finer sums if the path allows, else whole walks.
+
+        Parameters:
+            f, x0, x: as in `path`
+            tol, max_steps: as in `attribute`
+            several: scores of several classes that share the path; None for the one class of f
+            how: further arguments of `integrate`
+        Raises: ValueError for another rule than "trapezoid", for `refine`, and for several classes
+            on a
+            path that is walked anew at each level
+        """
         if how["rule"] != "trapezoid" or how["refine"] is not None:
             raise ValueError(
                 "tol refines the trapezoid rule where it is coarse, row by row: "
@@ -212,7 +236,13 @@ class PathMethod(Portable, GradientAttribution):
         return walked(walk, x, tol, max_steps)
 
     def start(self, x: Tensor, baselines) -> Tensor:
-        """The baseline of each row, like x, as `baseline_of` reads it."""
+        """The baseline of each row, like x, as `baseline_of` reads it.
+
+        Parameters:
+            x: input, (b, ...)
+            baselines: as in `attribute`
+        Raises: ValueError as `baseline_of`
+        """
         return baseline_of(x, baselines)
 
     @log_usage()
@@ -303,7 +333,13 @@ class PathMethod(Portable, GradientAttribution):
     def walk(
         self, f: Score, x0: Tensor, x: Tensor, steps: int, tol: float | None = None, **how: Any
     ) -> Attribution:
-        """The integral along one class's path, in `steps` steps or to within `tol`."""
+        """The integral along one class's path, in `steps` steps or to within `tol`.
+
+        Parameters:
+            f, x0, x, steps: as in `path`
+            tol: as in `attribute`; None for a fixed number of steps
+            how: further arguments of `integrate`, and with tol `max_steps`
+        """
         if tol is not None:
             return self.within(f, x0, x, tol, **how)
         gamma = self.path(f, x0, x, steps, how["batch"])
@@ -319,7 +355,13 @@ class PathMethod(Portable, GradientAttribution):
         tol: float | None = None,
         **how: Any,
     ) -> Attribution:
-        """`walk` for several classes, (b, k, ...): along one path if it is the same for all."""
+        """`walk` for several classes, (b, k, ...): along one path if it is the same for all.
+
+        Parameters:
+            f, x0, x, steps, tol, how: as in `walk`
+            targets: as in `attribute`
+        Raises: ValueError as `classes_of_all`
+        """
         targets = classes_of_all(f, x, targets)
         if not self.one_path:
 
@@ -423,7 +465,10 @@ RULES_OF_CAPTUM = dict(
 
 
 def rule_of(method: str) -> str:
-    """Our name for the rule that captum calls `method`."""
+    """Our name for the rule that captum calls `method`.
+
+    Raises: ValueError for a name that captum does not have
+    """
     if method not in RULES_OF_CAPTUM:
         raise ValueError(
             f"method must be one of {', '.join(RULES_OF_CAPTUM)}, got {method!r}; "
@@ -433,7 +478,13 @@ def rule_of(method: str) -> str:
 
 
 def first_of(target, targets):
-    """The class to settle a score of several classes at: the first, if they are listed."""
+    """The class to settle a score of several classes at: the first, if they are listed.
+
+    Parameters:
+        target, targets: as in `PathMethod.attribute`; one of the two is None
+    Returns: target, or the first of targets; None where they are not a list
+    Raises: ValueError if both are given
+    """
     if targets is None:
         return target
     if target is not None:
@@ -450,6 +501,7 @@ def starts(layout: Layout, x: Tensor, baselines):
         layout: how the inputs are laid out in x
         x: the inputs, side by side
         baselines: None, a number for all, a tuple, or a function of the inputs to one of these
+    Returns: like x; None where each of them is None
     Raises: ValueError for another number of them than of inputs, and as `baseline_of`
     """
     parts = layout.split(x)

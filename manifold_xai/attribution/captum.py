@@ -47,7 +47,14 @@ class Neighbour(Portable, GradientAttribution):
     one_pass = True  # whether the gradients of several classes may share a forward pass
 
     def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
-        """The map of each row of x, like x; f scores one class, `batch` rows at a time."""
+        """The map of each row of x, like x.
+
+        Parameters:
+            f: scores one class, (b, ...) -> (b,)
+            x: input, (b, ...)
+            batch: rows evaluated at once; None for a size that suits x
+        Raises: NotImplementedError in the base class
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must say how captum is asked: def ask(self, f, x, batch)"
         )
@@ -76,6 +83,7 @@ class Neighbour(Portable, GradientAttribution):
             inputs, target, additional_forward_args, internal_batch_size, per_row, targets: as in
                 `PathMethod.attribute`
             baselines: None: these methods have none, or take theirs in the constructor
+        Returns: the map, like `inputs`; with targets (b, k, ...)
         Raises: ValueError for bad input; warns where inputs do not look like images in [0, 1]
         """
         if baselines is not None:
@@ -94,7 +102,13 @@ class Neighbour(Portable, GradientAttribution):
         return layout.split(A) if layout is not None else (A,) if isinstance(inputs, tuple) else A
 
     def ask_each(self, f: Score, x: Tensor, batch: int | None, targets) -> Tensor:
-        """The maps of several classes, (b, k, ...): one forward pass, or the same draws each."""
+        """The maps of several classes, (b, k, ...): one forward pass, or the same draws each.
+
+        Parameters:
+            f, x, batch: as in `ask`
+            targets: as in `PathMethod.attribute`
+        Raises: ValueError as `classes_of_all`
+        """
         targets = classes_of_all(f, x, targets)
         if not self.one_pass:
             return torch.stack(
@@ -108,7 +122,13 @@ class Neighbour(Portable, GradientAttribution):
 
 
 def in_chunks(method: GradientAttribution, f: Callable, batch: int | None) -> GradientAttribution:
-    """Make captum's method take its gradients by `value_and_grad`: of f, in chunks that halve."""
+    """Let one of captum's methods compute its gradients by `value_and_grad`, in chunks.
+
+    Parameters:
+        method: an object of captum's, changed in place and returned
+        f: the score to take gradients of, (b, ...) -> (b,)
+        batch: rows evaluated at once; out of memory halves it
+    """
     method.gradient_func = lambda forward_func, inputs, *_: (
         value_and_grad(f, inputs[0], batch=batch)[1],
     )
@@ -124,7 +144,7 @@ class Saliency(Neighbour):
     """The gradient at the input, signed.
 
     Parameters:
-        forward_func and further options: as in `Neighbour`
+        forward_func, check, span: as in `Neighbour`
     Source: Simonyan et al. 2014
 
     >>> import torch
@@ -142,7 +162,7 @@ class InputXGradient(Neighbour):
     """Input times gradient.
 
     Parameters:
-        forward_func and further options: as in `Neighbour`
+        forward_func, check, span: as in `Neighbour`
     Source: Shrikumar et al. 2016
 
     >>> import torch
@@ -167,9 +187,10 @@ class Sampled(Neighbour):
     So no row's map depends on the other rows.
 
     Parameters:
-        forward_func and further options: as in `Neighbour`
-        samples: gradients or maps to average per row
+        forward_func, check, span: as in `Neighbour`
+        samples: gradients or maps to average per row, at least 1
         generator: None for a copy of torch's global one, which does not advance
+    Raises: ValueError for fewer samples than 1
     """
 
     one_pass = False
@@ -196,7 +217,15 @@ class Sampled(Neighbour):
         return torch.cat(maps)
 
     def ask_one(self, f: Callable, x: Tensor, batch: int | None, seed: int) -> Tensor:
-        """The map of one row, (1, ...)."""
+        """The map of one row, (1, ...).
+
+        Parameters:
+            f: scores that row's class, (n, ...) -> (n,)
+            x: the row, (1, ...)
+            batch: rows evaluated at once; None for a size that suits x
+            seed: of this row's draws
+        Raises: NotImplementedError in the base class
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must say how captum is asked: "
             "def ask_one(self, f, x, batch, seed)"
@@ -215,8 +244,9 @@ class SmoothGrad(Sampled):
     """Mean gradient at noisy copies of the input.
 
     Parameters:
-        forward_func, samples, generator and further options: as in `Sampled`
-        noise: standard deviation, in units of the image's range [0, 1]
+        forward_func, samples, generator, check, span: as in `Sampled`
+        noise: standard deviation, above 0, in units of the image's range [0, 1]
+    Raises: ValueError for a noise that is not above 0
     Source: Smilkov et al. 2017
 
     >>> import torch
@@ -245,22 +275,36 @@ class SmoothGrad(Sampled):
         return total / self.samples
 
     def map_of(self, f: Callable, x: Tensor, batch: int | None) -> Tensor:
-        """The map that is averaged: the gradient at each copy."""
+        """The map that is averaged: the gradient at each copy.
+
+        Parameters:
+            f: scores the row's class, (n, ...) -> (n,)
+            x: noisy copies of the row, (n, ...)
+            batch: rows evaluated at once; None for a size that suits x
+        """
         return value_and_grad(f, x, batch=batch)[1]
 
 
 def noisy_copies(x: Tensor, n: int, noise: float, generator: torch.Generator) -> Tensor:
-    """n copies of one row, (n, ...), with noise of that size; drawn in float32, as captum does."""
+    """Copies of one row with Gaussian noise, drawn in float32, as captum does.
+
+    Parameters:
+        x: the row, (1, ...)
+        n: how many copies
+        noise: standard deviation of the noise
+        generator: draws it
+    Returns: (n, ...), in x's dtype
+    """
     deviation = torch.full((n, *x.shape[1:]), noise, device=x.device)
     noise = cast(Any, torch.normal(0.0, deviation, generator=generator))
     return (x.repeat_interleave(n, 0) + noise).to(x.dtype)
 
 
 class SmoothIG(SmoothGrad):
-    """Mean of Integrated Gradients at noisy copies of the input.
+    """Mean of Integrated Gradients, from 0, at noisy copies of the input.
 
     Parameters:
-        forward_func, samples, noise, generator and further options: as in `SmoothGrad`
+        forward_func, samples, noise, generator, check, span: as in `SmoothGrad`
         steps: segments for each copy
 
     >>> import torch
@@ -291,7 +335,7 @@ class ExpectedGradients(Sampled):
     """Integrated Gradients averaged over many baselines, at one random place on the line from each.
 
     Parameters:
-        forward_func, samples, generator and further options: as in `Sampled`
+        forward_func, samples, generator, check, span: as in `Sampled`
         references: the baselines to draw from, (n, ...), or a tuple of them for several inputs
         multiply_by_inputs: as captum's; False leaves out the factor x − reference
     Source: Erion et al. 2021
@@ -365,7 +409,13 @@ def unguided(model: nn.Module, f: Callable, x: Tensor) -> tuple[list[str], int]:
     """Rectifiers that guided backprop would miss while f(x) runs, and how many it would guide.
 
     Only nn.ReLU modules are guided; any other rectifier passes the plain gradient, without a
-    warning. Those are listed by name and module.
+    warning.
+
+    Parameters:
+        model: holds the modules
+        f: runs the model, (b, ...) -> anything
+        x: inputs to run it on, (b, ...); one row will do
+    Returns: the missed ones by function and module, in words; the number of guided calls
     """
     with torch.no_grad(), Watch(RECTIFIERS, [model], _rectifies) as watch:
         f(x)
@@ -407,7 +457,7 @@ class _Guided(torch.autograd.Function):
 
 
 class GuidedReLU(nn.ReLU):
-    """nn.ReLU, guided."""
+    """nn.ReLU that passes only positive gradients back."""
 
     def forward(self, h: Tensor) -> Tensor:
         """relu(h)"""
@@ -420,6 +470,9 @@ def twin(f: Callable) -> Callable:
     Changes to the twin's modules do not affect the original. Compiled modules are uncompiled in
     the twin: compiled code would ignore such changes.
 
+    Parameters:
+        f: a module, or a `score` of one
+    Returns: the copy, of the same kind
     Raises: ValueError for a model that cannot be copied
     """
     f = getattr(f, "_orig_mod", f)
@@ -448,7 +501,7 @@ class GuidedBackprop(Neighbour):
 
     Parameters:
         forward_func: a model, or a score of one, whose every rectifier is an nn.ReLU module
-        further options: as in `Neighbour`
+        check, span: as in `Neighbour`
     Raises: ValueError where the plain gradient would pass unnoticed, naming the modules and the fix
     Source: Springenberg et al. 2015
 
@@ -461,7 +514,10 @@ class GuidedBackprop(Neighbour):
     """
 
     def subject(self):
-        """The model's twin, whose rectifiers will be guided."""
+        """The model's twin, whose rectifiers will be guided.
+
+        Raises: ValueError for a scripted model, a function without a module, and as `twin`
+        """
         model = model_of(self.forward_func)
         if isinstance(model, torch.jit.ScriptModule):
             raise ValueError(
@@ -476,7 +532,12 @@ class GuidedBackprop(Neighbour):
         return twin(self.forward_func)
 
     def ask(self, f, x, batch):
-        """The gradient of the twin with guided rectifiers; refused if it would miss any."""
+        """The gradient of the twin with guided rectifiers.
+
+        Parameters:
+            f, x, batch: as in `Neighbour.ask`
+        Raises: ValueError if a rectifier would be missed, or none is found
+        """
         model = model_of(f)
         missed, guided = unguided(model, _row(f, 0), x[:1].clone())
         if missed or not guided:

@@ -19,7 +19,12 @@ from ..score import Score
 
 # %% ../../nbs/library/attribution/catalogue.ipynb #420030cc
 class Catalogue(dict):
-    """Methods by name, (x, target=None) -> map; `left_out` says which are missing, and why."""
+    """Methods by name, (x, target=None) -> map; `left_out` says which are missing, and why.
+
+    Parameters:
+        methods: the functions, by the name readers see
+        left_out: for each missing method, the reason in words
+    """
 
     def __init__(self, methods: dict[str, Callable[..., Tensor]], left_out: dict[str, str]):
         super().__init__(methods)
@@ -33,7 +38,12 @@ class Catalogue(dict):
 
 
 class Asked:
-    """A method with its settings bound, (x, target=None) -> map; it can be pickled."""
+    """A method with its settings bound, (x, target=None) -> map; it can be pickled.
+
+    Parameters:
+        method: an object with `attribute`
+        how: arguments of `attribute`; those of a call win over them
+    """
 
     def __init__(self, method, **how):
         self.method, self.how = method, how

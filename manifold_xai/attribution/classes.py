@@ -49,7 +49,13 @@ class Classes(Score):
         return self.each(range(self.k))(x[first], self.owners(x, rows)[first])[group, j]
 
     def value_and_grad(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """As `chunks.value_and_grad`, unchunked: copies of an input share one forward pass."""
+        """As `chunks.value_and_grad`, unchunked: copies of an input share one forward pass.
+
+        Parameters:
+            x: inputs, copies of one next to each other, (n, ...)
+            rows: for each, its row r·k + j: input r under class j, (n,)
+        Returns: value (n,) and grad, like x; both detached
+        """
         first, group, j = self.shared(x, rows)
         asked, j = j.unique(return_inverse=True)
         f = self.each(asked.tolist())
@@ -57,12 +63,24 @@ class Classes(Score):
         return value[group, j], J[group, j]
 
     def owners(self, x: Tensor, rows: Tensor | None) -> Tensor:
-        """The caller's row of each row of x."""
+        """The caller's row of each row of x.
+
+        Parameters:
+            x: inputs, (n, ...)
+            rows: for each, its row r·k + j, (n,); None: x holds all of them in order
+        Returns: r, (n,)
+        """
         rows = torch.arange(len(x), device=x.device) if rows is None else rows
         return rows // self.k
 
     def shared(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Where each distinct input begins in x, which one each row is, and its class's number."""
+        """Which rows of x are copies of one input, so that they can share a forward pass.
+
+        Parameters:
+            x, rows: as in `owners`
+        Returns: where each distinct input begins in x, (m,); for each row of x, which of these it
+            is, (n,), and the number j of its class, (n,)
+        """
         own = self.owners(x, rows)
         like = (x[1:] == x[:-1]).flatten(1).all(1) & (own[1:] == own[:-1])
         new = torch.cat([like.new_ones(1), ~like])
@@ -70,7 +88,12 @@ class Classes(Score):
         return new.nonzero()[:, 0], new.cumsum(0) - 1, rows % self.k
 
     def each(self, numbers: Iterable[int]) -> Callable:
-        """(x, rows) -> scores of these classes, (b, len(numbers)); rows are the caller's."""
+        """The scores of some of the classes as one function, which passes its input forward once.
+
+        Parameters:
+            numbers: places of these classes among the k
+        Returns: (x, rows) -> scores, (b, len(numbers)); rows are the caller's
+        """
 
         def scores(x, rows=None):
             outputs = self.outputs(x, rows)
@@ -117,7 +140,14 @@ def classes_of_all(f: Score, x: Tensor, targets) -> list | Tensor:
 
 
 def repeated(gamma: Path, k: int) -> Path:
-    """The same path with each row repeated k times, the copies next to each other."""
+    """The same path with each row repeated k times, the copies next to each other.
+
+    Parameters:
+        gamma: a path of rows (b, ...)
+        k: how often
+    Returns: a path of rows (b·k, ...); of Steps it keeps the points only, for their gradients
+        belong to one class
+    """
 
     def walk():
         for point in gamma.walk():
@@ -135,12 +165,22 @@ def repeated(gamma: Path, k: int) -> Path:
 
 
 def chunk_of(x: Tensor, batch: int | None, k: int) -> int:
-    """Rows at once where each input is repeated k times: as many inputs as without."""
+    """Rows at once where each input is repeated k times: as many inputs as without.
+
+    Parameters:
+        x: the inputs, (b, ...)
+        batch: inputs at once; None for a size that suits x
+        k: how often each is repeated
+    """
     return Chunks.of(x, batch).batch * k
 
 # %% ../../nbs/library/attribution/classes.ipynb #f3590c85
 def generators_of(method) -> list[torch.Generator]:
-    """The generators that a method draws from."""
+    """The generators that a method draws from: among its attributes and its `settings`.
+
+    Parameters:
+        method: an object of one of the classes of methods
+    """
     held = [*vars(method).values(), *getattr(method, "settings", {}).values()]
     return [v for v in held if isinstance(v, torch.Generator)]
 
@@ -158,7 +198,14 @@ def _drawing_alike(method) -> Iterator[Callable[[], None]]:
 
 
 def class_by_class(method, attribute: Callable, targets: list | Tensor) -> list:
-    """attribute(target) for one class after the other, each with the same draws."""
+    """attribute(target) for one class after the other, each with the same draws.
+
+    Parameters:
+        method: whose generators are restored before each class
+        attribute: target -> what is wanted of one class
+        targets: as `classes_of_all` returned them: a list of k, or (b, k)
+    Returns: k results, in order
+    """
     own = targets.unbind(1) if isinstance(targets, Tensor) else targets
     found = []
     with _drawing_alike(method) as again:

@@ -33,7 +33,12 @@ from ..subjects import store
 
 # %% ../../nbs/library/attribution/explain.ipynb #fd683738
 class Block(NamedTuple):
-    """Maps of one batch."""
+    """Maps of one batch.
+
+    Parameters:
+        A: as `attribute` returned it, on the CPU
+        delta: convergence delta, (b,); None where a method has none
+    """
 
     A: Tensor | tuple[Tensor, ...]  # as `attribute` returned it, on the CPU
     delta: Tensor | None  # convergence delta, (b,); None where a method has none
@@ -51,7 +56,11 @@ class Maps:
 
     @classmethod
     def at(cls, folder: str | Path) -> "Maps":
-        """The maps that `explain` has written to a folder or a Zarr store so far."""
+        """The maps that `explain` has written to a folder or a Zarr store so far.
+
+        Parameters:
+            folder: what was given to `explain` as `out`
+        """
         return cls(shelf_at(Path(folder)).places())
 
     def __len__(self) -> int:
@@ -65,7 +74,10 @@ class Maps:
         return (self[i] for i in range(len(self)))
 
     def whole(self) -> Block:
-        """All rows in one block, in memory."""
+        """All rows in one block, in memory.
+
+        Raises: ValueError if there is no block, or if maps of several shapes cannot be joined
+        """
         if not self.blocks:
             raise ValueError("there are no maps: the loader gave no batch.")
         maps, deltas = zip(*self)

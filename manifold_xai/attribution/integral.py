@@ -26,6 +26,13 @@ from ..together import Layout
 class Attribution(NamedTuple):
     """The result of `path_attribution`.
 
+    Parameters:
+        A: share of each feature, (b, ...); of several inputs a tuple
+        gap: sum of A minus the score's gain between the path's own ends, (b,); near 0 where the sum
+            is complete
+        ends: F(x0) − F(first point) and F(x) − F(last point), (b, 2): what the path's ends leave
+            out
+
     >>> import torch
     >>> from manifold_xai import path_attribution, straight_path
     >>> x = torch.tensor([[1.0, 2.0]])

@@ -96,7 +96,10 @@ class BlurIG(PathMethod):
         self.sigma, self.edge = sigma, edge
 
     def start(self, x, baselines):
-        """Return x: the path chooses its own start."""
+        """Return x: the path chooses its own start.
+
+        Raises: ValueError if baselines are given
+        """
         if baselines is not None:
             raise ValueError(
                 "BlurIG starts at the blurred input: leave baselines at None, "
@@ -361,6 +364,9 @@ class Outward(PathMethod):
 
     Walked outwards, the shares change their sign. The length is steps times
     `settings["step"]`; for `tol`, more steps are shorter ones.
+
+    Parameters:
+        forward_func and further options: as in `PathMethod`
     """
 
     drawn = None  # state of the generator when the first of several walks began
@@ -369,7 +375,11 @@ class Outward(PathMethod):
         """None: the walk finds its own way each time."""
 
     def within(self, f, x0, x, tol, max_steps, **how):
-        """Attribution to within `tol` by whole walks, all with the same random draws."""
+        """Attribution to within `tol` by whole walks, all with the same random draws.
+
+        Parameters:
+            f, x0, x, tol, max_steps, how: as in `PathMethod.within`
+        """
         method = copy(self)
         method.drawn = None if self.generator is None else self.generator.get_state()
         return PathMethod.within(method, f, x0, x, tol, max_steps, **how)
@@ -432,7 +442,10 @@ class IG2(Outward):
         )
 
     def start(self, x, baselines):
-        """The references, or None if they are to be picked."""
+        """The references, or None if they are to be picked.
+
+        Raises: ValueError if there are neither references nor baselines, and as `baseline_of`
+        """
         if baselines is None and self.references is None:
             raise ValueError(
                 "IG2 needs an image of another class to go to: IG2(model, references=…), "
@@ -496,7 +509,10 @@ class AGI(Outward):
         self.settings = dict(step=step, step_from=step_from, clip=clip)
 
     def start(self, x, baselines):
-        """Return x: the paths find their own ends."""
+        """Return x: the paths find their own ends.
+
+        Raises: ValueError if baselines are given
+        """
         if baselines is not None:
             raise ValueError(
                 "AGI finds its own baselines, one for each other class: leave baselines at None."

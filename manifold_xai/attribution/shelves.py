@@ -29,7 +29,12 @@ class Shelf:
         self.settings, self.start = out / "settings.json", out / "start.safetensors"
 
     def open(self, resume: bool) -> None:
-        """Make the folder; empty it unless resuming."""
+        """Make the folder; empty it unless resuming.
+
+        Parameters:
+            resume: keep the blocks that are there
+        Raises: OSError saying what to do if the disk is full or the folder belongs to someone else
+        """
         with explained(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         if not resume:
@@ -41,7 +46,11 @@ class Shelf:
         return sorted(self.out.glob("block-*.safetensors"))
 
     def place(self, i: int) -> Any:
-        """The place of block i, which `exists()` once it is written."""
+        """The place of block i, which `exists()` once it is written.
+
+        Parameters:
+            i: its number, from 0
+        """
         return self.out / f"block-{i:05d}.safetensors"
 
     def kept(self) -> tuple[dict, Tensor] | None:
@@ -52,19 +61,36 @@ class Shelf:
         return settings, store.load_tensors(self.start)[0]["global"]
 
     def keep(self, settings: dict, begun: Tensor) -> None:
-        """Store what `kept` returns."""
+        """Store what `kept` returns.
+
+        Parameters:
+            settings: what the maps are made with, as JSON can hold it
+            begun: state of torch's global generator before the first block
+        """
         store.save_tensors(self.start, {"global": begun})
         with write_aside(self.settings) as aside:
             text = json.dumps(settings, indent=1, sort_keys=True)
             Path(aside).write_text(text, encoding="utf8")
 
     def write(self, place: Any, tensors: dict[str, Tensor], card: dict) -> None:
-        """Write a block, completely or not at all."""
+        """Write a block, completely or not at all.
+
+        Parameters:
+            place: from `place`
+            tensors: A and delta, or A.0, A.1, … for several inputs; states of generators as
+                draws.0, …
+            card: what identifies the batch, as JSON can hold it
+        """
         store.save_tensors(place, tensors, card)
 
 
 def shelf_at(out: Path) -> Shelf:
-    """The shelf of that name: a Zarr store if it ends in .zarr, else a folder."""
+    """The shelf of that name: a Zarr store if it ends in .zarr, else a folder.
+
+    Parameters:
+        out: where it is, or will be
+    Raises: ImportError for a Zarr store without zarr
+    """
     return ZarrShelf(out) if out.suffix == ".zarr" else Shelf(out)
 
 # %% ../../nbs/library/attribution/shelves.ipynb #c56a0d55
@@ -97,7 +123,12 @@ class Rows:
 
 
 class ZarrShelf(Shelf):
-    """A Zarr store: A and delta of all rows, one array each; settings among its attributes."""
+    """A Zarr store: A and delta of all rows, one array each; settings among its attributes.
+
+    Parameters:
+        out: the store's folder, made if missing
+    Raises: ImportError without zarr
+    """
 
     def __init__(self, out: Path):
         self.out = out

@@ -19,7 +19,14 @@ from ..score import settled
 
 # %% ../../nbs/library/attribution/trace.ipynb #95eb1dba
 class Trace(NamedTuple):
-    """Frames of a path with gradients, scores and running maps; made by `trace`."""
+    """Frames of a path with gradients, scores and running maps; made by `trace`.
+
+    Parameters:
+        frames: the path's points, (T+1, b, ...)
+        grads: ∂F/∂x at each frame, like frames
+        scores: F at each frame, (T+1, b)
+        maps: running attribution up to each frame, like frames; the first is 0
+    """
 
     frames: Tensor  # (T+1, b, ...), its points
     grads: Tensor  # ∂F/∂x at each frame, like frames

@@ -21,6 +21,11 @@ from ..together import Layout
 class Step(NamedTuple):
     """A point of a path, with its gradient and score if the path computed them anyway.
 
+    Parameters:
+        x: the point of each row, (b, ...)
+        grad: gradient of the score there, like x; None: the integrator computes it
+        value: the score there, (b,); None: the integrator computes it where it needs it
+
     >>> import torch
     >>> from manifold_xai import Step
     >>> Step(torch.zeros(1, 2)).grad is None  # the integrator will compute it

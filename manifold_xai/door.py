@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['Asked', 'Answer', 'AT_MOST', 'INSIDE', 'graphless', 'one_at_a_time', 'generator_state',
            'set_generator_state', 'here', 'out_of_memory', 'ordinary', 'reachable',
-           'noisy_layers', 'doubtful_layers', 'refuse_train_mode',
-           'refuse_inference_weights', 'refuse_training', 'tolerance', 'apart', 'Draws',
-           'undrawn', 'unwritten', 'check_answers', 'RowWise', 'takes_rows',
-           'row_parameter', 'row_wise', 'agrees', 'WithArguments', 'cut', 'cut_inside',
-           'with_arguments', 'Watch']
+           'noisy_layers', 'refuse_train_mode', 'refuse_inference_weights',
+           'refuse_training', 'tolerance', 'apart', 'Draws', 'undrawn', 'unwritten',
+           'check_answers', 'RowWise', 'takes_rows', 'row_parameter', 'row_wise',
+           'WithArguments', 'with_arguments', 'Watch']
 
 # %% ../nbs/library/door.ipynb #8560be84
 import copy
@@ -249,7 +248,7 @@ def noisy_layers(model: object) -> list[tuple[str, nn.Module]]:
     return [(name, m) for name, m in _layers(model) if _noisy(m)]
 
 
-def doubtful_layers(model: object) -> list[tuple[str, nn.Module]]:
+def _doubtful_layers(model: object) -> list[tuple[str, nn.Module]]:
     """Names and layers of `model` in train mode whose code reads the mode, for unknown reasons.
 
     Parameters:
@@ -569,13 +568,13 @@ def _asking(model):
     """Doubtful layers, with all layers inside them."""
     return [
         (f"{name}.{part}".rstrip("."), m)
-        for name, layer in doubtful_layers(model)
+        for name, layer in _doubtful_layers(model)
         for part, m in layer.named_modules()
     ]
 
 
 def _refuse_doubtful(model, moved, changed, what):
-    doubtful = [name for name, _ in doubtful_layers(model)]
+    doubtful = [name for name, _ in _doubtful_layers(model)]
     if doubtful and (moved or changed):
         does = f"changes {', '.join(changed[:3])} of its own" if changed else "draws at random"
         raise ValueError(
@@ -701,7 +700,7 @@ def _wants_rows(f, x):
             return True  # it cannot be tried: such a parameter is usually ours
 
         def same(i, **how):
-            return agrees(lambda: f(x[i].clone(), **how), whole, i, limit)
+            return _agrees(lambda: f(x[i].clone(), **how), whole, i, limit)
 
         if same(rows, rows=rows) and all(same(i, rows=i) for i in _singles(rows)):
             return True
@@ -718,7 +717,7 @@ def _singles(rows):
     return [rows[:1], rows[-1:]] if len(rows) > 1 else [rows]
 
 
-def agrees(answer: Callable[[], object], whole: object, rows: Tensor, limit: float) -> bool:
+def _agrees(answer: Callable[[], object], whole: object, rows: Tensor, limit: float) -> bool:
     """Whether answer() agrees with `whole` at these rows; False if it raises.
 
     Parameters:
@@ -761,13 +760,13 @@ class WithArguments:
 
     def _cut(self, a, own, rows):
         inside = own == INSIDE or not _is_rows(a, self.b)
-        return cut_inside(a, rows, self.b) if inside else cut(a, rows)
+        return _cut_inside(a, rows, self.b) if inside else _cut_rows(a, rows)
 
 
 INSIDE = "inside"  # a list that happens to have as many parts as there are rows
 
 
-def cut(a, rows: Tensor):
+def _cut_rows(a, rows: Tensor):
     """Select rows of a tensor, an array or a list.
 
     Parameters:
@@ -782,7 +781,7 @@ def cut(a, rows: Tensor):
     return type(a)(a[i] for i in rows.tolist())
 
 
-def cut_inside(a, rows: Tensor, b: int):
+def _cut_inside(a, rows: Tensor, b: int):
     """Select rows of whatever has b of them inside an argument; the rest stays as it is.
 
     Parameters:
@@ -792,10 +791,10 @@ def cut_inside(a, rows: Tensor, b: int):
     Returns: a copy of `a`, of the same kind
     """
     if (parts := _parts(a)) is None:
-        return cut(a, rows) if _is_rows(a, b) else a
+        return _cut_rows(a, rows) if _is_rows(a, b) else a
     if not any(_may_follow(v, b) for v in parts.values()):
-        return cut(a, rows) if _is_rows(a, b) else a
-    parts = {name: cut_inside(v, rows, b) for name, v in parts.items()}
+        return _cut_rows(a, rows) if _is_rows(a, b) else a
+    parts = {name: _cut_inside(v, rows, b) for name, v in parts.items()}
     if is_dataclass(a):
         return replace(cast(Any, a), **parts)
     if isinstance(a, MutableMapping):
@@ -930,7 +929,7 @@ def _beside_another(ask, x):
 def _fits(ask, f, x, whole, places, limit):
     i = torch.tensor(places, device=x.device)
     rows = i.clamp(max=f.b - 1)  # the two rows of a batch of one share its argument
-    return agrees(lambda: ask(f, x[i], rows), whole, i, limit)
+    return _agrees(lambda: ask(f, x[i], rows), whole, i, limit)
 
 
 def _said(per_row, args, perhaps):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'NOT_YOURS', 'repository', 'settings', 'profiles', 'requirements',
-           'data_root', 'user_cache', 'write_aside', 'remove_leftovers', 'alive',
-           'trouble', 'explained', 'writable', 'output', 'read_json', 'check_json',
-           'read_table', 'table_head', 'filled', 'whole']
+           'data_root', 'user_cache', 'write_aside', 'trouble', 'explained', 'writable',
+           'output', 'read_json', 'check_json', 'read_table', 'table_head', 'filled',
+           'whole']
 
 # %% ../nbs/library/files.ipynb #4a78d5ae
 import csv
@@ -121,7 +121,7 @@ def write_aside(path: str | Path):
     aside = path.with_name(f".{path.name}.{writer}.part")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
+        _remove_leftovers(path.parent)
         try:
             aside.touch()
             mode = stat.S_IMODE(aside.stat().st_mode)
@@ -132,7 +132,7 @@ def write_aside(path: str | Path):
             aside.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, rest: float = 60) -> None:
+def _remove_leftovers(folder: Path, rest: float = 60) -> None:
     """Remove the temporary files of writers that were killed.
 
     Parameters:
@@ -144,12 +144,12 @@ def remove_leftovers(folder: Path, rest: float = 60) -> None:
         here = f".{platform.node()}." in aside.name
         with suppress(FileNotFoundError):  # another writer was faster
             idle = time.time() - aside.stat().st_mtime
-            gone = writer and here and not alive(int(writer[1]))
+            gone = writer and here and not _alive(int(writer[1]))
             if writer and idle >= (rest if gone else 86400):
                 aside.unlink()
 
 
-def alive(pid: int) -> bool:
+def _alive(pid: int) -> bool:
     """Whether a process with this number runs on this machine; True if that cannot be known.
 
     Parameters:

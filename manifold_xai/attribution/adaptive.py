@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'CEILING', 'SETTLED_ON', 'ORDER_ON', 'SAFETY', 'SLOWEST', 'SMOOTHLY', 'SMOOTH',
-           'KEPT', 'Reached', 'Within', 'bends', 'ratio', 'remaining', 'simpson',
-           'adaptive_attribution', 'walked', 'warned']
+           'KEPT', 'Reached', 'Within', 'bends', 'remaining', 'adaptive_attribution',
+           'walked']
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
 import warnings
@@ -67,7 +67,7 @@ class _Sums:
     """Sums along a path, finer each time, for the rows that are still at work."""
 
     nested = True
-    believed = 4.0  # upper limit of `ratio`: see "How large is the remaining error?"
+    believed = 4.0  # upper limit of `_ratio`: see "How large is the remaining error?"
 
     if TYPE_CHECKING:
 
@@ -236,7 +236,7 @@ def _norm(A: Tensor) -> Tensor:
     return A.flatten(1).norm(dim=1)
 
 
-def ratio(before: Tensor, change: Tensor) -> Tensor:
+def _ratio(before: Tensor, change: Tensor) -> Tensor:
     """How fast changes shrink from one sum to the next finer one.
 
     Parameters:
@@ -261,10 +261,10 @@ def remaining(before: Tensor, change: Tensor, believed: float = 4.0) -> Tensor:
     >>> remaining(torch.tensor([4.0, 2.0]), torch.tensor([1.0, 1.0]))  # smooth; with kinks
     tensor([0.5000, 1.5000])
     """
-    return SAFETY * change / (ratio(before, change).clamp(SLOWEST, believed) - 1)
+    return SAFETY * change / (_ratio(before, change).clamp(SLOWEST, believed) - 1)
 
 
-def simpson(A: Tensor, step: Tensor, shrinks: Tensor) -> Tensor:
+def _simpson(A: Tensor, step: Tensor, shrinks: Tensor) -> Tensor:
     """The last sum A plus a third of its last step, where changes shrink as 1/T².
 
     There this is Simpson's rule; elsewhere A is returned as it is.
@@ -272,7 +272,7 @@ def simpson(A: Tensor, step: Tensor, shrinks: Tensor) -> Tensor:
     Parameters:
         A: trapezoid sums, (b, ...)
         step: A minus the sum over half as many segments, like A
-        shrinks: the `ratio` of each row, (b,); between 3 and 6 counts as 1/T²
+        shrinks: the `_ratio` of each row, (b,); between 3 and 6 counts as 1/T²
     """
     smooth = (SMOOTH[0] < shrinks) & (shrinks < SMOOTH[1])
     return torch.where(smooth.view(-1, *[1] * (A.ndim - 1)), A + step / 3, A)
@@ -296,7 +296,7 @@ class _Progress:
         if self.before is None or bool(self.before.isinf().any()):  # two levels may agree by chance
             return A, torch.full_like(self.change, torch.inf)
         error = remaining(self.before, self.change, self.believed)
-        best = simpson(A, step, ratio(self.before, self.change)) if self.line else A
+        best = _simpson(A, step, _ratio(self.before, self.change)) if self.line else A
         return best, (error / _norm(best)).nan_to_num(0.0)  # 0/0: a map of zeros
 
     def keep(self, still: Tensor) -> None:
@@ -371,7 +371,7 @@ def adaptive_attribution(
     with unwritten((f, gamma)):
         found = [_reached(way(f, gamma, rows, how), tol, max_steps) for rows in groups]
     A, gap, ends, *reached = map(torch.cat, zip(*found))
-    return warned(
+    return _warned(
         Within(A, gap, ends, Reached(*cast(tuple[Tensor, Tensor], reached), way.nested)),
         tol,
         max_steps,
@@ -432,12 +432,12 @@ def walked(
     _check(tol, max_steps)
     sums = _Whole(walk, torch.arange(len(x), device=x.device))
     A, gap, ends, *reached = _reached(sums, tol, max_steps)
-    return warned(
+    return _warned(
         Within(A, gap, ends, Reached(*cast(tuple[Tensor, Tensor], reached), False)), tol, max_steps
     )
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #33041c93
-def warned(found: Within, tol: float, max_steps: int) -> Within:
+def _warned(found: Within, tol: float, max_steps: int) -> Within:
     """Return `found`; warn of the rows that did not reach `tol`, with their errors.
 
     Parameters:

@@ -444,7 +444,7 @@ class IG2(Outward):
     def start(self, x, baselines):
         """The references, or None if they are to be picked.
 
-        Raises: ValueError if there are neither references nor baselines, and as `baseline_of`
+        Raises: ValueError if there are neither references nor baselines, and as `PathMethod.start`
         """
         if baselines is None and self.references is None:
             raise ValueError(

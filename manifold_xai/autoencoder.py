@@ -48,7 +48,7 @@ class Adapted(NamedTuple):
         decode: codes to images in [0, 1], not clamped
     """
 
-    encode: Callable[[Tensor], Tensor]  # (b, ...) -> (b, d) or (b, c, h, w)
+    encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
 
 
@@ -115,7 +115,7 @@ class Decoding(Encoding):
         return (_only_tensor(self.fn(z), "decode") - self.low) / (self.high - self.low)
 
 
-def _only_tensor(out, name: str) -> Tensor:
+def _only_tensor(out: object, name: str) -> Tensor:
     """Return `out` if it is a tensor of real numbers; refuse anything else.
 
     Parameters:
@@ -216,7 +216,7 @@ def check_coders(autoencoder: Autoencoder, x: Tensor, batch: int = 2**30) -> Non
         check_answers(decoded, z, "`decode`", batch, autoencoder)
 
 
-def one_code_each(z, x: Tensor) -> Tensor:
+def one_code_each(z: object, x: Tensor) -> Tensor:
     """Return codes `z` if they are a tensor with one code per image of x; refuse anything else.
 
     Parameters:
@@ -348,7 +348,7 @@ def reconstruct(
     return torch.cat(parts)
 
 
-def check_eval(model) -> None:
+def check_eval(model: object) -> None:
     """Raise ValueError naming any mode-dependent layers of `model` that are in train mode.
 
     Parameters:

@@ -634,7 +634,7 @@ class RowWise:
     def __init__(self, model: Callable, told: bool):
         self.model, self.told = model, told
 
-    def __call__(self, x: Tensor, rows: Tensor | None = None):
+    def __call__(self, x: Tensor | tuple[Tensor, ...], rows: Tensor | None = None) -> Any:
         parts = x if isinstance(x, tuple) else (x,)
         return self.model(*parts, rows=rows) if self.told else self.model(*parts)
 
@@ -753,7 +753,7 @@ class WithArguments:
     def __init__(self, model: Callable, args: tuple, per_row: Iterable[bool | str], b: int):
         self.model, self.args, self.per_row, self.b = model, args, tuple(per_row), b
 
-    def __call__(self, x: Tensor | tuple[Tensor, ...], rows: Tensor | None = None):
+    def __call__(self, x: Tensor | tuple[Tensor, ...], rows: Tensor | None = None) -> Any:
         parts, pairs = x if isinstance(x, tuple) else (x,), zip(self.args, self.per_row)
         args = (self._cut(a, own, rows) if own and rows is not None else a for a, own in pairs)
         return self.model(*parts, *args)
@@ -766,7 +766,7 @@ class WithArguments:
 INSIDE = "inside"  # a list that happens to have as many parts as there are rows
 
 
-def _cut_rows(a, rows: Tensor):
+def _cut_rows(a: Any, rows: Tensor) -> Any:
     """Select rows of a tensor, an array or a list.
 
     Parameters:
@@ -781,7 +781,7 @@ def _cut_rows(a, rows: Tensor):
     return type(a)(a[i] for i in rows.tolist())
 
 
-def _cut_inside(a, rows: Tensor, b: int):
+def _cut_inside(a: Any, rows: Tensor, b: int) -> Any:
     """Select rows of whatever has b of them inside an argument; the rest stays as it is.
 
     Parameters:
@@ -829,7 +829,7 @@ def _may_follow(a, b: int) -> bool:
 
 def with_arguments(
     model: Callable,
-    args,
+    args: Any,
     x: Tensor,
     per_row: bool | Iterable[bool] | None = None,
     read: Callable | None = None,

@@ -19,11 +19,12 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/library/files.ipynb #4721881b
 def repository(start: str | Path | None = None) -> Path:
@@ -106,7 +107,7 @@ def user_cache() -> Path:
 
 # %% ../nbs/library/files.ipynb #2102e04f
 @contextmanager
-def write_aside(path: str | Path):
+def write_aside(path: str | Path) -> Iterator[Path]:
     """Context that yields a temporary path beside `path`, renamed to `path` if the block succeeds.
 
     The file gets the permissions of any new file there. Leftovers of killed writers in the folder
@@ -189,7 +190,7 @@ def trouble(error: OSError) -> str:
 
 
 @contextmanager
-def explained(path: Path):
+def explained(path: Path) -> Iterator[None]:
     """Context that explains a full disk or a folder we may not write, naming it as `path`.
 
     Parameters:
@@ -222,7 +223,7 @@ def output(root: Path, profile: str) -> Path:
     return here if writable(here) else user_cache() / "_out" / profile
 
 # %% ../nbs/library/files.ipynb #f12fd5f3
-def read_json(path: Path, schema: dict):
+def read_json(path: Path, schema: dict) -> Any:
     """Contents of a JSON file, checked: finite numbers, no name twice, valid under the schema.
 
     Parameters:
@@ -241,7 +242,7 @@ def read_json(path: Path, schema: dict):
     return found
 
 
-def check_json(found, schema: dict) -> None:
+def check_json(found: Any, schema: dict) -> None:
     """Refuse data that does not follow a JSON schema.
 
     Parameters:

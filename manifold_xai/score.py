@@ -10,6 +10,7 @@ __all__ = ['check_input', 'rows_in_words', 'is_image', 'out_of_range', 'Score', 
 import operator
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,7 +143,13 @@ class Score:
 
     row_wise = True
 
-    def __init__(self, model, target=None, output="probability", preprocess=None):
+    def __init__(
+        self,
+        model: Callable,
+        target: Any = None,
+        output: str = "probability",
+        preprocess: Callable | None = None,
+    ):
         self.model, self.output, self.preprocess = model, output, preprocess
         self.target = _as_target(target)
         self.noisy, self._classes = noisy_layers((model, preprocess, target)), None
@@ -155,7 +162,7 @@ class Score:
         outputs = self.outputs(x, rows)
         return outputs if self.target is None else self.pick(outputs, rows)
 
-    def outputs(self, x: Tensor, rows: Tensor | None = None):
+    def outputs(self, x: Tensor | tuple[Tensor, ...], rows: Tensor | None = None) -> Any:
         """The model's outputs at x, after preprocessing.
 
         Parameters:
@@ -213,7 +220,7 @@ class Score:
             )
         return f if outputs.ndim == 1 else f.of(outputs.argmax(1))
 
-    def of(self, target) -> "Score":
+    def of(self, target: Any) -> "Score":
         """The same score for another target.
 
         Parameters:
@@ -266,7 +273,7 @@ class Score:
             )
         return outputs.softmax(1)
 
-    def pick(self, outputs, rows: Tensor | None = None) -> Tensor:
+    def pick(self, outputs: Any, rows: Tensor | None = None) -> Tensor:
         """The target's number in each row of outputs, (b,).
 
         Parameters:

@@ -7,7 +7,7 @@ __all__ = ['Layout', 'side_by_side', 'Together']
 
 # %% ../nbs/library/together.ipynb #3829932e
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Size, Tensor
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
         return tuple(part.to(dtype).contiguous() for part, dtype in zip(parts, self.dtypes))
 
 # %% ../nbs/library/together.ipynb #8e5a4d8d
-def side_by_side(parts):
+def side_by_side(parts: Any) -> Any:
     """Join a tuple of inputs into one tensor; return anything else as it is.
 
     Parameters:
@@ -87,7 +87,7 @@ class Together:
     def __init__(self, model: Callable, layout: Layout):
         self.model, self.layout = model, layout
 
-    def __call__(self, x: Tensor, *args, **options):
+    def __call__(self, x: Tensor, *args: Any, **options: Any) -> Any:
         parts = self.layout.split(x)
         if getattr(type(self.model), "row_wise", False):
             return self.model(parts, *args, **options)

@@ -13,6 +13,7 @@ from manifold_xai import (
     Attribution,
     IntegratedGradients,
     Path,
+    Saliency,
     Score,
     digits,
     heat_map,
@@ -34,7 +35,13 @@ def explain(model: torch.nn.Module, x: Tensor) -> Attribution:
     assert_type(heat_map(x), Tensor)
     assert_type(digits("test").x, Tensor)
     assert_type(manifold_xai.__version__, str)
-    IntegratedGradients(model)
+    method = IntegratedGradients(model)
+    assert_type(method.attribute(x, target=3), Tensor)
+    assert_type(method.attribute((x, x), target=3), tuple[Tensor, ...])
+    A, delta = method.attribute(x, n_steps=50, return_convergence_delta=True)
+    assert_type(A, Tensor)
+    assert_type(delta, Tensor)
+    assert_type(Saliency(model).attribute(x), Tensor)
     return path_attribution(f, gamma)
 
 
@@ -43,5 +50,6 @@ def mistakes(x: Tensor) -> None:
     pullback_metric("decode", x)  # type: ignore[arg-type]
     path_attribution(x, x)  # type: ignore[arg-type]
     score(3)  # type: ignore[arg-type]
+    IntegratedGradients(score).attribute(x, steps=50)  # type: ignore[call-overload]
     digits(part=7)  # type: ignore[arg-type]
     manifold_xai.no_such_name  # type: ignore[attr-defined]

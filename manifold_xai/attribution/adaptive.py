@@ -33,9 +33,9 @@ class Reached(NamedTuple):
         nested: finer sums kept the points of coarser ones; False: whole walks were compared
     """
 
-    error: Tensor  # estimated norm of the map's error over the norm of the map, (b,)
-    steps: Tensor  # segments of the finest sum, (b,)
-    nested: bool  # finer sums kept the points of coarser ones; False: whole walks were compared
+    error: Tensor
+    steps: Tensor
+    nested: bool
 
 
 class Within(Attribution):

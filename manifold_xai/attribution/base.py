@@ -8,7 +8,7 @@ __all__ = ['RULES_OF_CAPTUM', 'Portable', 'PathMethod', 'explained', 'first_of']
 # %% ../../nbs/library/attribution/base.ipynb #9e8fd0e5
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -85,6 +85,10 @@ def _unpacked(v):
     return v.generator() if isinstance(v, _Packed) else v
 
 # %% ../../nbs/library/attribution/base.ipynb #3642033a
+if TYPE_CHECKING:
+    Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])  # one input, or several
+
+
 class PathMethod(Portable, GradientAttribution):
     """Base of the path methods with captum's interface; a subclass defines its path in `path`.
 
@@ -122,6 +126,9 @@ class PathMethod(Portable, GradientAttribution):
         super().__init__(forward_func)
         self.refine, self.progress, self.integrand = refine, progress, integrand
         self.check, self.span, self.finite = check, span, finite
+
+    if TYPE_CHECKING:
+        settings: dict[str, Any]
 
     n_steps = 200  # the default of `attribute`
     one_path = (
@@ -234,7 +241,7 @@ class PathMethod(Portable, GradientAttribution):
 
         return walked(walk, x, tol, max_steps)
 
-    def start(self, x: Tensor, baselines) -> Tensor:
+    def start(self, x: Tensor, baselines: Any) -> Tensor:
         """The baseline of each row, like x; a subclass may choose its own.
 
         Parameters:
@@ -245,6 +252,46 @@ class PathMethod(Portable, GradientAttribution):
             tensor, array or function
         """
         return _baseline_of(x, baselines)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def attribute(
+            self,
+            inputs: Inputs,
+            baselines: Any = None,
+            target: Any = None,
+            additional_forward_args: Any = None,
+            n_steps: int | None = None,
+            rule: str = "trapezoid",
+            internal_batch_size: int | None = None,
+            return_convergence_delta: Literal[False] = False,
+            *,
+            per_row: bool | Iterable[bool] | None = None,
+            tol: float | None = None,
+            max_steps: int = CEILING,
+            targets: Any = None,
+            method: str | None = None,
+        ) -> Inputs: ...
+
+        @overload
+        def attribute(
+            self,
+            inputs: Inputs,
+            baselines: Any = None,
+            target: Any = None,
+            additional_forward_args: Any = None,
+            n_steps: int | None = None,
+            rule: str = "trapezoid",
+            internal_batch_size: int | None = None,
+            *,
+            return_convergence_delta: Literal[True],
+            per_row: bool | Iterable[bool] | None = None,
+            tol: float | None = None,
+            max_steps: int = CEILING,
+            targets: Any = None,
+            method: str | None = None,
+        ) -> tuple[Inputs, Tensor]: ...
 
     @log_usage()
     @graphless
@@ -265,7 +312,7 @@ class PathMethod(Portable, GradientAttribution):
         max_steps: int = CEILING,
         targets=None,
         method: str | None = None,
-    ):
+    ) -> Tensor | tuple[Tensor, ...] | tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """Attribution of each input feature.
 
         Parameters:
@@ -352,7 +399,7 @@ class PathMethod(Portable, GradientAttribution):
         x0: Tensor,
         x: Tensor,
         steps: int,
-        targets,
+        targets: Any,
         tol: float | None = None,
         **how: Any,
     ) -> Attribution:
@@ -418,9 +465,9 @@ def _stacked(found: list[Attribution]) -> Attribution:
 # %% ../../nbs/library/attribution/base.ipynb #5cbe7c87
 def explained(
     forward_func: Callable,
-    inputs,
-    target=None,
-    additional_forward_args=None,
+    inputs: Tensor | tuple[Tensor, ...],
+    target: Any = None,
+    additional_forward_args: Any = None,
     batch: int | None = None,
     *,
     check: bool = True,
@@ -478,7 +525,7 @@ def _rule_of(method: str) -> str:
     return RULES_OF_CAPTUM[method]
 
 
-def first_of(target, targets):
+def first_of(target: Any, targets: Any) -> Any:
     """The class to settle a score of several classes at: the first, if they are listed.
 
     Parameters:
@@ -495,7 +542,7 @@ def first_of(target, targets):
     return targets[0] if isinstance(targets, (list, range)) and len(targets) else None
 
 
-def _starts(layout: Layout, x: Tensor, baselines):
+def _starts(layout: Layout, x: Tensor, baselines: Any) -> Tensor | None:
     """The baselines of several inputs, side by side like x.
 
     Parameters:
@@ -555,7 +602,7 @@ def _bound(f, args, x, per_row):
     return Score(model, f.target, f.output, f.preprocess)
 
 
-def _baseline_of(x: Tensor, baselines) -> Tensor:
+def _baseline_of(x: Tensor, baselines: Any) -> Tensor:
     """The baseline of each row, like x.
 
     Parameters:

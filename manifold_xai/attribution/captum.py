@@ -10,7 +10,7 @@ __all__ = ['AT_ONCE', 'RECTIFIERS', 'Neighbour', 'Saliency', 'InputXGradient', '
 # %% ../../nbs/library/attribution/captum.ipynb #af5e629b
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import captum.attr
 import numpy as np
@@ -63,6 +63,34 @@ class Neighbour(Portable, GradientAttribution):
         """What is explained: forward_func, or a stand-in for it."""
         return self.forward_func
 
+    if TYPE_CHECKING:
+
+        @overload
+        def attribute(
+            self,
+            inputs: Tensor,
+            baselines: None = None,
+            target: Any = None,
+            additional_forward_args: Any = None,
+            internal_batch_size: int | None = None,
+            *,
+            per_row: bool | Iterable[bool] | None = None,
+            targets: Any = None,
+        ) -> Tensor: ...
+
+        @overload
+        def attribute(
+            self,
+            inputs: tuple[Tensor, ...],
+            baselines: None = None,
+            target: Any = None,
+            additional_forward_args: Any = None,
+            internal_batch_size: int | None = None,
+            *,
+            per_row: bool | Iterable[bool] | None = None,
+            targets: Any = None,
+        ) -> tuple[Tensor, ...]: ...
+
     @log_usage()
     @graphless
     @typed
@@ -76,7 +104,7 @@ class Neighbour(Portable, GradientAttribution):
         *,
         per_row: bool | Iterable[bool] | None = None,
         targets=None,
-    ):
+    ) -> Tensor | tuple[Tensor, ...]:
         """Map of each input feature, like `inputs`.
 
         Parameters:
@@ -101,7 +129,7 @@ class Neighbour(Portable, GradientAttribution):
         A = A.detach()
         return layout.split(A) if layout is not None else (A,) if isinstance(inputs, tuple) else A
 
-    def ask_each(self, f: Score, x: Tensor, batch: int | None, targets) -> Tensor:
+    def ask_each(self, f: Score, x: Tensor, batch: int | None, targets: Any) -> Tensor:
         """The maps of several classes, (b, k, ...): one forward pass, or the same draws each.
 
         Parameters:
@@ -153,7 +181,7 @@ class Saliency(Neighbour):
     tensor([[4., 4.]])
     """
 
-    def ask(self, f, x, batch):
+    def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
         """captum.attr.Saliency, abs=False"""
         return _in_chunks(captum.attr.Saliency(f), f, batch).attribute(_leaf(x), abs=False)
 
@@ -171,7 +199,7 @@ class InputXGradient(Neighbour):
     tensor([[4., 8.]])
     """
 
-    def ask(self, f, x, batch):
+    def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
         """captum.attr.InputXGradient"""
         return _in_chunks(captum.attr.InputXGradient(f), f, batch).attribute(_leaf(x))
 
@@ -207,7 +235,7 @@ class Sampled(Neighbour):
             raise ValueError(f"samples must be at least 1, got {samples}.")
         self.samples, self.generator = samples, generator
 
-    def ask(self, f, x, batch):
+    def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
         """`ask_one` for each row, seeded."""
         generator = here(self.generator)
         seeds = torch.randint(
@@ -266,13 +294,13 @@ class SmoothGrad(Sampled):
         super().__init__(forward_func, samples, generator, **options)
         self.noise = _positive(noise)
 
-    def ask_one(self, f, x, batch, seed):
+    def ask_one(self, f: Callable, x: Tensor, batch: int | None, seed: int) -> Tensor:
         """captum.attr.NoiseTunnel around captum.attr.Saliency, abs=False"""
         generator, total = torch.Generator(x.device).manual_seed(seed), 0
         for n in self.portions():
             A = self.map_of(f, _noisy_copies(x, n, self.noise, generator), batch)
             total = total + A.unflatten(0, (1, n)).sum(1)
-        return total / self.samples
+        return cast(Tensor, total / self.samples)
 
     def map_of(self, f: Callable, x: Tensor, batch: int | None) -> Tensor:
         """The map that is averaged: the gradient at each copy.
@@ -326,7 +354,7 @@ class SmoothIG(SmoothGrad):
         super().__init__(forward_func, samples, noise, generator, **options)
         self.steps = steps
 
-    def map_of(self, f, x, batch):
+    def map_of(self, f: Callable, x: Tensor, batch: int | None) -> Tensor:
         """The map that is averaged: Integrated Gradients of each copy, from 0."""
         return integrate(f, straight_path(torch.zeros_like(x), x, self.steps), batch=batch).A
 
@@ -365,7 +393,7 @@ class ExpectedGradients(Sampled):
         """Whether attributions are shares of the score, not gradients."""
         return self.multiplies
 
-    def ask_one(self, f, x, batch, seed):
+    def ask_one(self, f: Callable, x: Tensor, batch: int | None, seed: int) -> Tensor:
         """captum.attr.GradientShap without noise"""
         references, draw = _like(self.references, x), np.random.RandomState(seed)
         total = torch.zeros_like(x)
@@ -513,7 +541,7 @@ class GuidedBackprop(Neighbour):
     tensor([[3., 0.]])
     """
 
-    def subject(self):
+    def subject(self) -> Callable:
         """The model's twin, whose rectifiers will be guided.
 
         Raises: ValueError for a scripted model, a function without a module, and as `twin`
@@ -531,14 +559,14 @@ class GuidedBackprop(Neighbour):
             )
         return twin(self.forward_func)
 
-    def ask(self, f, x, batch):
+    def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
         """The gradient of the twin with guided rectifiers.
 
         Parameters:
             f, x, batch: as in `Neighbour.ask`
         Raises: ValueError if a rectifier would be missed, or none is found
         """
-        model = model_of(f)
+        model = cast(nn.Module, model_of(f))
         missed, guided = unguided(model, _row(f, 0), x[:1].clone())
         if missed or not guided:
             more = " …" if len(missed) > 4 else ""

@@ -7,6 +7,7 @@ __all__ = ['CODED', 'Catalogue', 'Asked', 'catalogue']
 
 # %% ../../nbs/library/attribution/catalogue.ipynb #f18d1835
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +46,10 @@ class Asked:
         how: arguments of `attribute`; those of a call win over them
     """
 
-    def __init__(self, method, **how):
+    def __init__(self, method: Any, **how: Any):
         self.method, self.how = method, how
 
-    def __call__(self, x: Tensor, target=None, **more) -> Tensor:
+    def __call__(self, x: Tensor, target: Any = None, **more: Any) -> Tensor:
         return self.method.attribute(x, target=target, **self.how | more)
 
 

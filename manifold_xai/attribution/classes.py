@@ -103,7 +103,7 @@ class Classes(Score):
         return scores
 
 # %% ../../nbs/library/attribution/classes.ipynb #ba8b5a41
-def classes_of_all(f: Score, x: Tensor, targets) -> list | Tensor:
+def classes_of_all(f: Score, x: Tensor, targets: Any) -> list | Tensor:
     """`targets` as a list or a LongTensor (b, k); "all" means every class of outputs (b, classes).
 
     Parameters:
@@ -175,7 +175,7 @@ def chunk_of(x: Tensor, batch: int | None, k: int) -> int:
     return Chunks.of(x, batch).batch * k
 
 # %% ../../nbs/library/attribution/classes.ipynb #f3590c85
-def generators_of(method) -> list[torch.Generator]:
+def generators_of(method: object) -> list[torch.Generator]:
     """The generators that a method draws from: among its attributes and its `settings`.
 
     Parameters:
@@ -197,7 +197,7 @@ def _drawing_alike(method) -> Iterator[Callable[[], None]]:
     yield again
 
 
-def class_by_class(method, attribute: Callable, targets: list | Tensor) -> list:
+def class_by_class(method: object, attribute: Callable, targets: list | Tensor) -> list:
     """attribute(target) for one class after the other, each with the same draws.
 
     Parameters:

@@ -40,8 +40,8 @@ class Block(NamedTuple):
         delta: convergence delta, (b,); None where a method has none
     """
 
-    A: Tensor | tuple[Tensor, ...]  # as `attribute` returned it, on the CPU
-    delta: Tensor | None  # convergence delta, (b,); None where a method has none
+    A: Tensor | tuple[Tensor, ...]
+    delta: Tensor | None
 
 
 class Maps:

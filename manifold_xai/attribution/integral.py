@@ -41,9 +41,8 @@ class Attribution(NamedTuple):
     (tensor([[1., 2.]]), tensor([0.]), tensor([[0., 0.]]))
     """
 
-    A: Tensor  # share of each feature, (b, ...)
-    gap: Tensor  # sum of A minus the score's gain between the path's own ends, (b,)
-    # F(x0) - F(first point) and F(x) - F(last point), (b, 2): what the path's ends leave out
+    A: Tensor
+    gap: Tensor
     ends: Tensor
 
 

@@ -9,11 +9,12 @@ __all__ = ['IntegratedGradients', 'BlurIG', 'GuidedIG', 'SettledIG', 'EnhancedIG
 # %% ../../nbs/library/attribution/methods.ipynb #a5e0cf9c
 from collections.abc import Callable
 from copy import copy
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from .adaptive import ORDER_ON, SETTLED_ON
+from .adaptive import ORDER_ON, SETTLED_ON, Within
 from .base import PathMethod
 from .integral import Attribution, integrate
 from ..autoencoder import Autoencoder
@@ -29,6 +30,7 @@ from manifold_xai.paths.manifold import (
     enhanced_path,
     manifold_path,
 )
+from ..paths.path import Path
 from ..paths.manifold_guided import manifold_guided_path, manifold_settled_path
 from ..paths.straight import straight_path
 from ..score import Score
@@ -62,7 +64,7 @@ class IntegratedGradients(PathMethod):
         """Whether attributions are shares of the score, not gradients."""
         return self.integrand != "gradient"
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """straight_path(x0, x, steps)"""
         return straight_path(x0, x, steps)
 
@@ -95,7 +97,7 @@ class BlurIG(PathMethod):
         super().__init__(forward_func, **options)
         self.sigma, self.edge = sigma, edge
 
-    def start(self, x, baselines):
+    def start(self, x: Tensor, baselines: Any) -> Tensor:
         """Return x: the path chooses its own start.
 
         Raises: ValueError if baselines are given
@@ -107,7 +109,7 @@ class BlurIG(PathMethod):
             )
         return x
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """blur_path(x, steps, sigma, edge)"""
         return blur_path(x, steps, self.sigma, self.edge)
 
@@ -150,7 +152,7 @@ class GuidedIG(PathMethod):
             generator=generator,
         )
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """guided_path(f, x0, x, steps, …)"""
         return guided_path(f, x0, x, steps, batch=batch, **self.settings)
 
@@ -174,11 +176,11 @@ class SettledIG(PathMethod):
         super().__init__(forward_func, **options)
         self.window, self.order = window, order
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """settled_path(f, x0, x, steps, window, order)"""
         return settled_path(f, x0, x, steps, self.window, self.order, batch=batch)
 
-    def settled(self, f, x0, x, batch):
+    def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path | None:
         """The path with its order settled once, on ORDER_ON segments of the straight line."""
         how = dict(batch=batch, order_steps=ORDER_ON)
         return settled_path(f, x0, x, SETTLED_ON, self.window, self.order, **how)
@@ -217,9 +219,9 @@ class EnhancedIG(PathMethod):
         check_anchor(anchor, jump)
         self.autoencoder, self.anchor, self.jump = check_autoencoder(autoencoder), anchor, jump
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """enhanced_path(autoencoder, x0, x, steps, anchor, jump)"""
-        how = dict(batch=batch, check=self.check)
+        how: dict[str, Any] = dict(batch=batch, check=self.check)
         return enhanced_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, **how)
 
 
@@ -254,7 +256,7 @@ class ManifoldIG(EnhancedIG):
         super().__init__(forward_func, autoencoder, anchor, jump, **options)
         self.geodesic = geodesic or {}
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """manifold_path(autoencoder, x0, x, steps, anchor, jump, **geodesic)"""
         how = dict(batch=batch, check=self.check) | self.geodesic
         return manifold_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, **how)
@@ -308,7 +310,7 @@ class ManifoldAlignedGuidedIG(PathMethod):
             generator=generator,
         )
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """manifold_guided_path(f, autoencoder, x0, x, steps, …)"""
         how = dict(batch=batch, check=self.check) | self.settings
         return manifold_guided_path(f, self.autoencoder, x0, x, steps, **how)
@@ -348,12 +350,12 @@ class ManifoldSettledIG(PathMethod):
             dict(window=window, anchor=anchor, jump=jump, order=order),
         )
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """manifold_settled_path(f, autoencoder, x0, x, steps, window, anchor, jump, order)"""
         how = dict(batch=batch, check=self.check) | self.settings
         return manifold_settled_path(f, self.autoencoder, x0, x, steps, **how)
 
-    def settled(self, f, x0, x, batch):
+    def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path | None:
         """The path with its order settled once, on ORDER_ON segments of the latent line."""
         how = dict(batch=batch, check=self.check, order_steps=ORDER_ON) | self.settings
         return manifold_settled_path(f, self.autoencoder, x0, x, SETTLED_ON, **how)
@@ -371,10 +373,12 @@ class Outward(PathMethod):
 
     drawn = None  # state of the generator when the first of several walks began
 
-    def settled(self, f, x0, x, batch):
+    def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path | None:
         """None: the walk finds its own way each time."""
 
-    def within(self, f, x0, x, tol, max_steps, **how):
+    def within(  # type: ignore[override]
+        self, f: Score, x0: Tensor, x: Tensor, tol: float, max_steps: int, **how: Any
+    ) -> Within:
         """Attribution to within `tol` by whole walks, all with the same random draws.
 
         Parameters:
@@ -384,7 +388,7 @@ class Outward(PathMethod):
         method.drawn = None if self.generator is None else self.generator.get_state()
         return PathMethod.within(method, f, x0, x, tol, max_steps, **how)
 
-    def finer(self, f, x0, x, steps, batch):
+    def finer(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Any:
         """The walk with another number of steps, of the same total length."""
         if self.drawn is not None:
             self.generator.set_state(self.drawn)
@@ -392,7 +396,7 @@ class Outward(PathMethod):
         method.settings = self.settings | dict(step=step)
         return method.path(f, x0, x, steps, batch)
 
-    def add_up(self, f, gamma, **how):
+    def add_up(self, f: Score, gamma: Any, **how: Any) -> Attribution:
         """Minus `integrate`: what the score loses on the way out is its gain on the way in."""
         A, gap, ends = integrate(f, gamma, **how)
         return Attribution(-A, -gap, -ends)
@@ -441,7 +445,7 @@ class IG2(Outward):
             clip=clip,
         )
 
-    def start(self, x, baselines):
+    def start(self, x: Tensor, baselines: Any) -> Tensor:
         """The references, or None if they are to be picked.
 
         Raises: ValueError if there are neither references nor baselines, and as `PathMethod.start`
@@ -451,9 +455,9 @@ class IG2(Outward):
                 "IG2 needs an image of another class to go to: IG2(model, references=…), "
                 "or one for each row as baselines."
             )
-        return None if baselines is None else super().start(x, baselines)
+        return cast(Any, None) if baselines is None else super().start(x, baselines)
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """iterative_path(f, x, reference, steps, …)"""
         if x0 is None:
             _refuse_arguments(f)
@@ -508,7 +512,7 @@ class AGI(Outward):
         self.k, self.generator = k, generator
         self.settings = dict(step=step, step_from=step_from, clip=clip)
 
-    def start(self, x, baselines):
+    def start(self, x: Tensor, baselines: Any) -> Tensor:
         """Return x: the paths find their own ends.
 
         Raises: ValueError if baselines are given
@@ -519,7 +523,7 @@ class AGI(Outward):
             )
         return x
 
-    def path(self, f, x0, x, steps, batch):
+    def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
         """`adversarial_path` from k copies of each row, one to each of k other classes."""
         every = Score(f.model, None, f.output, f.preprocess)
         other = other_classes(
@@ -537,7 +541,7 @@ class AGI(Outward):
         gamma.notes["copies"] = k
         return gamma
 
-    def add_up(self, f, gamma, **how):
+    def add_up(self, f: Score, gamma: Any, **how: Any) -> Attribution:
         """The mean of `Outward.add_up` over the copies of each row."""
         k = gamma.notes["copies"]
         how |= dict(rule="left") if self.settings["step_from"] == "input" else {}

@@ -28,10 +28,10 @@ class Trace(NamedTuple):
         maps: running attribution up to each frame, like frames; the first is 0
     """
 
-    frames: Tensor  # (T+1, b, ...), its points
-    grads: Tensor  # ∂F/∂x at each frame, like frames
-    scores: Tensor  # F at each frame, (T+1, b)
-    maps: Tensor  # running attribution up to each frame, like frames; the first is 0
+    frames: Tensor
+    grads: Tensor
+    scores: Tensor
+    maps: Tensor
 
     @property
     def gaps(self) -> Tensor:

@@ -32,9 +32,9 @@ class Step(NamedTuple):
     True
     """
 
-    x: Tensor  # (b, ...)
-    grad: Tensor | None = None  # like x
-    value: Tensor | None = None  # (b,)
+    x: Tensor
+    grad: Tensor | None = None
+    value: Tensor | None = None
 
 
 class Path:

@@ -458,8 +458,8 @@ def undrawn(device: torch.device, model: object = None) -> Iterator[None]:
 def unwritten(model: object) -> Iterator[None]:
     """Context that restores the buffers of all modules in `model` which its block changes.
 
-    Of several that are open for one buffer, in threads, the last to end restores what the first
-    found.
+    Where several threads have such a context open for one buffer, the last to end restores what the
+    first found.
 
     Parameters:
         model: as in `noisy_layers`

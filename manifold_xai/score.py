@@ -169,9 +169,8 @@ class Score:
             x: (b, ...), or a tuple of several inputs
             rows: which of the caller's rows these are, (b,); passed to the model if it takes them
         Returns: raw outputs for a callable target or logits, else probabilities, (b, classes)
-        Raises: ValueError for layers in train mode, outputs that are no tensor or not one per row,
-            and for
-            a probability of outputs that are not (b, classes)
+        Raises: ValueError for layers in train mode, for outputs that are no tensor or not one per
+            row, and for a probability of outputs that are not (b, classes)
         """
         refuse_training(self.noisy)
         x = self._preprocessed(x)

@@ -211,8 +211,7 @@ class PathMethod(Portable, GradientAttribution):
             several: scores of several classes that share the path; None for the one class of f
             how: further arguments of `integrate`
         Raises: ValueError for another rule than "trapezoid", for `refine`, and for several classes
-            on a
-            path that is walked anew at each level
+            on a path that is walked anew at each level
         """
         if how["rule"] != "trapezoid" or how["refine"] is not None:
             raise ValueError(
@@ -248,8 +247,7 @@ class PathMethod(Portable, GradientAttribution):
             x: input, (b, ...)
             baselines: as in `attribute`
         Raises: ValueError for another shape than x or one row of it, for NaN, and for what is no
-            number,
-            tensor, array or function
+            number, tensor, array or function
         """
         return _baseline_of(x, baselines)
 
@@ -327,8 +325,7 @@ class PathMethod(Portable, GradientAttribution):
             rule: as in `path_attribution`
             internal_batch_size: rows at once; None for a size that suits the inputs
             return_convergence_delta: also return ΣA − (F(x) − F(x0)), (b,)
-            per_row: for each further argument, whether it holds one entry per row; None
-                finds out
+            per_row: for each further argument, whether it holds one entry per row; None finds out
             tol: error to reach instead of n_steps, as a share of each map's norm, see
                 `adaptive_attribution`; `self.reached` then holds the error and steps of each row
             max_steps: with tol, the most segments of any row

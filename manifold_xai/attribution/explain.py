@@ -279,7 +279,8 @@ def _weights(v):
 def _answers(way, given, how) -> list[float] | None:
     """The scores that `way` explains in this batch: two models with other answers are two models.
 
-    They tell apart what no name or weight does: another preprocess, constant or plain attribute.
+    They differ even where names and weights agree, as with another preprocess or a number inside.
+
     Returns: one number per row; None if `how` is, or if `way` does not say what it explains
     """
     if how is None or not hasattr(way, "forward_func"):

@@ -122,7 +122,7 @@ def _named(found):
 
 
 def _whole(v, name):
-    """A copy of its own, dense: a file holds no views."""
+    """A dense copy: a file holds no views."""
     if not isinstance(v, Tensor):
         raise ValueError(
             "A must be a map, a tuple of maps, or what path_attribution returned, "

@@ -112,10 +112,13 @@ class TwoLayer(nn.Module):
     With (w, a, b) on the unit sphere and equal weights it is Bordt et al.'s f(ν, x).
 
     Parameters:
-        w, a, b: the neurons, (m,), (m, d), (m,)
+        w: outer weight of each neuron, (m,)
+        a: inner weights, (m, d)
+        b: offsets, (m,)
+    Source: Bordt et al. 2024, Theorem 1
     """
 
-    def __init__(self, w: Tensor, a: Tensor, b: Tensor):
+    def __init__(self, w: Tensor, a: Tensor, b: Tensor) -> None:
         super().__init__()
         self.w, self.a, self.b = nn.Parameter(w), nn.Parameter(a), nn.Parameter(b)
 

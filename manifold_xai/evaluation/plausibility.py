@@ -383,6 +383,7 @@ def features_to(
         x: inputs (b, ...)
         layers: as from `taps`
         weights: as in `feature_distance`
+    Returns: (points, rows) -> distance of each point to its row of x, (n,)
     Raises: ValueError as `feature_distance`
     """
     with torch.no_grad():
@@ -402,6 +403,7 @@ def distance_to(x: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> Meas
     Parameters:
         x: inputs (b, ...)
         distance: (n, ...), (n, ...) -> (n,), such as LPIPS with reduction="none"
+    Returns: (points, rows) -> distance of each point to its row of x, (n,)
     """
     return lambda points, rows: distance(points, x[rows])
 
@@ -467,13 +469,25 @@ class Support(NamedTuple):
     threshold: Tensor  # (), the largest distance to the k-th neighbour that counts as inside
 
     def distance(self, features: Tensor, batch: int | None = None) -> Tensor:
-        """Distance to the k-th nearest real image, for features (..., D): (...)."""
+        """Distance to the k-th nearest real image.
+
+        Parameters:
+            features: (..., D)
+            batch: as in `neighbour_distance`
+        Returns: (...)
+        """
         flat = features.flatten(0, -2)
         found = neighbour_distance(flat, self.real, self.k, batch=batch)
         return found.unflatten(0, features.shape[:-1])
 
     def inside(self, features: Tensor, batch: int | None = None) -> Tensor:
-        """Whether that distance is within the threshold, (...), as 0.0 or 1.0."""
+        """Whether the distance to the k-th nearest real image is within the threshold.
+
+        Parameters:
+            features: (..., D)
+            batch: as in `neighbour_distance`
+        Returns: (...), 1.0 inside, 0.0 outside
+        """
         return (self.distance(features, batch) <= self.threshold).to(features)
 
 
@@ -552,7 +566,12 @@ class Gaussian(NamedTuple):
     shrink: float  # share of Σ that is a multiple of the identity
 
     def distance(self, features: Tensor) -> Tensor:
-        """Mahalanobis distance of features (..., D): (...)."""
+        """Mahalanobis distance to the mean.
+
+        Parameters:
+            features: (..., D)
+        Returns: (...)
+        """
         away = (features - self.mean).to(self.whiten)
         return (away @ self.whiten.T).norm(dim=-1).to(features)
 

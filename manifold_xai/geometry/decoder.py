@@ -21,7 +21,13 @@ Decoder = Callable[[Tensor], Tensor]  # (b, d) or (b, c, h, w) -> (b, ...), row 
 
 # %% ../../nbs/library/geometry/decoder.ipynb #37535cfc
 def check_finite(name: str, z: Tensor) -> None:
-    """Refuse NaN and infinity, by name."""
+    """Refuse NaN and infinity, by name.
+
+    Parameters:
+        name: of the argument, for the message
+        z: a tensor of any shape
+    Raises: ValueError with the number of values that are not finite
+    """
     if not z.isfinite().all():
         bad = int((~z.isfinite()).sum())
         raise ValueError(
@@ -31,7 +37,12 @@ def check_finite(name: str, z: Tensor) -> None:
 
 
 def check_latents(z: Tensor) -> None:
-    """Refuse `z` unless it holds one finite latent vector per row, (b, d)."""
+    """Refuse `z` unless it holds one finite latent vector per row.
+
+    Parameters:
+        z: latents, (b, d)
+    Raises: ValueError with the shape, or the number of values that are not finite
+    """
     if not isinstance(z, Tensor) or z.ndim != 2:
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise ValueError(
@@ -42,7 +53,13 @@ def check_latents(z: Tensor) -> None:
 
 
 def check_direction(z: Tensor, v: Tensor) -> None:
-    """Refuse directions `v` that are not one for each latent of `z`."""
+    """Refuse directions that are not one for each latent.
+
+    Parameters:
+        z: latents, (b, ...)
+        v: directions, like z
+    Raises: ValueError with both shapes
+    """
     if v.shape != z.shape:
         raise ValueError(
             f"`v` must be one latent direction for each point, {tuple(z.shape)} like `z`, got "
@@ -51,7 +68,12 @@ def check_direction(z: Tensor, v: Tensor) -> None:
 
 
 def check_path(gamma_z: Tensor) -> None:
-    """Refuse `gamma_z` unless it is a finite latent path (T+1, b, ...) with T ≥ 1 segments."""
+    """Refuse `gamma_z` unless it is a finite latent path with at least one segment.
+
+    Parameters:
+        gamma_z: latent path, (T+1, b, ...)
+    Raises: ValueError with the shape, or the number of values that are not finite
+    """
     if gamma_z.ndim < 3 or len(gamma_z) < 2:
         raise ValueError(
             "`gamma_z` must be a latent path (T+1, b, ...) with T ≥ 1 segments, got "
@@ -67,6 +89,7 @@ def check_derivative(decode: Callable[[Tensor], Tensor], z: Tensor) -> None:
     Parameters:
         decode: (n, ...) -> (n, ...), row by row
         z: latents, (b, ...); the first is tried
+    Raises: ValueError saying what to look for in `decode`
     """
     with torch.enable_grad():
         z = z[:1].detach().clone().requires_grad_()
@@ -80,14 +103,26 @@ def check_derivative(decode: Callable[[Tensor], Tensor], z: Tensor) -> None:
 
 
 def at_least_one(name: str, n: int | None) -> int | None:
-    """Return `n`; refuse it below 1. None passes."""
+    """`n` itself, refused below 1.
+
+    Parameters:
+        name: of the argument, for the message
+        n: a count, or None, which passes
+    Returns: n
+    Raises: ValueError if n < 1
+    """
     if n is not None and n < 1:
         raise ValueError(f"`{name}` must be at least 1, got {n}.")
     return n
 
 # %% ../../nbs/library/geometry/decoder.ipynb #948f58be
 def jacobian_at(decode: Decoder) -> Callable[[Tensor], Tensor]:
-    """Jacobian of `decode` as a function of one latent vector, (d,) -> (D, d)."""
+    """Jacobian of `decode` as a function of one latent vector.
+
+    Parameters:
+        decode: (b, d) -> (b, ...), row by row
+    Returns: a function (d,) -> (D, d), D the number of pixel values
+    """
     return jacfwd(lambda z: decode(z[None].clone())[0].flatten())  # forward mode, since d ≪ D
 
 
@@ -136,8 +171,12 @@ def norm(v: Tensor) -> Tensor:
 
 # %% ../../nbs/library/geometry/decoder.ipynb #f9f93a7b
 def images(decode: Decoder, gamma_z: Tensor) -> Tensor:
-    """Decoded points of paths (n, b, ...), flattened: (n, b, D).
+    """Decoded points of paths, flattened.
 
+    Parameters:
+        decode: (n, ...) -> (n, ...), row by row
+        gamma_z: latent points, (n, b, ...)
+    Returns: (n, b, D), D the number of pixel values
     Raises: ValueError if `decode` does not return a row for each row
     """
     n, b = gamma_z.shape[:2]

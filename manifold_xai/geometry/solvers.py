@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Surface:
         batch: frames decoded together; by default about a million pixel values
     """
 
-    def __init__(self, decode: Decoder, ridge: Tensor, batch: int | None = None):
+    def __init__(self, decode: Decoder, ridge: Tensor, batch: int | None = None) -> None:
         self.decode, self.ridge, self.batch = decode, ridge, batch
         self.frames = 0  # decoded and differentiated so far
         self.columns = 0  # Jacobian columns, and products, asked for at single frames so far
@@ -51,16 +51,29 @@ class Surface:
         """Decoded points, (n, b, D)."""
         return images(self.decode, gamma_z)
 
-    def fitted(self, fn: Callable, gamma_z: Tensor, least: int):
-        """fn(batch) with the surface's batch, which is halved for good when memory runs out."""
+    def fitted(self, fn: Callable, gamma_z: Tensor, least: int) -> Any:
+        """fn(batch) with the surface's batch, which is halved for good when memory runs out.
+
+        Parameters:
+            fn: takes the number of frames that it may hold at once
+            gamma_z: latent paths, (T+1, b, ...); a frame of them sets the first batch
+            least: the batch is not halved below this
+        Returns: what fn returns
+        """
         if self.batch is None:
             with torch.no_grad():
                 self.batch = max(8, 2**20 // self.images(gamma_z[:1, :1]).numel())
         found, self.batch = retry_smaller(fn, self.batch, min(least, self.batch))
         return found
 
-    def in_tiles(self, fn: Callable, gamma_z: Tensor):
-        """fn of slices (frames, rows) that together hold every segment of every path once."""
+    def in_tiles(self, fn: Callable, gamma_z: Tensor) -> Any:
+        """fn of slices (frames, rows) that together hold every segment of every path once.
+
+        Parameters:
+            fn: takes a list of pairs of slices of gamma_z; a frame on a border is in both tiles
+            gamma_z: latent paths, (T+1, b, ...)
+        Returns: what fn returns
+        """
         T, b = len(gamma_z) - 1, gamma_z.shape[1]
 
         def tiles(batch):  # whole paths where they fit
@@ -71,7 +84,14 @@ class Surface:
         return self.fitted(lambda batch: fn(tiles(batch)), gamma_z, least=2)
 
     def energy(self, gamma_z: Tensor, rows: Tensor | slice = slice(None)) -> Energy:
-        """Energy of paths (T+1, k, d), ridge included, and its gradient; `rows` says which."""
+        """Energy of paths, ridge included, and its gradient.
+
+        Parameters:
+            gamma_z: latent paths, (T+1, k, d)
+            rows: which of the surface's paths these are, (k,)
+        Returns: Energy(E, grad, chords)
+        Raises: ValueError if the decoder's images carry no gradient
+        """
         ridge = self.ridge[rows]
         return self.in_tiles(lambda tiles: self._energy(gamma_z, ridge, tiles), gamma_z)
 
@@ -123,25 +143,31 @@ class Springs:
         strengths: of each segment of each path, (T, b)
     """
 
-    def __init__(self, strengths: Tensor):
+    def __init__(self, strengths: Tensor) -> None:
         self.give = 1 / (len(strengths) * strengths.double())[..., None]  # per unit of tension
 
     def solve(self, v: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """The matrix's inverse times v, (T−1, k, d), for the paths `rows`."""
+        """The matrix's inverse times v.
+
+        Parameters:
+            v: at the inner points, (T−1, k, d)
+            rows: which paths these are, (k,)
+        Returns: like v; computed in float64
+        """
         give, pull = self.give[:, rows], held(v).double()[:-1].cumsum(0)
         tension = (give * pull).sum(0) / give.sum(0) - pull
         return (give * tension).cumsum(0)[:-1].to(v)
 
 
 class Blocks:
-    """A symmetric block-tridiagonal matrix, factored.
+    """A symmetric block-tridiagonal matrix for each path, factored (Cholesky, block by block).
 
     Parameters:
         D: blocks on the diagonal, (n, b, d, d)
         O: blocks above it, (n−1, b, d, d)
     """
 
-    def __init__(self, D: Tensor, O: Tensor):
+    def __init__(self, D: Tensor, O: Tensor) -> None:
         self.L: list[Tensor]
         self.W: list[Tensor]
         self.L, self.W, self.O = [], [], O
@@ -152,12 +178,23 @@ class Blocks:
                 self.W.append(torch.cholesky_solve(O[i], self.L[i]))
 
     def replace(self, rows: Tensor, new: "Blocks") -> None:
-        """Replace the matrices of the paths `rows`."""
+        """Replace the matrices of some paths.
+
+        Parameters:
+            rows: which paths, (k,)
+            new: their matrices, factored, of k paths
+        """
         for mine, theirs in zip([*self.L, *self.W, *self.O], [*new.L, *new.W, *new.O]):
             mine[rows] = theirs
 
     def solve(self, v: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """The matrix's inverse times v, (n, k, d), for the paths `rows`."""
+        """The matrix's inverse times v.
+
+        Parameters:
+            v: (n, k, d)
+            rows: which paths these are, (k,)
+        Returns: like v; computed in float64, not finite where the matrix is not positive definite
+        """
         y = list(v.double()[..., None])
         for i in range(len(y)):
             r = y[i] - self.O[i - 1][rows].mT @ y[i - 1] if i else y[i]
@@ -177,7 +214,13 @@ def _dot(u: Tensor, v: Tensor) -> Tensor:
 
 # %% ../../nbs/library/geometry/solvers.ipynb #65b3d85c
 def blocks(surface: Surface, gamma_z: Tensor) -> tuple[Tensor, Tensor]:
-    """JᵢᵀJᵢ (T−1, b, d, d) and JᵢᵀJᵢ₊₁ (T−2, b, d, d) at the inner points, in float64."""
+    """Blocks of Gauss–Newton's matrix, from the Jacobians Jᵢ at the inner points.
+
+    Parameters:
+        surface: the surface; it counts the Jacobians' columns
+        gamma_z: latent paths, (T+1, b, d)
+    Returns: JᵢᵀJᵢ, (T−1, b, d, d), and JᵢᵀJᵢ₊₁, (T−2, b, d, d), in float64
+    """
     d = gamma_z.shape[2]  # a column of one Jacobian weighs as much as a frame
 
     def found(batch):
@@ -208,9 +251,15 @@ def _neighbours(decode: Decoder, z: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def blocks_between(surface: Surface, gamma_z: Tensor, most: int = 50) -> tuple[Tensor, Tensor]:
-    """`blocks` from the Jacobians of at most `most` + 1 frames, with linear interpolation between.
+    """`blocks` from few Jacobians, with linear interpolation between their frames.
 
     Good enough for a first guess, and cheap for fine paths.
+
+    Parameters:
+        surface: as in `blocks`
+        gamma_z: as in `blocks`
+        most: Jacobians are computed at `most` + 1 frames at most
+    Returns: as `blocks`; exactly that where T is `most` or less
     """
     T = len(gamma_z) - 1
     if T <= most:
@@ -234,7 +283,15 @@ def blocks_between(surface: Surface, gamma_z: Tensor, most: int = 50) -> tuple[T
 def product(
     surface: Surface, gamma_z: Tensor, v: Tensor, rows: Tensor | slice = slice(None)
 ) -> Tensor:
-    """Gauss–Newton's matrix, ridge included, times v (T−1, k, d), without forming it."""
+    """Gauss–Newton's matrix, ridge included, times v, without forming it.
+
+    Parameters:
+        surface: the surface; it counts the products
+        gamma_z: latent paths, (T+1, k, d)
+        v: at the inner points, (T−1, k, d)
+        rows: which of the surface's paths these are, (k,)
+    Returns: like v
+    """
     T, ridge = len(gamma_z) - 1, surface.ridge[rows][:, None]
     pulled = surface.in_tiles(lambda tiles: _product(surface, gamma_z, held(v), tiles), gamma_z)
     return pulled - T * ridge * held(v).diff(n=2, dim=0)
@@ -262,23 +319,34 @@ class Taken(NamedTuple):
 
 
 class Solver(Protocol):
-    """A descent method for many paths, each with its own step size."""
+    """A descent method for many paths, each with its own step size.
+
+    It is built where its paths start: (surface, gamma_z, at), with `at` their Energy.
+    """
 
     first: float  # size of the first step
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
-        """Steps (T−1, k, d) that the paths `rows`, (k,), should try."""
+        """Steps that paths should try.
+
+        Parameters:
+            grad: gradient of their energy at the inner points, (T−1, k, d)
+            size: step size of each path, (k,)
+            rows: which paths these are, (k,)
+        Returns: steps, like grad
+        """
 
     def accepted(self, taken: Taken) -> None:
         """Learn from steps that were taken."""
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
-        """Sizes of the next steps, (k,).
+        """Sizes of the next steps.
 
         Parameters:
             size: of this step, (k,)
             gain: decrease of the energy per predicted slope, (k,); ½ for an exact quadratic model
             ok: whether the step was taken, (k,)
+        Returns: (k,)
         """
 
 # %% ../../nbs/library/geometry/solvers.ipynb #7b5f5ecd
@@ -294,11 +362,16 @@ def _backtracked(size: Tensor, ok: Tensor) -> Tensor:
 
 
 class Gradient:
-    """Algorithm 1 of MIG with its sign corrected: steepest descent."""
+    """Algorithm 1 of MIG with its sign corrected: steepest descent. Methods: see `Solver`.
+
+    A size grows by a tenth when the step is taken, and is halved when not.
+
+    Source: MIG Algorithm 1
+    """
 
     first = 1.0  # suits a decoder that stretches evenly
 
-    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy):
+    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy) -> None:
         self.T, (self.scale, _) = len(at.chords), _stretch(gamma_z, at.chords)
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
@@ -312,11 +385,14 @@ class Gradient:
 
 
 class Sobolev:
-    """Steepest descent with the gradient smoothed by springs along the path."""
+    """Steepest descent with the gradient smoothed by springs along the path. Methods: see `Solver`.
+
+    Sizes change as in `Gradient`. The springs stay as they are where the paths start.
+    """
 
     first = 1.0
 
-    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy):
+    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy) -> None:
         scale, _ = _stretch(gamma_z, at.chords)
         self.springs = Springs(scale.expand(len(at.chords), -1))
 
@@ -331,11 +407,17 @@ class Sobolev:
 
 # %% ../../nbs/library/geometry/solvers.ipynb #902e5f69
 class GaussNewton:
-    """The energy's Hessian without the decoder's second derivatives, solved block by block."""
+    """The energy's Hessian without the decoder's second derivatives. Methods: see `Solver`.
+
+    It is solved block by block. A large size means little damping: sizes change by the gain, and
+    each step that is taken gives its path new blocks.
+
+    Source: Levenberg 1944, Marquardt 1963, for the damping
+    """
 
     first = 100.0
 
-    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy):
+    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy) -> None:
         self.surface, (self.D, self.O) = surface, blocks(surface, gamma_z)
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
@@ -366,11 +448,15 @@ def _tied(D: Tensor, O: Tensor, ridge: Tensor, damping: Tensor | float) -> Block
 
 # %% ../../nbs/library/geometry/solvers.ipynb #8f1dbe99
 class MatrixFree:
-    """Gauss–Newton by conjugate gradients, for latents too many for a matrix."""
+    """Gauss–Newton by conjugate gradients, for latents too many for a matrix.
+
+    Methods: see `Solver`. Sizes change as in `GaussNewton`; of a step that is taken it keeps the
+    place.
+    """
 
     first = 100.0
 
-    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy):
+    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy) -> None:
         self.surface, self.T, self.gamma_z = surface, len(at.chords), gamma_z.clone()
         self.scale, stretch = _stretch(gamma_z, at.chords)
         self.springs = Springs(stretch + self.scale / 10)
@@ -419,12 +505,22 @@ def _numbers(gamma_z: Tensor) -> int:
 
 
 def gauss_newton(surface: Surface, gamma_z: Tensor, at: Energy) -> Solver:
-    """`GaussNewton` if its blocks are few, else `MatrixFree`."""
+    """`GaussNewton` if its blocks are few, else `MatrixFree`.
+
+    Parameters:
+        surface: the surface
+        gamma_z: latent paths, (T+1, b, d)
+        at: their energy
+    Returns: a Solver
+    """
     return (GaussNewton if _small(gamma_z) else MatrixFree)(surface, gamma_z, at)
 
 # %% ../../nbs/library/geometry/solvers.ipynb #d7772fd7
 class QuasiNewton:
     """Limited-memory BFGS that starts from one Gauss–Newton matrix, or from springs.
+
+    Methods: see `Solver`. A size is halved when the step is refused, and is 1 again after a step
+    that is taken. Such a step gives a new pair, or new blocks if it was refused twice before.
 
     Source: Liu and Nocedal 1989
     """
@@ -433,7 +529,7 @@ class QuasiNewton:
     pairs = 6
     damping = 1e-3
 
-    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy):
+    def __init__(self, surface: Surface, gamma_z: Tensor, at: Energy) -> None:
         self.guess: Blocks | Springs
         self.surface, self.small = surface, _small(gamma_z)
         if self.small:
@@ -446,7 +542,13 @@ class QuasiNewton:
         self.curvature = torch.full_like(self.steps[:, 0, :, 0], math.inf)  # infinite: no pair yet
 
     def guessed(self, gamma_z: Tensor, ridge: Tensor) -> Blocks:
-        """Gauss–Newton's matrix where the paths are."""
+        """Gauss–Newton's matrix where the paths are, from `blocks_between`.
+
+        Parameters:
+            gamma_z: latent paths, (T+1, k, d)
+            ridge: of each path, (k,)
+        Returns: Blocks of k paths
+        """
         return _tied(*blocks_between(self.surface, gamma_z), ridge, self.damping)
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
@@ -471,12 +573,24 @@ class QuasiNewton:
         self.remember(rows[ok], step[:, ok], dgrad[:, ok], sy[ok])
 
     def begin_anew(self, rows: Tensor, gamma_z: Tensor) -> None:
-        """Forget the pairs of these paths and guess anew where they are."""
+        """Forget the pairs of some paths and guess anew where these are.
+
+        Parameters:
+            rows: which paths, (k,)
+            gamma_z: where they are, (T+1, k, d)
+        """
         cast(Blocks, self.guess).replace(rows, self.guessed(gamma_z, self.surface.ridge[rows]))
         self.curvature[:, rows] = math.inf
 
     def remember(self, rows: Tensor, step: Tensor, dgrad: Tensor, sy: Tensor) -> None:
-        """Append a pair to those that are kept; drop the oldest."""
+        """Append a pair to those that are kept; drop the oldest.
+
+        Parameters:
+            rows: which paths, (k,)
+            step: (T−1, k, d)
+            dgrad: change of the gradient over the step, like step
+            sy: inner product of the two, (k,), above 0
+        """
         for memory, new in ((self.steps, step), (self.dgrads, dgrad)):
             memory[:-1, :, rows], memory[-1][:, rows] = memory[1:, :, rows], new
         self.curvature[:-1, rows], self.curvature[-1, rows] = self.curvature[1:, rows], sy
@@ -486,19 +600,29 @@ class QuasiNewton:
 
 # %% ../../nbs/library/geometry/solvers.ipynb #33c413f3
 class Encoder:
-    """MIG's eq. 5: the encoder's Jacobian in place of the decoder's transposed one."""
+    """MIG's eq. 5: the encoder's Jacobian in place of the decoder's transposed one.
+
+    Methods: see `Solver`. Sizes change as in `Gradient`; after a step that is taken it looks anew.
+
+    Source: Zaher et al. 2024, eq. 5; Shao et al. 2018
+    """
 
     first = 1.0
 
     def __init__(
         self, surface: Surface, gamma_z: Tensor, at: Energy, encode: Callable[[Tensor], Tensor]
-    ):
+    ) -> None:
         self.surface, self.encode, self.T = surface, encode, len(at.chords)
         self.eta = torch.zeros_like(gamma_z[1:-1])
         self.look(torch.arange(gamma_z.shape[1], device=gamma_z.device), gamma_z)
 
     def look(self, rows: Tensor, gamma_z: Tensor) -> None:
-        """Compute η for the paths `rows`, which are at gamma_z."""
+        """Compute η, the encoder's stand-in for the gradient, and keep it.
+
+        Parameters:
+            rows: which paths, (k,)
+            gamma_z: where they are, (T+1, k, d)
+        """
         together = max(1, cast(int, self.surface.batch) // (self.T + 1))
         for some in torch.arange(len(rows), device=rows.device).split(together):
             x = self.surface.decode(gamma_z[:, some].flatten(0, 1)).unflatten(0, (self.T + 1, -1))

@@ -52,12 +52,22 @@ def _segment(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
 
 
 def parabola_length(r: Tensor) -> Tensor:
-    """∫₀ʳ √(1 + s²) ds, odd in r: length of a parabola, and of a spiral of radius its angle."""
+    """∫₀ʳ √(1 + s²) ds: length of the parabola y = r²/2, and of a spiral of radius its angle.
+
+    Parameters:
+        r: end of the parabola, or angle; any shape and sign
+    Returns: length, like r; odd in r
+    """
     return (r * (1 + r**2).sqrt() + r.asinh()) / 2
 
 
 def parabola_radius(s: Tensor) -> Tensor:
-    """Inverse of `parabola_length`, by eight Newton steps; differentiable to any order."""
+    """Inverse of `parabola_length`, by eight Newton steps; differentiable to any order.
+
+    Parameters:
+        s: length; any shape and sign
+    Returns: r, like s
+    """
     r = s / (1 + s.abs() / 2).sqrt()
     for _ in range(8):
         r = r - (parabola_length(r) - s) / (1 + r**2).sqrt()

@@ -220,7 +220,14 @@ def guided_path(
 def drawn_order(
     order: str | Tensor, x: Tensor, generator: torch.Generator | None
 ) -> str | Tensor:
-    """`order` itself, or a random one like x, drawn once, for "random"."""
+    """`order` itself, or a random one drawn once.
+
+    Parameters:
+        order: "greedy", "random", or a tensor like x
+        x: input, (b, ...)
+        generator: draws for "random", else unused
+    Returns: a tensor like x for "random", else `order`
+    """
     if isinstance(order, Tensor) or order != "random":
         return order
     return torch.rand(

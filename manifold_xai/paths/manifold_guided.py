@@ -264,6 +264,8 @@ def latent_score(f: Callable, decode: Decoder, like: Tensor | None = None) -> Ca
         decode: latents to images, row by row
         like: images that its first images are checked against, one per row of the caller
     Returns: a callable z, rows=None -> (b,)
+    Raises: ValueError, when called, for images unlike `like` or a decoder that lets no gradient
+        through
     """
     f = row_wise(f)
 

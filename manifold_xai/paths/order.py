@@ -39,12 +39,13 @@ def guided_step_loop(
 
 # %% ../../nbs/31_guided.ipynb #e81136f3
 def places(steps: int, schedule: str = "equal") -> list[float]:
-    """Places t of a guided path's points after the first, `steps` of them, the last 1.
+    """Places t of a guided path's points after the first.
 
     Parameters:
         steps: segments T
         schedule: "equal": i/T. "published": i/(T+1), with a last segment twice as long, as in
             MA-GIG's code, where T+1 points share T+1 parts
+    Returns: `steps` numbers in (0, 1], rising, the last 1
     """
     parts = steps + (schedule == "published")
     return [i / parts for i in range(1, steps)] + [1.0]

@@ -72,7 +72,7 @@ class Path:
         curve: Callable[[Iterable[float], Tensor], Iterator[Tensor]] | None = None,
         again: "Callable[[int, Tensor], Path] | None" = None,
         **notes: Any,
-    ):
+    ) -> None:
         self.x: Tensor | Any  # None if only the walk finds it
         self.walk, self.x0, self.x, self.steps, self.straight = walk, x0, x, steps, straight
         self.curve, self.again, self.notes = curve, again, notes
@@ -96,7 +96,12 @@ class Path:
         return tuple(map(torch.stack, zip(*self)))
 
     def through(self, layout: Layout | None) -> "Path":
-        """This path with points that hold several inputs side by side; None for one input."""
+        """This path with points that hold several inputs side by side.
+
+        Parameters:
+            layout: which part of a point belongs to which input; None for one input
+        Returns: a Path whose points are tuples of tensors, (b, ...) each
+        """
         other = copy(self)
         other.layout = layout
         return other
@@ -107,6 +112,7 @@ def through_tuples(make: Callable[..., Path]) -> Callable[..., Path]:
 
     Parameters:
         make: makes a Path; its x, x0 and order may be tuples, and f then takes as many inputs
+    Returns: `make` for tensors and for tuples; of tuples it gives a Path of tuples
     """
     names = signature(make).parameters
 

@@ -64,7 +64,7 @@ class VAE(nn.Module):
         channels: int = 32,
         size: int = 32,
         colours: int = 1,
-    ):
+    ) -> None:
         super().__init__()
         halvings = size.bit_length() - 3
         if halvings < 1 or size != 4 * 2**halvings:
@@ -98,7 +98,12 @@ class VAE(nn.Module):
         )
 
     def posterior(self, x: Tensor) -> Posterior:
-        """q(z|x), mean and log variance (b, d) each."""
+        """q(z|x) of images.
+
+        Parameters:
+            x: images, (b, colours, size, size) in [0, 1]
+        Returns: mean and log variance, (b, d) each
+        """
         return Posterior(*self.encoder(x).chunk(2, 1))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -383,7 +388,7 @@ def _body(i: int, o: int, activation: Callable[[], nn.Module], stride: int = 1) 
 class _Down(nn.Module):
     """A residual block to half the size: two convolutions beside a skip branch of stride 2."""
 
-    def __init__(self, i: int, o: int, activation: Callable[[], nn.Module]):
+    def __init__(self, i: int, o: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.body = _body(i, o, activation, stride=2)
         self.skip = nn.Conv2d(i, o, 3, 2, 1)
@@ -396,7 +401,7 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """A residual block to twice the size, by repeating pixels, with a skip branch."""
 
-    def __init__(self, i: int, o: int, activation: Callable[[], nn.Module]):
+    def __init__(self, i: int, o: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.body = _body(i, o, activation)
         self.skip = nn.Conv2d(i, o, 3, 1, 1)
@@ -410,7 +415,7 @@ class _Up(nn.Module):
 class _Same(nn.Module):
     """A residual block: two convolutions beside the identity."""
 
-    def __init__(self, width: int, activation: Callable[[], nn.Module]):
+    def __init__(self, width: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.body = _body(width, width, activation)
         self.activation = activation()
@@ -447,7 +452,7 @@ class ResidualVAE(nn.Module):
         encoder_activation: Callable[[], nn.Module] = nn.SiLU,
         activation: Callable[[], nn.Module] = nn.SiLU,
         output: Callable[[], nn.Module] = nn.Sigmoid,
-    ):
+    ) -> None:
         super().__init__()
         w = [width, 2 * width, 4 * width, 8 * width, 8 * width]
         up = [8 * width, 8 * width, 4 * width, 2 * width, width]
@@ -468,12 +473,23 @@ class ResidualVAE(nn.Module):
         )
 
     def posterior(self, x: Tensor) -> Posterior:
-        """q(z|x), mean and log variance, (b, latents, H/16, W/16) each."""
+        """q(z|x) of images.
+
+        Parameters:
+            x: images, (b, colours, H, W) in [0, 1]
+        Returns: mean and log variance, (b, latents, H/16, W/16) each
+        """
         h = self.encoder(x)
         return Posterior(self.mean(h), self.logvar(h))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Posterior mean of images (b, colours, H, W)."""
+        """Posterior mean of images.
+
+        Parameters:
+            x: images, (b, colours, H, W) in [0, 1]
+        Returns: (b, latents, H/16, W/16)
+        Raises: ValueError if height or width is no multiple of 16
+        """
         if x.shape[-1] % 16 or x.shape[-2] % 16:
             raise ValueError(
                 f"height and width must be multiples of 16, got {tuple(x.shape)}: "
@@ -482,7 +498,12 @@ class ResidualVAE(nn.Module):
         return self.posterior(x).mean
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of codes (b, latents, h, w), (b, colours, 16h, 16w)."""
+        """Images of codes.
+
+        Parameters:
+            z: codes, (b, latents, h, w)
+        Returns: (b, colours, 16h, 16w), in the range of the last layer
+        """
         return self.decoder(z)
 
 # %% ../../nbs/library/subjects/autoencoders.ipynb #cce4fff0
@@ -636,7 +657,7 @@ class _Squash(nn.Module):
 class _TinyBlock(nn.Module):
     """A residual block of three convolutions; if pooled, a wider context is added first."""
 
-    def __init__(self, width: int, pooled: bool = False):
+    def __init__(self, width: int, pooled: bool = False) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             _conv(width, width),
@@ -683,7 +704,7 @@ class TAEF2(nn.Module):
     Source: Ollin Boer Bohan, github.com/madebyollin/taesd
     """
 
-    def __init__(self, width: int = 64, latents: int = 32):
+    def __init__(self, width: int = 64, latents: int = 32) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             _conv(3, width),
@@ -711,7 +732,13 @@ class TAEF2(nn.Module):
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        """Codes of images (b, 3, H, W) in [0, 1]."""
+        """Codes of images.
+
+        Parameters:
+            x: images, (b, 3, H, W) in [0, 1]
+        Returns: (b, latents, H/8, W/8)
+        Raises: ValueError for other channels, or a side that is no multiple of 8
+        """
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 8 or x.shape[3] % 8:
             raise ValueError(
                 "TAEF2 takes images (b, 3, H, W) with H and W multiples of 8, "
@@ -720,7 +747,12 @@ class TAEF2(nn.Module):
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of codes (b, 32, h, w), unclamped."""
+        """Images of codes.
+
+        Parameters:
+            z: codes, (b, latents, h, w)
+        Returns: (b, 3, 8h, 8w), unclamped
+        """
         return self.decoder(z)
 
 

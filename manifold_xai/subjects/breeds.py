@@ -33,7 +33,12 @@ class Breeds(NamedTuple):
 
 
 def missing(root: str | Path | None = None) -> list[str]:
-    """The folders of NEEDED that a data root lacks."""
+    """The folders of NEEDED that a data root lacks.
+
+    Parameters:
+        root: a data root; None for the user's
+    Returns: their names; empty if nothing is missing
+    """
     return [name for name in NEEDED if not (store.data_root(root) / name).is_dir()]
 
 
@@ -50,7 +55,9 @@ def breeds(
         root: a data root; None for the user's
         size: pixels per side
         classes: breeds
-        learn, judge: photographs of each kind, drawn class by class; None for all
+        learn: photographs to train on, drawn class by class; None for all
+        judge: photographs to test on, likewise
+    Returns: Breeds, with images in [0, 1] and the names of the classes
     Raises: FileNotFoundError saying what is missing
     """
     if lacking := missing(root):

@@ -65,7 +65,7 @@ class DigitCNN(nn.Sequential):
         channels: int = 1,
         width: int = 16,
         classes: int = 10,
-    ):
+    ) -> None:
         sizes = (channels, width, 3 * width, 6 * width)
         blocks = [
             layer
@@ -283,12 +283,18 @@ class Normalise(nn.Module):
     Raises: ValueError, when called, for images with another number of channels
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.mean, self.std = mean, std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (b, channels, H, W) in [0, 1], normalised."""
+        """Images, normalised.
+
+        Parameters:
+            x: images, (b, channels, H, W) in [0, 1]
+        Returns: like x
+        Raises: ValueError for another number of channels
+        """
         if x.ndim < 3 or x.shape[-3] != len(self.mean):
             raise ValueError(
                 f"images must have {len(self.mean)} channels, (b, {len(self.mean)}, H, W), "

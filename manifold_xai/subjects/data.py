@@ -175,6 +175,12 @@ def to_tensor(image: Image.Image, size: int = 224, channels: int = 3, pad: int =
 
 
 def plain_images(transform: Callable[[Image.Image], Tensor], size: int = 256) -> Tensor:
-    """A black and a white image, (2, C, H, W), by the same `transform` as every photograph."""
+    """A black and a white image, by the same `transform` as every photograph.
+
+    Parameters:
+        transform: PIL image -> (C, H, W)
+        size: pixels per side before `transform`
+    Returns: (2, C, H, W)
+    """
     plain = (Image.new("RGB", (size, size), colour) for colour in ("black", "white"))
     return torch.stack([transform(image) for image in plain])

@@ -24,7 +24,12 @@ class Posterior(NamedTuple):
 
 
 def kl(q: Posterior) -> Tensor:
-    """KL(q(z|x) ‖ N(0, I)) in nats, summed over each image's latents: (b,)."""
+    """KL(q(z|x) ‖ N(0, I)), summed over each image's latents.
+
+    Parameters:
+        q: mean and log variance, (b, ...) each
+    Returns: nats, (b,)
+    """
     return (q.mean.square() + q.logvar.exp() - 1 - q.logvar).flatten(1).sum(1) / 2
 
 # %% ../../nbs/12_autoencoders.ipynb #9cbfe2a1

@@ -76,7 +76,14 @@ def natural_autoencoder(
 
 
 def placed(root: str | Path | None, kind: str, name: str | Path) -> Path | None:
-    """The folder `name` of a data root, or of its folder `kind`, if there is one."""
+    """The folder `name` of a data root, or of its folder `kind`, if there is one.
+
+    Parameters:
+        root: a data root; None for the user's
+        kind: a folder of the data root, such as "weights"
+        name: of the folder looked for
+    Returns: its path; None if it is in neither place
+    """
     places = (data_root(root) / name, data_root(root) / kind / name)
     return next((place for place in places if place.is_dir()), None)
 
@@ -138,7 +145,13 @@ class Classifiers(NamedTuple):
     files: dict[str, Path]  # weights by name; empty if they come with a package
 
     def load(self, name: str) -> Pretrained:
-        """One of `names`, with its preprocessing."""
+        """One of `names`, with its preprocessing.
+
+        Parameters:
+            name: of the classifier
+        Returns: Pretrained(model, preprocess)
+        Raises: ValueError for a name that is not in `names`
+        """
         if name not in self.names:
             raise ValueError(f"`name` must be one of {', '.join(self.names)}, got {name!r}.")
         if name in LITES:

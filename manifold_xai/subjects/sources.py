@@ -93,7 +93,12 @@ class ImageSet(Dataset):
         return self.transform(self.pictures[row]), int(self.y[row])
 
     def load(self, n: int | None = None) -> Images:
-        """Load all these images, or `n` of them drawn class by class, always the same."""
+        """These images in memory.
+
+        Parameters:
+            n: how many, drawn class by class, always the same; None for all
+        Returns: Images(x, y, rows)
+        """
         rows = self.rows
         if n is not None:
             generator = torch.Generator().manual_seed(0)

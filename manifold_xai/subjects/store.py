@@ -25,7 +25,12 @@ from ..files import data_root, explained, write_aside
 
 # %% ../../nbs/library/subjects/store.ipynb #0ee45145
 def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes of `tensors`, in the order of their names."""
+    """SHA-256 of names, dtypes, shapes and bytes of tensors, in the order of their names.
+
+    Parameters:
+        tensors: by name
+    Returns: 64 hexadecimal digits
+    """
     h = hashlib.sha256()
     for name in sorted(tensors):
         x = tensors[name].detach().cpu().contiguous()
@@ -56,8 +61,11 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and card from `path`.
+    """Tensors and card from a file of `save_tensors`.
 
+    Parameters:
+        path: the file
+    Returns: tensors by name, on the CPU, and the card
     Raises: ValueError naming the file if it is not one of ours, or does not match its seal
     """
     again = "Delete it and it will be made again."
@@ -159,6 +167,9 @@ def _halved(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
     """Refuse weights that are not finite.
 
+    Parameters:
+        path: the file they come from, for the message
+        weights: by name
     Raises: ValueError naming the file and the parameters
     """
     if wrong := [k for k, v in weights.items() if not v.isfinite().all()]:

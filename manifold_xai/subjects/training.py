@@ -25,7 +25,11 @@ from .data import Images
 # %% ../../nbs/library/subjects/training.ipynb #69eadff3
 @contextmanager
 def in_eval(*modules: Any) -> Iterator[None]:
-    """Context that puts the networks among `modules` into eval mode, and restores their modes."""
+    """Context that puts networks into eval mode, and then restores the mode of each layer.
+
+    Parameters:
+        modules: networks; anything else is passed over
+    """
     networks = [m for m in modules if isinstance(m, nn.Module)]
     before = [(layer, layer.training) for m in networks for layer in m.modules()]
     for m in networks:
@@ -38,7 +42,12 @@ def in_eval(*modules: Any) -> Iterator[None]:
 
 
 def device_of(model: Any) -> torch.device:
-    """Device of the parameters of `model`; the CPU if it has none."""
+    """Device of the parameters of `model`.
+
+    Parameters:
+        model: a module, or any callable
+    Returns: that of its first parameter; the CPU if it has none
+    """
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     return next((p.device for p in parameters), torch.device("cpu"))
 
@@ -61,6 +70,8 @@ def predictions(model: Callable[[Tensor], Tensor], x: Tensor, batch: int = 250) 
 def check_images(images: Images) -> None:
     """Refuse images that are not finite, not nearly in [0, 1], or not labelled with one class each.
 
+    Parameters:
+        images: x (b, ...) and labels y (b,)
     Raises: ValueError naming what is wrong
     """
     x, y = images.x, images.y
@@ -95,6 +106,7 @@ def accuracy(model: Callable[[Tensor], Tensor], images: Images, batch: int = 250
         model: images to logits
         images: with labels
         batch: rows at a time
+    Returns: in [0, 1]
     Raises: ValueError for invalid images or labels
     """
     check_images(images)
@@ -170,8 +182,13 @@ def keep_state(
 def resume_state(
     path: str | Path, state: Sequence[Any], settings: dict[str, Any]
 ) -> dict[str, list[float]]:
-    """Restore `state` as `keep_state` wrote it, and return the figures so far.
+    """Restore the state that `keep_state` wrote.
 
+    Parameters:
+        path: the checkpoint
+        state: the objects with a state, in the order in which they were kept; changed in place
+        settings: of the training; those of the checkpoint must be equal
+    Returns: the figures so far, by name
     Raises: ValueError naming a file that is not a checkpoint, or is from another training
     """
     try:

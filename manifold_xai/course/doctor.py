@@ -98,11 +98,11 @@ def machine(root: Path | None = None, data: str | None = None) -> Iterator[Findi
 
 def shipped(folder: Path | None = None) -> Iterator[Finding]:
     """Whether the trained weights that ship with the package are intact."""
-    from manifold_xai.subjects.store import SHIPPED, check_finite, load_tensors
+    from manifold_xai.subjects.store import SHIPPED, check_weights, load_tensors
 
     for path in sorted((folder or SHIPPED).glob("*.safetensors")):
         try:
-            check_finite(path, load_tensors(path)[0])
+            check_weights(path, load_tensors(path)[0])
             yield Finding("ok", f"weights {path.stem} are whole")
         except ValueError as error:
             yield Finding("FAIL", str(error), f"git checkout -- {path}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..autoencoder import check_decoder
 from ..chunks import Chunks
-from ..geometry.latent import along
+from ..geometry.latent import point_at
 
 # %% ../../nbs/library/paths/curve.ipynb #055b82b2
 def line_curve(x0: Tensor, x: Tensor) -> Callable:
@@ -50,7 +50,7 @@ def spline_curve(gamma_z: Tensor) -> Callable:
 
     def curve(places, rows):
         path = gamma_z[:, rows]
-        yield from (along(path, t) for t in places)
+        yield from (point_at(path, t) for t in places)
 
     return curve
 

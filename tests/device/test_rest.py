@@ -221,7 +221,7 @@ def read(device: torch.device):
 def kept(device: torch.device):
     """Digest and check of tensors on a device."""
     tensors = dict(a=images(device))
-    store.check_finite(Path("a"), tensors)
+    store.check_weights(Path("a"), tensors)
     return store.digest(tensors)
 
 
@@ -385,7 +385,7 @@ REST = {
     "guided backwards": guided_backwards,
     "laid": lambda d: [
         manifold.lay(decode(d), line(d), 9),
-        latent.along(line(d), 0.3),
+        latent.point_at(line(d), 0.3),
         decoder.jacobian_at(decode(d))(codes(d)[0]),
         guided.line_gradient(f(d), *ends(d), 8),
     ],

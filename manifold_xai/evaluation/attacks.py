@@ -350,7 +350,8 @@ def map_ssim(A: Tensor, B: Tensor) -> Tensor:
     Of Σ|A| over channels, divided by its maximum, in windows of 11×11 (σ = 1.5).
 
     Parameters:
-        A, B: maps (b, C, H, W), at least 11 pixels a side
+        A: maps (b, C, H, W), at least 11 pixels a side
+        B: maps, like A
     Returns: (b,)
     Raises: ValueError for maps of different shape, not finite, or too small; ImportError without
         torchmetrics
@@ -385,7 +386,8 @@ def map_correlation(A: Tensor, B: Tensor) -> Tensor:
     """Pearson's correlation of two maps, row by row, (b,): of Σ|A| over channels, over pixels.
 
     Parameters:
-        A, B: maps (b, ...) of one shape
+        A: maps (b, ...)
+        B: maps, like A
     Returns: (b,); 0 where a map is constant
     Raises: ValueError for different shapes
     Source: Dombrowski et al. 2019, §3, beside SSIM

@@ -105,7 +105,8 @@ def remaining(x0: Tensor, x: Tensor) -> Measure:
     """Measure: the share of the L1 distance from x0 to x that is left at a point.
 
     Parameters:
-        x0, x: the ends, (b, ...)
+        x0: start, (b, ...)
+        x: end, like x0
     Returns: a measure, 1 at x0 and 0 at x; 0 in rows where x0 = x
     Raises: ValueError for ends of different shape or NaN
     """
@@ -155,7 +156,8 @@ def jump_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
     It is the best of all paths for any measure that rewards arriving early.
 
     Parameters:
-        x0, x: the ends, (b, ...)
+        x0: start, (b, ...)
+        x: end, like x0
         steps: segments, at least 1
     Returns: a path
     Raises: ValueError for ends of different shape or NaN, or steps < 1
@@ -345,7 +347,8 @@ def feature_distance(
     The formula of LPIPS, with squared differences weighted after squaring, as their code does.
 
     Parameters:
-        a, b: for each layer (n, C, H, W) or (n, C), as from `taps`
+        a: for each layer (n, C, H, W) or (n, C), as from `taps`
+        b: of the other images, like a
         weights: for each layer (C,), None for 1 throughout
     Returns: (n,)
     Raises: ValueError if the layers of a, b and weights differ in number or shape

@@ -86,7 +86,8 @@ def rank_correlation(A: Tensor, B: Tensor, where: Tensor | None = None) -> Tenso
     0.
 
     Parameters:
-        A, B: maps (b, ...) of one shape
+        A: maps (b, ...)
+        B: maps, like A
         where: bool, (b, ...) or one channel: only these pixels count
     Returns: (b,), in [-1, 1]
     Raises: ValueError for maps of different shape, NaN, or a row with fewer than two pixels
@@ -215,7 +216,8 @@ def efficient_mprt(A: Tensor, A_random: Tensor, bins: int = 100) -> Tensor:
     """Relative rise in complexity from the trained network's maps to the randomised network's.
 
     Parameters:
-        A, A_random: maps of one shape (b, ...), signed
+        A: maps (b, ...), signed
+        A_random: maps of the randomised network, like A
         bins: as in `complexity`
     Returns: (b,); higher is better, 0 means no change
     Raises: ValueError for maps of different shape, NaN, or a constant map, whose complexity is 0

@@ -411,6 +411,8 @@ class GaussNewton:
 
     It is solved block by block. A large size means little damping: sizes change by the gain. Where
     a step was taken, the path gets new blocks.
+
+    Source: Marquardt 1963, for the damping
     """
 
     first = 100.0

@@ -330,8 +330,11 @@ def line_gradient(
     Between the points at which f is evaluated, the gradient is interpolated by cubics.
 
     Parameters:
-        f, x0, x, batch: as in `mean_gradient`
+        f: as in `mean_gradient`
+        x0: start of the line, like x
+        x: its end, (b, ...)
         steps: segments of the line, at least 3; f is evaluated at steps + 1 points
+        batch: as in `mean_gradient`
     Returns: one number per feature, at least 0, like x
     Raises: ValueError for fewer than 3 steps
     """

@@ -352,7 +352,7 @@ def _row(where, head, cells, columns):
 
 def _once(path, key, values, lines):
     """Refuse a column in which a value occurs twice."""
-    seen = {}
+    seen: dict[str, int] = {}
     for value, line in zip(values, lines):
         if value in seen:
             raise ValueError(

@@ -495,7 +495,7 @@ def _types_in_words(f, x):
     try:
         yield
     except RuntimeError as error:
-        own = {p.dtype for m in reachable(f) for p in m.parameters() if p.is_floating_point()}
+        own: Any = {p.dtype for m in reachable(f) for p in m.parameters() if p.is_floating_point()}
         if not own or x.dtype in own or "type" not in str(error).lower():
             raise
         own = ", ".join(sorted(map(str, own)))

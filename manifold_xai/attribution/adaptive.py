@@ -135,12 +135,14 @@ class _Line(_Sums):
 
     def summed(self, steps, rule):
         """The sum by this rule; the ends, which all levels share, are evaluated once."""
-        inner = self.gamma.curve([i / steps for i in range(1, steps)], self.rows)
+        inner = cast(Callable, self.gamma.curve)(
+            [i / steps for i in range(1, steps)], self.rows
+        )
         return self.integral(_with_ends(self.start, inner, self.end), rule=rule)
 
     def keep(self, still):
         super().keep(still)
-        self.last = Attribution(*(part[still] for part in self.last))
+        self.last = Attribution(*(part[still] for part in cast(Attribution, self.last)))
         self.start, self.end = (_rows_of(step, still) for step in (self.start, self.end))
 
 
@@ -179,7 +181,7 @@ class _Curve(_Sums):
     points: list[Step] | None = None
 
     @property
-    def believed(self):
+    def believed(self):  # type: ignore[override]  # a constant in the other two
         """More where the path is smooth: sums corrected by `bends` err as 1/T⁴."""
         return SMOOTHLY if self.gamma.notes.get("smooth") else _Sums.believed
 
@@ -187,7 +189,7 @@ class _Curve(_Sums):
         n = self.steps
         if self.points is None:
             self.points = self.asked([i / n for i in range(n + 1)])
-            found = self.integral(Path(lambda: iter(self.points), *self.ends(), n))
+            found = self.integral(Path(lambda: iter(cast(list, self.points)), *self.ends(), n))
             self.left_out = found.ends
         else:
             between = self.asked([i / n for i in range(1, n, 2)])
@@ -201,7 +203,7 @@ class _Curve(_Sums):
 
     def keep(self, still):
         super().keep(still)
-        self.points = [_rows_of(step, still) for step in self.points]
+        self.points = [_rows_of(step, still) for step in cast(list[Step], self.points)]
         self.left_out = self.left_out[still]
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #aa4af309
@@ -211,7 +213,7 @@ class _Walks(_Sums):
     nested = False
 
     def sum(self):
-        return self.integral(self.gamma.again(self.steps, self.rows))
+        return self.integral(cast(Callable, self.gamma.again)(self.steps, self.rows))
 
 
 def _way(gamma: Path) -> type[_Sums]:

@@ -48,7 +48,7 @@ class Portable:
     def __init_subclass__(cls, **more):
         super().__init_subclass__(**more)
         if "__init__" in vars(cls):
-            cls.__init__ = typed(cls.__init__)
+            cls.__init__ = typed(cls.__init__)  # type: ignore[method-assign]
 
     def __getstate__(self):
         state = vars(self) | dict(settings=vars(self).get("settings", {}))

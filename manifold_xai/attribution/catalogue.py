@@ -7,7 +7,7 @@ __all__ = ['CODED', 'Catalogue', 'Asked', 'catalogue']
 
 # %% ../../nbs/library/attribution/catalogue.ipynb #f18d1835
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,8 @@ def _missing(f, autoencoder, references):
 def _unfit(f, autoencoder, x):
     """Methods that cannot explain inputs like x, and why."""
     parts = x if isinstance(x, tuple) else (x,)
+    row: Any
+    out: dict[str, str]
     row, out = tuple(ordinary(v[:1]) for v in parts), {}
     if len(parts) > 1:
         out |= dict.fromkeys(
@@ -171,7 +173,7 @@ def _unfit(f, autoencoder, x):
     if (
         _rectified(f)
         and len(parts) == 1
-        and (missed := captum.unguided(model_of(f), f, row[0].clone())[0])
+        and (missed := captum.unguided(cast(Any, model_of(f)), f, row[0].clone())[0])
     ):
         out["Guided Backprop"] = f"it would miss {', '.join(missed[:2])}"
     return out

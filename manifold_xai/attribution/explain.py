@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -237,7 +237,7 @@ def _compare(out, before, now):
 def _flat(tree, name=""):
     if not isinstance(tree, dict):
         return {name: tree}
-    found = {}
+    found: dict[str, Any] = {}
     for key, v in tree.items():
         found |= _flat(v, f"{name}.{key}" if name else key)
     return found

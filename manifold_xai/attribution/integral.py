@@ -475,7 +475,7 @@ def _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite):
     away = x - x0 if integrand == "gradient" else None
     A = walk.A if integrand == "gradient" else walk.A * (x - x0)
     if not gap:
-        return Attribution(_finite(A, refuse=finite), None, None)
+        return Attribution(_finite(A, refuse=finite), cast(Any, None), cast(Any, None))
     start, end = (
         values(f, torch.cat([x0, x]), walk.rows.repeat(2), walk.chunks).to(A.dtype).chunk(2)
     )

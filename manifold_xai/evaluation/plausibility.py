@@ -10,7 +10,7 @@ __all__ = ['Measure', 'along', 'remaining', 'area', 'jump_path', 'largest_step',
 
 # %% ../../nbs/library/evaluation/plausibility.ipynb #c01085bd
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -323,7 +323,7 @@ def taps(
 
 def _answers(model, x, known, layers):
     """Run the model once, and keep a copy of each layer's output."""
-    kept = {}
+    kept: dict[str, Any] = {}
 
     def keeper(name):  # a copy, since the next layer may work in place
         return lambda _, __, out: kept.__setitem__(name, out.clone())

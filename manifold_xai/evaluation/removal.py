@@ -286,7 +286,7 @@ def _curves(answer, z, paint, places, shares, chunks):
     n, b = places[0].numel(), len(z)
     removed = [round(share * n) for share in shares.tolist()]
     inner = sorted({k for k in removed if 0 < k < n})
-    cuts = [cut for k in inner for cut in (n - k, k)] + [0] * (n in removed)
+    cuts: Any = [cut for k in inner for cut in (n - k, k)] + [0] * (n in removed)
     cuts = torch.tensor(cuts, dtype=torch.long, device=z.device)
     each = [-1, *[1] * (places.ndim - 1)]
 

@@ -195,6 +195,7 @@ def guided_path(
     order = drawn_order(order, x, generator)
 
     def walk():
+        key: Any
         chunks, position, fixed = Chunks.of(x, batch), x0, isinstance(order, Tensor)
         for t in places(steps, schedule):
             if fixed:

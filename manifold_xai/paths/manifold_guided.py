@@ -173,6 +173,7 @@ def manifold_guided_path(
         return gamma
 
     def look():
+        like: Any
         chunks, position, like = Chunks.of(x, batch), z0, x
         for t in places(steps, schedule):
             seen = decode_and_grad(f, decode, position, batch=chunks, like=like)

@@ -524,6 +524,8 @@ def perceptual(
     """
 
     def cost(xhat, x):
+        seen: Any
+        meant: Any
         seen, meant = features(xhat), features(x)
         pairs = [(seen, meant)] if isinstance(seen, Tensor) else zip(seen, meant, strict=True)
         return error(xhat, x) + weight * sum(squared_error(a, b.detach()) for a, b in pairs)

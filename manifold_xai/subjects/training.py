@@ -420,7 +420,7 @@ def train_robust(
     radii = cast(Any, torch.tensor(radii))
 
     def attack(model, x, y, generator):
-        eps = radii[torch.randint(len(radii), (len(x),), generator=generator)]
+        eps = cast(Any, radii)[torch.randint(len(radii), (len(x),), generator=generator)]
         eps = eps[0] if radius == "batch" else eps
         return pgd_l2(model, x, y, eps, iterations, generator, radius)
 

@@ -2,12 +2,15 @@
 
 import ast
 import doctest
+import inspect
 import io
+import re
 
 import pytest
 from helpers import ROOT
 
 import manifold_xai
+
 
 def examples(name: str) -> list[doctest.DocTest]:
     """The examples in the docstring of a public name."""
@@ -41,3 +44,22 @@ def test_what_editors_see_is_what_there_is():
         assert node.level == 1 and all(alias.asname == alias.name for alias in node.names)
         seen |= {alias.name: node.module for alias in node.names}
     assert seen == manifold_xai._HOME | {"score": "score"}
+
+
+def undocumented(name: str) -> list[str]:
+    """Arguments of a public name that its docstring leaves out under `Parameters:`;
+    of a tuple with names, the fields without a comment."""
+    thing = getattr(manifold_xai, name)
+    said = re.search(r"^Parameters:\n((?: .*\n?)+)", inspect.getdoc(thing) or "", re.M)
+    lines = said[1] if said else ""
+    known = {*re.findall(r"\w+", " ".join(re.findall(r"^    (\S[^:]*):", lines, re.M)))}
+    if hasattr(thing, "_fields"):  # a comment on its line, or on the line before
+        field = r"^    (?:# \S.*\n    (\w+):.*|(\w+):.*  # \S.*)$"
+        found = re.findall(field, inspect.getsource(thing), re.M)
+        known |= {name for names in found for name in names}
+    return [name for name in inspect.signature(thing).parameters if name not in known]
+
+
+@pytest.mark.parametrize("name", sorted(manifold_xai.__all__))
+def test_every_argument_is_documented(name):
+    assert not (missing := undocumented(name)), f"{name}: {', '.join(missing)}"

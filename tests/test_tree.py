@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from configparser import ConfigParser
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -266,25 +267,90 @@ def test_every_benchmark_is_named():
     assert not missing, missing
 
 
-LAYERS = ["geometry", "paths", "attribution", "evaluation"]
+# From the ground up: a module imports from its own layer and from those before it.
+LAYERS = [
+    *("files", "options", "together", "door", "chunks", "score", "autoencoder"),
+    *("geometry", "paths", "subjects", "attribution", "evaluation", "benchmark", "course"),
+]
+PACKAGE = ROOT / "manifold_xai"
+FACES = {"", "_modidx", "data", "classifiers", "autoencoders"}  # they only pass names on
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+MODULES = {name.strip("."): path for name, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_imports_go_one_way(layer):
-    """geometry and score, then paths, then attribution, then evaluation:
-    none imports from a later one."""
-    later = LAYERS[LAYERS.index(layer) + 1 :]
-    for path in [
-        *(ROOT / "manifold_xai" / layer).glob("*.py"),
-        *([ROOT / "manifold_xai/score.py"] if layer == "geometry" else []),
-    ]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
-            if isinstance(node, ast.ImportFrom) and (
-                node.level or (node.module or "").startswith("manifold_xai")
-            ):
-                assert not set(later) & set((node.module or "").split(".")), (
-                    f"{path.name} imports {node.module}"
-                )
+def our_imports(name: str) -> list[tuple[str, str, bool]]:
+    """The module's imports from the package: module, name in it, whether made when loading."""
+    found = []
+
+    def visit(node, loads):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            loads = False
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ImportFrom):
+                found.extend((*_target(name, child, alias.name), loads) for alias in child.names)
+            elif isinstance(child, ast.Import):
+                names = [alias.name.split(".") for alias in child.names]
+                ours = [parts[1:] for parts in names if parts[0] == "manifold_xai"]
+                found.extend((".".join(parts), "", loads) for parts in ours)
+            visit(child, loads and not isinstance(child, ast.FunctionDef | ast.Lambda))
+
+    visit(ast.parse(MODULES[name].read_text(encoding="utf8")), True)
+    return [entry for entry in found if entry[0] is not None]
+
+
+def _target(name, node, said):
+    """The module of ours that `from … import said` reads, and the name in it; None if foreign."""
+    here = name.split(".") if MODULES[name].stem == "__init__" else name.split(".")[:-1]
+    if node.level:
+        above = here[: len(here) + 1 - node.level]
+    elif (node.module or "").split(".")[0] == "manifold_xai":
+        above = []
+    else:
+        return None, ""
+    inner = (node.module or "").removeprefix("manifold_xai").strip(".")
+    module = ".".join(filter(None, [*above, inner]))
+    whole = f"{module}.{said}".strip(".")
+    return (whole, "") if whole in MODULES else (module, said)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - FACES))
+def test_imports_go_one_way(name):
+    """Whether made at the top or inside a function. The face imports from every layer, so only
+    the course takes names from it; its version is everyone's."""
+    layer = LAYERS.index(name.split(".")[0])
+    for module, said, _ in our_imports(name):
+        if (module, said) in (("", ""), ("", "__version__")):
+            continue
+        assert module not in FACES - {""}, f"{name} imports {module}, an old name"
+        below = LAYERS.index(module.split(".")[0] or "course") <= layer
+        assert below, f"{name} imports {module or said}, which lies above it"
+
+
+def test_imports_have_no_circle():
+    """When modules load; an import inside a function may point back within its layer."""
+    loads = {name: {m for m, _, now in our_imports(name) if now} - {name} for name in MODULES}
+    assert sum(map(len, loads.values())) > 200
+    [*TopologicalSorter(loads).static_order()]  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_private_names_stay_in_their_module(name):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf8"))
+    found = our_imports(name)
+    taken = [said for _, said, _ in found if said.startswith("_") and said != "__version__"]
+    modules = {module.split(".")[-1] for module, said, _ in found if not said}
+    taken += [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and re.match("_[^_]", node.attr)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+    ]
+    assert not taken, f"{name} takes {', '.join(taken)}"
 
 
 def test_workflows_run_actions_by_hash():

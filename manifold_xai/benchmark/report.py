@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['BETTER', 'PAPERS', 'GATE', 'AS_PRINTED', 'Interval', 'interval', 'Found',
-           'by_classifier', 'printed', 'rows_of', 'cost_rows', 'markdown', 'as_html',
-           'write_report', 'figure']
+           'by_classifier', 'rows_of', 'markdown', 'write_report']
 
 # %% ../../nbs/library/benchmark/report.ipynb #fbd1d5f5
 import csv
@@ -127,7 +126,7 @@ AS_PRINTED = {
 }  # fmt: skip
 
 
-def printed(paper: str, method: str, measure: str) -> str:
+def _printed(paper: str, method: str, measure: str) -> str:
     """Smallest and largest number that a paper prints for a method, or ""."""
     file = PAPERS / f"{paper}.csv"
     if not paper or not file.exists() or measure not in AS_PRINTED:
@@ -148,12 +147,12 @@ def rows_of(found: Found, measure: str, paper: str) -> list[list[str]]:
         mean = found.of(m, measure)
         apart = "" if m == against else str(found.paired(against, m, measure))
         place = str(found.rank(m, measure))
-        beside = printed(paper, m, measure)
+        beside = _printed(paper, m, measure)
         rows.append([m, str(mean.n), str(mean), place, apart, found.gated(m), beside])
     return rows
 
 
-def cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
+def _cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
     """Passes and seconds per image, measures included, and their ratio to IG's."""
     head = ["method", "classifier", "images", "passes", "seconds", "over IG", "paper"]
     each: dict[tuple, float] = {}
@@ -164,7 +163,7 @@ def cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
         seconds, ig = c["cpu"] / c["images"], each.get(("IG", c["classifier"]))
         ratio = f"{seconds / ig:.2f}" if ig else ""
         passes = f"{sum(n for k, n in c['passes'].items() if 'calls' not in k) / c['images']:.0f}"
-        beside = printed(paper, c["label"], "seconds over IG")
+        beside = _printed(paper, c["label"], "seconds over IG")
         cells = [c["label"], c["classifier"], str(c["images"]), passes, f"{seconds:.2f}"]
         rows.append([*cells, ratio, beside])
     return rows
@@ -176,7 +175,7 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def as_html(rows: list[list[str]]) -> str:
+def _as_html(rows: list[list[str]]) -> str:
     """A table as HTML."""
     head, *body = (
         "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
@@ -201,12 +200,12 @@ def write_report(out: Path) -> Path:
             way = "more is better" if BETTER[measure] else "less is better"
             rows = rows_of(scores, measure, plan["paper"])
             text += [f"## {name}: {measure} ({way})", markdown(rows)]
-            page += [f"<h2>{name}: {measure} ({way})</h2>", as_html(rows)]
-    spent = cost_rows(results.costs(out), plan["paper"])
+            page += [f"<h2>{name}: {measure} ({way})</h2>", _as_html(rows)]
+    spent = _cost_rows(results.costs(out), plan["paper"])
     text += ["## cost", markdown(spent)]
-    page += ["<h2>cost</h2>", as_html(spent)]
+    page += ["<h2>cost</h2>", _as_html(spent)]
     results.write_costs(out)
-    figure(found, Path(out) / "figure.svg")
+    _figure(found, Path(out) / "figure.svg")
     page.insert(1, '<img src="figure.svg" alt="Differences to each method, with intervals">')
     text.insert(1, "![Differences to each method, with intervals](figure.svg)")
     for name, lines in (("table.md", text), ("table.html", page)):
@@ -215,7 +214,7 @@ def write_report(out: Path) -> Path:
     return Path(out) / "table.md"
 
 
-def figure(found: dict[str, Found], path: Path, measure: str = "") -> None:
+def _figure(found: dict[str, Found], path: Path, measure: str = "") -> None:
     """A forest plot of paired differences, one panel per classifier, as SVG."""
     from matplotlib.figure import Figure
 

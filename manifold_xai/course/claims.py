@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TESTS', 'LATER', 'REVISED', 'ROLES', 'claims', 'read_claims', 'Revision',
-           'revisions', 'Estimate', 'Gate', 'Condition', 'as_conditions',
-           'check_conditions', 'read_record', 'read_records', 'as_json']
+           'revisions', 'Estimate', 'Gate', 'Condition', 'check_conditions',
+           'read_record', 'read_records', 'as_json']
 
 # %% ../../nbs/library/course/claims.ipynb #972784bc
 import math
@@ -188,7 +188,7 @@ class Condition(NamedTuple):
         return f"{self.measured}{pooled}" + "".join(f"; {gate}" for gate in self.gates)
 
 
-def as_conditions(
+def _as_conditions(
     conditions: Mapping[str, Estimate | Condition], later: Sequence[str] = ()
 ) -> dict[str, Condition]:
     """Conditions by name: a plain estimate is a headline, or exploratory if `later` names it."""
@@ -205,13 +205,13 @@ def check_conditions(
         claim: its id in the table of claims
         conditions: measurements by name
         later: names of conditions that were added when first results were known
-    Returns: as `as_conditions`
+    Returns: conditions by name, each with its role
     Raises: ValueError for an unknown claim, no headline, an estimate that is not finite or lies
         outside its own interval, an unknown role, or a name in `later` that is not a condition
     """
     if claim not in claims():
         raise ValueError(f"claim must be an id from assets/claims.csv, got {claim!r}.")
-    found = as_conditions(conditions, later)
+    found = _as_conditions(conditions, later)
     wrong = [name for name, c in found.items() if not _is_estimate(c.measured)]
     if wrong or not found:
         raise ValueError(

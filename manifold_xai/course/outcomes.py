@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SIDES', 'Z95', 'Z80', 'OUTCOMES', 'SURVIVES', 'OF_CONTROLS', 'ITSELF', 'MOST', 'side',
            'standard_error', 'smallest_effect', 'needed', 'over_seeds', 'pool',
-           'outcomes', 'joint', 'printed', 'Beside', 'beside_paper', 'idle_bar', 'Answer',
-           'answer']
+           'outcomes', 'joint', 'printed', 'Beside', 'Answer', 'answer']
 
 # %% ../../nbs/library/course/outcomes.ipynb #878a595e
 import math
@@ -221,7 +220,7 @@ class Beside(NamedTuple):
         return f"{self.what}: {self.ours.value:.3g}{percent}, paper {theirs}{percent}"
 
 
-def beside_paper(
+def _beside_paper(
     claim: str, conditions: Mapping[str, Condition], more: Mapping[str, Estimate] | None = None
 ) -> list[Beside]:
     """Our measurements in the paper's unit, beside the paper's numbers.
@@ -243,7 +242,7 @@ def beside_paper(
 ITSELF = "the claim's quantity"
 
 
-def idle_bar(claim: str) -> str:
+def _idle_bar(claim: str) -> str:
     """Why a claim's bar decides nothing; "" if it can decide."""
     theirs, about = printed().get(claim, {}).get(ITSELF, []), claims()[claim]
     bottom, top = _claimed(about)
@@ -311,7 +310,7 @@ def answer(
         {name: side(c.measured, about) for name, c in _of(found, role).items() if _gated(c, least)}
         for role in ("control", "exploratory")
     )
-    parts = idle_bar(claim), *_reasons(about, found, sides, added, outcome, aside, change)
+    parts = _idle_bar(claim), *_reasons(about, found, sides, added, outcome, aside, change)
     return Answer(
         claim,
         about["test"],
@@ -319,7 +318,7 @@ def answer(
         _survival({*controls.values()}, {*sides.values()}),
         "; ".join(filter(None, parts)),
         found,
-        beside_paper(claim, found, beside),
+        _beside_paper(claim, found, beside),
         paper_value or about["paper_value"],
         sides | controls | added,
         "" if outcome != "undecided" else _decisive(about, headline, sides, change),
@@ -371,7 +370,7 @@ def _sides(about, counting):
 
 def _outcomes(claim, sides, before, change):
     """The outcome, the outcome before any revision, and the day and reason of the revision."""
-    rule, idle = _rule(claims()[claim]), idle_bar(claim)
+    rule, idle = _rule(claims()[claim]), _idle_bar(claim)
     first = _line_of(rule, before.values()) if before else {"outcome": "undecided", "was": ""}
     was = "undecided" if idle else first["was"] or first["outcome"]
     now = "undecided" if idle else joint(rule, [*sides.values()])
@@ -398,7 +397,7 @@ MOST = 50_000  # images in ImageNet's validation set: an effect that needs more 
 def _decisive(about, headline, sides, change):
     """What would decide, in a few words."""
     open_ = [headline[name] for name, s in sides.items() if s == "undecided"]
-    if idle_bar(about["id"]):
+    if _idle_bar(about["id"]):
         return "a narrower bar"
     if not sides:
         return change.needs if change and change.needs else _to_count(about, headline)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'FIELDS', 'STARTING', 'STEEPEST', 'STAMPED', 'Size', 'sizes', 'amount',
-           'growth', 'fields', 'extrapolated', 'Planned', 'planned', 'plan']
+           'growth', 'extrapolated', 'Planned', 'planned', 'plan']
 
 # %% ../../nbs/library/course/plan.ipynb #ec5cb48c
 import ast
@@ -96,11 +96,11 @@ def growth(notebook: Path, profile: str, spends: dict[str, dict[str, str]]) -> f
         if ours and cpus:
             ratios.append(ours / cpus)
     mine, base = spends[profile], spends["cpu"]
-    ratios += [float(mine[field]) / float(base[field]) for field in fields(notebook)]
+    ratios += [float(mine[field]) / float(base[field]) for field in _fields(notebook)]
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else 1.0
 
 
-def fields(notebook: Path) -> list[str]:
+def _fields(notebook: Path) -> list[str]:
     """The profile's own sizes that a chapter reads, as in `run.images`."""
     text = "\n".join(c["source"] for c in read(notebook)["cells"] if c["cell_type"] == "code")
     return [field for field in FIELDS if re.search(rf"\brun\.{field}\b", text)]
@@ -161,7 +161,7 @@ def _planned(root, notebook, profile, spends, last) -> Planned:
         seconds = extrapolated(took["smoke"], took["cpu"], small, large)
     other = [size for size in sizes(notebook) if size.said[profile] != size.said["cpu"]]
     told = [f"{s.name or 'size'} {s.said['cpu']} → {s.said[profile]}" for s in other]
-    said = {field: (spends["cpu"][field], spends[profile][field]) for field in fields(notebook)}
+    said = {field: (spends["cpu"][field], spends[profile][field]) for field in _fields(notebook)}
     told += [f"run.{field} {a} → {b}" for field, (a, b) in said.items() if a != b]
     return Planned(name, took["smoke"], took["cpu"], seconds, large, told)
 

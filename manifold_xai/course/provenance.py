@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESULTS', 'EVIDENCE', 'SHOWN', 'DEFINITIONS', 'ADDED', 'FEW', 'LEDGERS', 'ABOUT',
-           'RECORD', 'Basis', 'rests_on', 'key', 'payload', 'content', 'recorded_in',
-           'changes', 'outdated', 'stale', 'kept_definitions', 'keep_definitions',
-           'restamp', 'evidence', 'write_result', 'is_of', 'outdated_results', 'maker']
+           'RECORD', 'Basis', 'rests_on', 'key', 'payload', 'recorded_in', 'outdated',
+           'stale', 'kept_definitions', 'keep_definitions', 'restamp', 'evidence',
+           'write_result', 'is_of', 'outdated_results', 'maker']
 
 # %% ../../nbs/library/course/provenance.ipynb #c6d47bc4
 import argparse
@@ -48,7 +48,7 @@ def rests_on(page: str | Path, root: str | Path, but: Iterable[str] = ()) -> Bas
         but: names of files that the page writes, and so does not depend on
     """
     found = reached(page, root)
-    files = {p.name: content(p) for p in _named(Path(root), found.words) if p.name not in but}
+    files = {p.name: _content(p) for p in _named(Path(root), found.words) if p.name not in but}
     data = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
     return Basis(dict(code=found.code, data=data), dict(code=found.definitions, data=files))
 
@@ -85,7 +85,7 @@ def payload(path: str | Path) -> dict | list:
     return {name: value for name, value in values.items() if name not in ABOUT}
 
 
-def content(path: Path) -> str:
+def _content(path: Path) -> str:
     """Hash of a file's content: a result's payload, the tensors of weights, else all its bytes."""
     if path.suffix == ".json":
         said = json.dumps(payload(path), sort_keys=True).encode()
@@ -119,7 +119,7 @@ def recorded_in(root: str | Path) -> dict[str, Path]:
     return found
 
 
-def changes(stamp: dict[str, str], now: Basis, kept: dict) -> list[str]:
+def _changes(stamp: dict[str, str], now: Basis, kept: dict) -> list[str]:
     """Definitions and files that differ from those behind a number; none if it still holds.
 
     Parameters:
@@ -144,7 +144,7 @@ def outdated(root: str | Path) -> dict[str, list[str]]:
     now = {page: rests_on(page, root) for page in {*pages.values()}}
     for claim, entry in read_records(Path(root) / EVIDENCE).items():
         page = pages.get(claim)
-        names = changes(entry["key"], now[page], kept) if page else ["the page that recorded it"]
+        names = _changes(entry["key"], now[page], kept) if page else ["the page that recorded it"]
         if names:
             found[claim] = names
     return found
@@ -360,7 +360,7 @@ def outdated_results(root: str | Path) -> dict[str, list[str]]:
         result = _load(path)
         by = result["command"]
         now = rests_on(maker(by, root), root, but=_made_by(by, root))
-        if names := changes(result["key"], now, kept):
+        if names := _changes(result["key"], now, kept):
             found[path.name] = names
     return found
 

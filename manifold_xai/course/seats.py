@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STORED', 'SECONDS', 'LESSON', 'SCHEMA', 'CELL', 'FIGURE', 'PATIENCE', 'BARS', 'seats',
-           'lessons', 'stored', 'measured', 'computed', 'publish', 'seat_table',
-           'section', 'silent', 'with_bars', 'probe']
+           'lessons', 'stored', 'computed', 'publish', 'seat_table', 'section', 'silent',
+           'probe']
 
 # %% ../../nbs/library/course/seats.ipynb #144caf82
 import argparse
@@ -40,7 +40,7 @@ def seats(args: argparse.Namespace) -> int:
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     root = repository(args.root)
     for path in lessons(root, args.only):
-        found = measured(root, path)
+        found = _measured(root, path)
         known = stored(root)
         known["probe"] = round(min(filter(None, [known["probe"], probe()])), 2)
         known["lessons"] |= {path.stem: found}
@@ -68,7 +68,7 @@ def stored(root: Path) -> dict:
     return read_json(path, SCHEMA) if path.exists() else {"probe": None, "lessons": {}}
 
 # %% ../../nbs/library/course/seats.ipynb #a805e496
-def measured(root: Path, lesson: Path) -> dict:
+def _measured(root: Path, lesson: Path) -> dict:
     """Run a lesson as it stands on one thread.
 
     Returns: `cells`, CPU seconds by a cell's id; `figure`, seconds to the first figure;
@@ -169,12 +169,12 @@ def silent(page: dict, seconds: dict[str, float]) -> list[str]:
     Returns: ids of cells that neither show a bar nor call a function of the notebook that does
     """
     code = [cell for cell in page["cells"] if cell["cell_type"] == "code"]
-    moving = re.compile("|".join([BARS, *(rf"\b{name}\(" for name in with_bars(code))]))
+    moving = re.compile("|".join([BARS, *(rf"\b{name}\(" for name in _with_bars(code))]))
     slow = [cell for cell in code if seconds.get(cell["id"], 0) > PATIENCE]
     return [cell["id"] for cell in slow if not moving.search(cell["source"])]
 
 
-def with_bars(code: list[dict]) -> set[str]:
+def _with_bars(code: list[dict]) -> set[str]:
     """Names of the functions in which a notebook's code cells show a bar."""
     found = set()
     for source in (cell["source"] for cell in code if re.search(BARS, cell["source"])):

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Target', 'DEFINES', 'INNER', 'WHOLE', 'DROPPED', 'OMITTED', 'ASIDE', 'WRITTEN_DOWN',
-           'OWN', 'LOOSE', 'bindings', 'Module', 'take_apart', 'Place', 'find', 'Reader',
-           'Reached', 'reached', 'Found']
+           'OWN', 'LOOSE', 'Module', 'Place', 'Reader', 'Reached', 'reached', 'Found']
 
 # %% ../../nbs/library/course/structure.ipynb #bbd1c8bc
 import ast
@@ -26,7 +25,7 @@ DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 INNER = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
-def bindings(statements: list[ast.AST], base: str = "") -> dict[str, Target | None]:
+def _bindings(statements: list[ast.AST], base: str = "") -> dict[str, Target | None]:
     """Names that statements bind in their own scope, not in functions inside them.
 
     Parameters:
@@ -86,7 +85,7 @@ class Module(NamedTuple):
     loose: list[ast.AST]  # all other statements, in their order
 
 
-def take_apart(base: str, statements: list[ast.AST], own: Sequence[ast.AST] = ()) -> Module:
+def _take_apart(base: str, statements: list[ast.AST], own: Sequence[ast.AST] = ()) -> Module:
     """The statements of a module, or of a page.
 
     Parameters:
@@ -115,7 +114,7 @@ def _enter(made, statement, kinds=ast.AST):
     for node in [] if isinstance(statement, DEFINES) else ast.walk(statement):
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
             made.stars.append(_absolute(node, made.base))
-    bound = bindings([statement], made.base)
+    bound = _bindings([statement], made.base)
     made.imports.update({name: target for name, target in bound.items() if target})
     names = [name for name, target in bound.items() if not target and isinstance(statement, kinds)]
     for name in names:
@@ -173,7 +172,7 @@ class Place(NamedTuple):
     rest: tuple[str, ...] = ()  # attributes asked of it
 
 
-def find(modules: dict[str, Module], module: str, names: tuple[str, ...]) -> Place:
+def _find(modules: dict[str, Module], module: str, names: tuple[str, ...]) -> Place:
     """Resolve `module.names[0].names[1]…` through all modules that re-export it."""
     home = modules.get(module)
     if home is None:
@@ -185,10 +184,10 @@ def find(modules: dict[str, Module], module: str, names: tuple[str, ...]) -> Pla
         return Place(module, first, rest)
     if first in home.imports:
         origin, name = home.imports[first]
-        return find(modules, origin, (*filter(None, [name]), *rest))
+        return _find(modules, origin, (*filter(None, [name]), *rest))
     if f"{module}.{first}" in modules:
-        return find(modules, f"{module}.{first}", rest)
-    handed_on = (find(modules, star, names) for star in home.stars if star in modules)
+        return _find(modules, f"{module}.{first}", rest)
+    handed_on = (_find(modules, star, names) for star in home.stars if star in modules)
     unknown = Place(None, ".".join(filter(None, [module, *names])))
     return next((place for place in handed_on if place.module is not None), unknown)
 
@@ -265,13 +264,13 @@ class Reader:
         """The reference of `name` with its attributes, or the node unchanged if it is local."""
         scope = next((names for names in reversed(self.scopes) if name in names), None)
         if scope is None:
-            place = find(self.modules, self.module, (name, *rest))
+            place = _find(self.modules, self.module, (name, *rest))
             known = name in self.home.definitions or name in self.home.imports
             return self.written(place) if known or place.module is not None else self.plain(node)
         if scope[name] is None:
             return self.plain(node)
         module, origin = scope[name]
-        return self.written(find(self.modules, module, (*filter(None, [origin]), *rest)))
+        return self.written(_find(self.modules, module, (*filter(None, [origin]), *rest)))
 
     def written(self, place):
         """A name of ours as @, unless it makes no numbers; a foreign one in full."""
@@ -287,7 +286,7 @@ class Reader:
         if any(ast.unparse(decorator).endswith("overload") for decorator in node.decorator_list):
             return ""
         outside = self.text(node.decorator_list), self.text(node.args)
-        with self.inside(self.parameters(node) | bindings(node.body, self.home.base)):
+        with self.inside(self.parameters(node) | _bindings(node.body, self.home.base)):
             parts = node.name, *outside, self.text(node.body)
         return f"{type(node).__name__}({', '.join(parts)})"
 
@@ -302,7 +301,7 @@ class Reader:
         return {arg.arg: None for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
 
     def ListComp(self, node):
-        with self.inside(bindings([loop.target for loop in node.generators])):
+        with self.inside(_bindings([loop.target for loop in node.generators])):
             return self.plain(node)
 
     SetComp = DictComp = GeneratorExp = ListComp
@@ -373,7 +372,7 @@ def _hash(*texts):
 def _reached(exported, own, sources):
     modules, seen = _library(sources)
     exported, own = ([s for cell in cells for s in _statements(cell)] for cells in (exported, own))
-    modules = ChainMap({"": take_apart("", exported, own)}, modules)
+    modules = ChainMap({"": _take_apart("", exported, own)}, modules)
     read, todo = {}, [("", "")]
     while todo:
         place = todo.pop()
@@ -409,7 +408,7 @@ def _read(modules, module, name):
         reader.places.append((module, ""))
     if not module and name in home.imports:  # a page may use a name before it redefines it
         origin, first = home.imports[name]
-        reader.written(find(modules, origin, (first,) if first else ()))
+        reader.written(_find(modules, origin, (first,) if first else ()))
     return Found(text, reader.places, reader.words, reader.keywords)
 
 
@@ -502,7 +501,7 @@ class _Modules(Mapping):
 
 
 def _parsed(name, source, package):
-    made = take_apart(name if package else name.rpartition(".")[0], ast.parse(source).body)
+    made = _take_apart(name if package else name.rpartition(".")[0], ast.parse(source).body)
     for statement in made.definitions.get("_FACE", []):  # names that the package re-exports lazily
         for home, names in ast.literal_eval(statement.value).items():
             made.imports.update({each: (f"{name}.{home}", each) for each in names})

@@ -365,7 +365,7 @@ def test_signals_that_were_ignored_stay_ignored(tmp_path):
     assert runner.wait(120) == 0 and status(out) == {"01_a": "done"}
 
 
-@pytest.mark.parametrize("where", ["only_run", "carry_out", "write_results"])
+@pytest.mark.parametrize("where", ["only_run", "_carry_out", "write_results"])
 def test_an_interrupt_at_any_moment_is_an_interrupt(tmp_path, monkeypatch, where):
     """Also before the first chapter, while libraries load, and after the last."""
 

@@ -36,13 +36,24 @@ def ray():
 
 
 def hire(worker: Worker):
-    """A new actor like `worker`."""
+    """A new actor like `worker`.
+
+    Parameters:
+        worker: gives the actor its data root, device and choice about maps
+    Returns: the handle of a `Hand` on Ray, which has one core, or one GPU for a device of CUDA
+    """
     needs = dict(num_gpus=1) if worker.device.type == "cuda" else dict(num_cpus=1)
     return ray().remote(**needs)(Hand).remote(worker.root, str(worker.device), worker.maps)
 
 
 class Hand(Worker):
-    """A worker on Ray; it uses one thread if it has one core."""
+    """A worker on Ray; it uses one thread if it has one core.
+
+    Parameters:
+        root: a data root; None for the user's
+        device: "cpu", "cuda", …
+        maps: whether to return the maps
+    """
 
     def __init__(self, root: str | None, device: str, maps: bool):
         if device == "cpu":
@@ -58,7 +69,14 @@ class Hand(Worker):
 
 
 def on_ray(worker: Worker, todo: list["Unit"], workers: int) -> Iterator[tuple["Unit", Done]]:
-    """Yield units with their results as actors finish them; a lost actor's unit goes to another."""
+    """Yield units with their results as actors finish them; a lost actor's unit goes to another.
+
+    Parameters:
+        worker: the actors are like it
+        todo: units, in the order in which they are handed out
+        workers: how many actors at most
+    Raises: Ray's RayActorError when one unit has cost PATIENCE actors
+    """
     lost: Counter[tuple[str, int] | None]
     queue, busy, lost = deque(todo), {}, Counter()
 

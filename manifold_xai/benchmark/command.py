@@ -14,7 +14,11 @@ from ..files import output, repository
 
 # %% ../../nbs/library/benchmark/command.ipynb #5fa5f289
 def add_benchmark(option) -> None:
-    """Add the options of `manifold-xai benchmark`; `option` is a parser's `add_argument`."""
+    """Add the options of `manifold-xai benchmark`.
+
+    Parameters:
+        option: a parser's `add_argument`
+    """
     option("grid", help="a grid that ships, a .toml file, or: merge, report")
     option("folders", nargs="*", help="for merge: one per shard; for report: the results")
     option("--out", help="folder for results; default: _out/benchmark/GRID in the clone")
@@ -34,7 +38,13 @@ def add_benchmark(option) -> None:
 
 
 def benchmark(args: argparse.Namespace) -> int:
-    """Run `manifold-xai benchmark`; return 0 when everything is done."""
+    """Run `manifold-xai benchmark`.
+
+    Parameters:
+        args: options of `add_benchmark`, and `root`, the clone
+    Returns: 0 when everything is done
+    Raises: ValueError for options that do not go together
+    """
     from manifold_xai.benchmark import results
     from manifold_xai.benchmark.grid import read_grid
 

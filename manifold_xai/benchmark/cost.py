@@ -23,7 +23,11 @@ from .unit import Worker, compute
 
 # %% ../../nbs/library/benchmark/cost.ipynb #bf0df53b
 def rows_in(passes: dict[str, int]) -> int:
-    """Total rows in a unit's counts of passes."""
+    """Total rows in a unit's counts of passes.
+
+    Parameters:
+        passes: as in `Done`; its counts of calls are left out
+    """
     return sum(n for kind, n in passes.items() if not kind.endswith("calls"))
 
 
@@ -59,7 +63,13 @@ class Clock:
         return self.done + round(sum(n * each.get(k, self.guess[k]) for k, n in self.left.items()))
 
     def tell(self, bar, unit, done) -> None:
-        """Advance a bar by a unit's passes, and update its total to the new estimate."""
+        """Advance a bar by a unit's passes, and update its total to the new estimate.
+
+        Parameters:
+            bar: of tqdm, counting passes
+            unit: the unit that has finished
+            done: its results
+        """
         passes, rows = rows_in(done.passes), len(unit.rows)
         self._learn(unit.cell.key, passes, rows)
         self.left[unit.cell.key] -= rows
@@ -208,7 +218,13 @@ def makespan(
 
 
 def bend(efficiency: dict[int, float], least: float = 0.8) -> int:
-    """The largest number of workers tried up to which each is used to at least `least`."""
+    """The largest number of workers tried up to which each is used well.
+
+    Parameters:
+        efficiency: by number of workers, the share of each that is used, from 0 to 1
+        least: the share that counts as well used
+    Returns: 0 if the smallest number tried uses less
+    """
     good = 0
     for n, used in sorted(efficiency.items()):
         if used < least:

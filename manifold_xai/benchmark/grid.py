@@ -78,6 +78,10 @@ class Grid:
 def known(kind: str, name: str, names: Iterable[str]) -> str:
     """Return `name` if it is one of `names`.
 
+    Parameters:
+        kind: what it is a name of, for the message
+        name: as the user wrote it
+        names: those that exist
     Raises: ValueError naming the nearest and all others
     """
     names = list(names)

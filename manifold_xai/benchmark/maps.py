@@ -32,8 +32,10 @@ def zarr():
 
 
 def check_kind(kind: str) -> str:
-    """Return `kind` if it is one of `KINDS`, or "" for no maps.
+    """Return `kind` if maps can be kept that way.
 
+    Parameters:
+        kind: one of `KINDS`, or "" for no maps
     Raises: ValueError naming the nearest; ImportError saying what to install
     """
     if kind:

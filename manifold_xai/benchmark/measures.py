@@ -46,7 +46,11 @@ class Seen:
         return torch.Generator().manual_seed(self.rows[i])
 
     def each(self, ask: Callable[[int], Tensor]) -> Tensor:
-        """Values of `ask` for each row alone, (b,)."""
+        """Values of `ask` for each row alone, (b,).
+
+        Parameters:
+            ask: place in the block -> its value, (1,)
+        """
         return torch.cat([ask(i) for i in range(len(self.rows))])
 
     def of(self, i: int) -> Score:

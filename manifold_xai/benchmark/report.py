@@ -43,7 +43,12 @@ class Interval(NamedTuple):
 
 
 def interval(v: np.ndarray) -> Interval:
-    """Mean of the finite values in v, (n,), with its interval."""
+    """Mean of the finite values in v, with its interval.
+
+    Parameters:
+        v: values of images, (n,)
+    Returns: NaN for what cannot be computed: the interval of one value, the mean of none
+    """
     v = v[np.isfinite(v)]
     if len(v) < 2:
         return Interval(float(v.mean()) if len(v) else np.nan, np.nan, np.nan, len(v))
@@ -74,16 +79,31 @@ class Found:
         return [m for m in BETTER if any(m in by for by in self.values.values())]
 
     def of(self, method: str, measure: str) -> Interval:
-        """A method's mean."""
+        """A method's mean, over all images that have the measure.
+
+        Parameters:
+            method: its name in the grid
+            measure: one of BETTER
+        """
         return interval(np.array([*self.values[method].get(measure, {}).values()], float))
 
     def paired(self, a: str, b: str, measure: str) -> Interval:
-        """Method a minus method b, on the images that both have."""
+        """Method a minus method b, on the images that both have.
+
+        Parameters:
+            a, b: names of methods in the grid
+            measure: one of BETTER
+        """
         one, other = (self.values[m].get(measure, {}) for m in (a, b))
         return interval(np.array([one[row] - other[row] for row in one if row in other], float))
 
     def rank(self, method: str, measure: str) -> int:
-        """A method's place among the means, 1 for the best."""
+        """A method's place among the means, 1 for the best.
+
+        Parameters:
+            method: its name in the grid
+            measure: one of BETTER, which says whether more is better
+        """
         sign = 1 if BETTER[measure] else -1
         means = {m: sign * self.of(m, measure).mean for m in self.values}
         return 1 + sum(v > means[method] for v in means.values())
@@ -114,7 +134,11 @@ def _add_ratio(method):
 
 
 def by_classifier(table: list[dict[str, Any]]) -> dict[str, Found]:
-    """The scores of each classifier."""
+    """The scores of each classifier, by its name.
+
+    Parameters:
+        table: rows as dictionaries, from `results.scores`
+    """
     names = dict.fromkeys(line["classifier"] for line in table)
     return {name: Found([r for r in table if r["classifier"] == name]) for name in names}
 
@@ -138,7 +162,14 @@ def _printed(paper: str, method: str, measure: str) -> str:
 
 # %% ../../nbs/library/benchmark/report.ipynb #f58ae3c2
 def rows_of(found: Found, measure: str, paper: str) -> list[list[str]]:
-    """The table of one measure: a header, and one row per method."""
+    """The table of one measure: a header, and one row per method, the best first.
+
+    Parameters:
+        found: scores of one classifier
+        measure: one of BETTER
+        paper: a key of PAPERS, whose numbers fill the last column; "" for none
+    Returns: rows of cells; differences are to MA-GIG, or else to the last method
+    """
     methods = [m for m in found.values if found.of(m, measure).n]
     against = "MA-GIG" if "MA-GIG" in methods else methods[-1]
     head = ["method", "n", "mean", "rank", f"{against} − method", "gate passed", "paper"]
@@ -170,7 +201,11 @@ def _cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table as Markdown."""
+    """A table as Markdown.
+
+    Parameters:
+        rows: cells by row, the header first
+    """
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
@@ -187,7 +222,10 @@ def _as_html(rows: list[list[str]]) -> str:
 def write_report(out: Path) -> Path:
     """Write table.md, table.html and figure.svg into a folder with results.
 
+    Parameters:
+        out: folder of the run
     Returns: table.md
+    Raises: FileNotFoundError where there is no plan; ValueError if no unit has finished
     """
     plan, table = results.read_plan(out), results.scores(out).to_pylist()
     todo = results.unfinished(out)

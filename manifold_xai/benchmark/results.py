@@ -67,7 +67,13 @@ def _check_versions(where: Path, made_with: dict[str, str]) -> None:
 
 # %% ../../nbs/library/benchmark/results.ipynb #59a1080f
 def place(out: Path, cell: Cell, rows: list[int]) -> Path:
-    """The path of a unit's file, named by its first row, which no other unit of the cell has."""
+    """The path of a unit's file, named by its first row, which no other unit of the cell has.
+
+    Parameters:
+        out: folder of the run
+        cell: the cell of the unit
+        rows: rows of the data set that it computes
+    """
     words = (cell.label, cell.classifier, cell.autoencoder, cell.key[:8])
     name = "-".join(word for word in words if word)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
@@ -102,6 +108,9 @@ def write_unit(out: Path, cell: Cell, done: Done, kind: str = "") -> Path:
 def about(path: Path) -> dict[str, Any]:
     """How a unit was made and what it cost.
 
+    Parameters:
+        path: the unit's file
+    Returns: its cell, key, versions, passes, seconds, cpu, by and number of rows
     Raises: ValueError for a file that is not a unit, or is of another version
     """
     _, pq = parquet()
@@ -119,7 +128,12 @@ def unit_files(out: Path) -> Iterator[Path]:
 
 
 def finished(out: Path, cell: Cell) -> list[int]:
-    """Rows of a cell that are done."""
+    """Rows of a cell that are done.
+
+    Parameters:
+        out: folder of the run
+        cell: of its grid
+    """
     _, pq = parquet()
     files = place(out, cell, [0]).parent.glob("*.parquet")
     columns = (pq.read_table(path, columns=["row"])["row"] for path in files)
@@ -131,6 +145,12 @@ def write_plan(
 ) -> None:
     """Write a folder's plan, or check that it already has this one.
 
+    Parameters:
+        out: folder of the run
+        grid: the grid to run
+        wanted: rows of each cell, by its key
+        shard: "i/n"
+        kind: how maps are kept, one of `maps.KINDS`, or "" for no maps
     Raises: ValueError naming what differs from the plan the folder was begun with
     """
     plan: dict[str, Any]
@@ -148,8 +168,10 @@ def write_plan(
 
 
 def read_plan(out: Path) -> dict[str, Any]:
-    """The plan of a folder.
+    """The plan of a folder, as `write_plan` wrote it.
 
+    Parameters:
+        out: folder of the run
     Raises: FileNotFoundError where there is none; ValueError for one of another version
     """
     kept = Path(out) / "plan.json"
@@ -164,6 +186,10 @@ def scores(out: Path) -> "pa.Table":
     """All scores of a folder, one row per image and cell, in the order of the plan.
 
     Measures that a cell lacks are null. Seconds are left out: the same grid gives the same table.
+
+    Parameters:
+        out: folder of the run
+    Raises: ValueError if no unit has finished, or a row was computed twice
     """
     pa, pq = parquet()
     keys = {cell["key"]: i for i, cell in enumerate(_cells_of(read_plan(out)))}
@@ -192,7 +218,12 @@ def _cells_of(plan: dict) -> list[dict]:
 
 
 def write_scores(out: Path) -> Path:
-    """Write all scores of a folder into its scores.parquet, with settings and versions."""
+    """Write all scores of a folder into its scores.parquet, with settings and versions.
+
+    Parameters:
+        out: folder of the run
+    Returns: the file
+    """
     _, pq = parquet()
     plan = read_plan(out)
     kept = {k: plan[k] for k in ("grid", "paper", "versions", "cells")}
@@ -204,7 +235,13 @@ def write_scores(out: Path) -> Path:
 
 # %% ../../nbs/library/benchmark/results.ipynb #befff693
 def costs(out: Path) -> list[dict[str, Any]]:
-    """The cost of each cell so far: total images, seconds, and passes by network."""
+    """The cost of each cell so far: total images, seconds, and passes by network.
+
+    Parameters:
+        out: folder of the run
+    Returns: for each cell its names and settings, images, seconds on the clock, CPU seconds (in
+        all, and of each unit), and passes
+    """
     cells = {cell["key"]: cell for cell in _cells_of(read_plan(out))}
     found: dict[str, dict[str, Any]] = {}
     for path in unit_files(out):
@@ -223,7 +260,12 @@ def costs(out: Path) -> list[dict[str, Any]]:
 
 
 def write_costs(out: Path) -> Path:
-    """Write a folder's cost into its costs.json."""
+    """Write a folder's cost into its costs.json.
+
+    Parameters:
+        out: folder of the run
+    Returns: the file
+    """
     path = Path(out) / "costs.json"
     with write_aside(path) as aside:
         Path(aside).write_text(json.dumps(costs(out), indent=1, ensure_ascii=False), "utf8")
@@ -278,7 +320,11 @@ def _refuse_unlike(folders, plans):
 
 
 def unfinished(out: Path) -> int:
-    """The number of images, over all cells, that a folder still lacks."""
+    """The number of images, over all cells, that a folder still lacks.
+
+    Parameters:
+        out: folder of the run
+    """
     plan = read_plan(out)
     cells = {Cell(**cell).key: Cell(**cell) for cell in plan["cells"]}
     lacks = (set(rows) - set(finished(out, cells[key])) for key, rows in plan["wanted"].items())

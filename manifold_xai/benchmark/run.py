@@ -57,7 +57,14 @@ ALL = 2**31
 
 
 def units(grid: Grid, wanted: dict[str, list[int]], out: Path, block: int) -> Iterator[Unit]:
-    """The units left to do, in order, in blocks of at most `block` images."""
+    """The units left to do, in the order of the grid's parts.
+
+    Parameters:
+        grid: the grid to run
+        wanted: rows of each cell, by its key
+        out: folder of the run; what it holds is left out
+        block: images per unit, at most
+    """
     for part in grid.parts:
         for images in dict.fromkeys(cell.images for cell in part):
             cells = [cell for cell in part if cell.images == images]
@@ -134,9 +141,11 @@ def _engine(name, worker, todo, workers) -> Iterable[tuple[Unit, Done]]:
 
 @contextmanager
 def only_run(out: Path):
-    """Context in which no other run writes into `out`.
+    """Context in which no other run writes into a folder.
 
-    Raises: ValueError if one does
+    Parameters:
+        out: the folder, made if there is none
+    Raises: ValueError if another run does
     """
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -49,7 +49,11 @@ class Pictures:
         self.read, self.y, self.names = read, y, names
 
     def take(self, rows: Sequence[int]) -> Tensor:
-        """Images of these rows, (b, C, H, W)."""
+        """Images of these rows, (b, C, H, W).
+
+        Parameters:
+            rows: of the data set, (b,)
+        """
         return torch.stack([self.read(row) for row in rows])
 
     @property
@@ -150,7 +154,11 @@ METHODS = {
 
 
 def options_of(method: str) -> list[str]:
-    """The options that a grid may set for a method, apart from its steps."""
+    """The options that a grid may set for a method, apart from its steps.
+
+    Parameters:
+        method: one of METHODS
+    """
     classes: Sequence[Any] = METHODS[method].make.__mro__
     names = {name for c in classes for name in inspect.signature(c.__init__).parameters}
     inner = {"self", "args", "kwargs", "options", "forward_func", "autoencoder", "generator"}

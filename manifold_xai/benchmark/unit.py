@@ -116,18 +116,34 @@ class Worker:
             setattr(self, name, cache(getattr(self, name)))
 
     def images(self, data: str, size: int) -> subjects.Pictures:
-        """The images that a grid names."""
+        """The images that a grid names.
+
+        Parameters:
+            data: as for `subjects.pictures`
+            size: pixels per side; 0 for the data's own
+        """
         return subjects.pictures(data, size, self.root)
 
     def network(self, name: str, precision: str, drawn_anew: bool = False) -> subjects.Pretrained:
-        """A classifier, counted."""
+        """A classifier on the worker's device, its passes counted.
+
+        Parameters:
+            name: as for `subjects.classifier`
+            precision: a floating type of torch, by name
+            drawn_anew: whether to redraw every layer's weights
+        """
         found = subjects.classifier(name, self.root, drawn_anew)
         model = found.model.to(self.device, getattr(torch, precision))
         _watch(model, name, self.passes)
         return found._replace(model=model)
 
     def code(self, name: str, precision: str) -> Adapted | None:
-        """The autoencoder with its passes counted; None if there is none."""
+        """The autoencoder with its passes counted; None if there is none.
+
+        Parameters:
+            name: as for `subjects.autoencoder`; "" for none
+            precision: a floating type of torch, by name
+        """
         if not name:
             return None
         code = subjects.autoencoder(name, self.root)
@@ -137,18 +153,33 @@ class Worker:
         return Adapted(*(Counted(fn, f"{name} {part}", self.passes) for part, fn in parts))
 
     def ready(self, data: str, size: int, classifier: str, precision: str) -> Tensor:
-        """The fill that replaces removed pixels: the channel means of the first 256 images."""
+        """The fill that replaces removed pixels: the channel means of the first 256 images.
+
+        Parameters:
+            data, size: as for `images`
+            classifier, precision: as for `network`, whose preprocessing the means are taken in
+        """
         images = self.images(data, size)
         x = images.take(images.order[:256]).to(self.device, getattr(torch, precision))
         return channel_mean(x, self.network(classifier, precision).preprocess)
 
     def first(self, data: str, size: int) -> list[int]:
-        """The rows from which references and partners are drawn: the first hundred."""
+        """The rows from which references and partners are drawn: the first hundred.
+
+        Parameters:
+            data, size: as for `images`
+        """
         return self.images(data, size).order[:100]
 
 # %% ../../nbs/library/benchmark/unit.ipynb #2e60e2f4
 def chosen(worker: Worker, cell: Cell, limit: int) -> list[int]:
-    """Rows of the images that a cell explains: the first `limit` of those that count."""
+    """Rows of the images that a cell explains: the first of those that count.
+
+    Parameters:
+        worker: holds images and network
+        cell: of a grid; its setting `chosen` says which images count
+        limit: images at most
+    """
     found: list[int]
     images, found = worker.images(cell.data, cell.size), []
     rows = images.order
@@ -165,7 +196,13 @@ def chosen(worker: Worker, cell: Cell, limit: int) -> list[int]:
 
 # %% ../../nbs/library/benchmark/unit.ipynb #f1581abb
 def compute(worker: Worker, cell: Cell, rows: list[int]) -> Done:
-    """Compute one unit: a cell's method on these rows, its measures, and their cost."""
+    """Compute one unit: a cell's method on these rows, its measures, and their cost.
+
+    Parameters:
+        worker: holds images and networks
+        cell: of a grid
+        rows: of the data set
+    """
     begun, spent = time.perf_counter(), time.process_time()
     precision = cell.settings["precision"]
     dtype, images = getattr(torch, precision), worker.images(cell.data, cell.size)

@@ -30,6 +30,9 @@ STAMP = ".bundle"
 def bundle(args: argparse.Namespace) -> int:
     """Run `manifold-xai bundle DIR [--torch cpu]`: collect the course for a room without network.
 
+    Parameters:
+        args: the command's options
+    Returns: the exit code
     Raises: ValueError for a folder with other things in it, or if pip finds no wheel
     """
     from manifold_xai.course.handout import handout

@@ -40,7 +40,12 @@ class Run(NamedTuple):
     epochs: int
 
     def pick(self, smoke, cpu, gpu=None, evidence=None):
-        """The value for this profile; gpu and evidence default to cpu's."""
+        """The value for this profile.
+
+        Parameters:
+            smoke, cpu: values for these profiles
+            gpu, evidence: likewise; None for cpu's
+        """
         gpu, evidence = (cpu if v is None else v for v in (gpu, evidence))
         return dict(smoke=smoke, cpu=cpu, gpu=gpu, evidence=evidence)[self.profile]
 
@@ -72,7 +77,11 @@ class Run(NamedTuple):
         self.record_images(rows)
 
     def generator(self, offset: int = 0) -> torch.Generator:
-        """A fresh generator on the CPU, seeded with seed + offset."""
+        """A fresh generator on the CPU, always in the same state.
+
+        Parameters:
+            offset: added to the chapter's seed
+        """
         return torch.Generator().manual_seed(self.seed + offset)
 
 
@@ -221,6 +230,8 @@ def condition(
 def key(run: Run) -> dict[str, str]:
     """Hashes of everything that determines a recorded number.
 
+    Parameters:
+        run: the chapter's, whose settings count
     Returns: "code" and "data" that the running chapter can reach; "settings" of its profile
     """
     try:

@@ -164,7 +164,11 @@ class Gate(NamedTuple):
     of: int = 1  # images tested; 1 if the condition passes or fails as a whole
 
     def holds(self, least: int = 1) -> bool:
-        """Whether enough passed: `least` images, or all if there are fewer."""
+        """Whether enough images passed.
+
+        Parameters:
+            least: how many are enough; all of them if there are fewer
+        """
         return self.passed >= max(1, min(self.of, least))
 
     def __str__(self) -> str:
@@ -271,6 +275,8 @@ _RECORD = {
 def read_record(path: Path) -> dict:
     """The record of the claim that a file is named after, its conditions as `Condition`s.
 
+    Parameters:
+        path: a file CLAIM.json that a chapter wrote
     Raises: ValueError naming the file, what is wrong with it, and how to fix it
     """
     try:
@@ -283,8 +289,11 @@ def read_record(path: Path) -> dict:
 
 
 def read_records(path: Path) -> dict[str, dict]:
-    """Records of a kept run, by claim, as from `read_record`; {} if there is no such file.
+    """Records of a kept run, by claim, as from `read_record`.
 
+    Parameters:
+        path: a file with one record per claim
+    Returns: {} if there is no such file
     Raises: ValueError naming the file and the claim
     """
     if not path.exists():
@@ -321,7 +330,11 @@ def _read_condition(c):
 
 
 def as_json(entry: dict) -> dict:
-    """A record as it is written: conditions as dictionaries, without default values."""
+    """A record as it is written: conditions as dictionaries, without default values.
+
+    Parameters:
+        entry: a record as from `read_record`
+    """
     beside = {name: e._asdict() for name, e in entry.get("beside", {}).items()}
     conditions = {name: _written(c) for name, c in entry["conditions"].items()}
     return entry | {"conditions": conditions} | ({"beside": beside} if beside else {})

@@ -55,7 +55,12 @@ def _packages(root: Path | None = None) -> Iterator[Finding]:
 
 
 def machine(root: Path | None = None, data: str | None = None) -> Iterator[Finding]:
-    """Python, torch's devices, room for data."""
+    """Python, torch's devices, room for data.
+
+    Parameters:
+        root: the clone; None finds it
+        data: the data root; None for the user's
+    """
     floor, have = settings(root)["DEFAULT"]["min_python"], ".".join(map(str, sys.version_info[:3]))
     fits = Version(have) >= Version(floor)
     yield Finding(
@@ -97,7 +102,11 @@ def machine(root: Path | None = None, data: str | None = None) -> Iterator[Findi
 
 
 def shipped(folder: Path | None = None) -> Iterator[Finding]:
-    """Whether the trained weights that ship with the package are intact."""
+    """Whether the trained weights that ship with the package are intact.
+
+    Parameters:
+        folder: with .safetensors files; None for the package's
+    """
     from manifold_xai.subjects.store import SHIPPED, check_weights, load_tensors
 
     for path in sorted((folder or SHIPPED).glob("*.safetensors")):
@@ -109,7 +118,12 @@ def shipped(folder: Path | None = None) -> Iterator[Finding]:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Run `manifold-xai doctor`: print each finding; return 1 if the course will not run."""
+    """Run `manifold-xai doctor`: print each finding.
+
+    Parameters:
+        args: the command's options
+    Returns: 1 if the course will not run
+    """
     root = repository(args.root)
     findings = [*_packages(root), *machine(root), *shipped()]
     if args.workshop:

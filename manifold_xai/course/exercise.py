@@ -128,7 +128,11 @@ class Exercise:
         return found
 
     def judge(self, answer: Any) -> Answer:
-        """Return the verdict on `answer` without printing it."""
+        """The verdict on an answer, without printing it.
+
+        Parameters:
+            answer: a function, or the value asked for; what it raises becomes part of the verdict
+        """
         try:
             got = self.results(answer)
             if any(g is None or g is ... for g in got):
@@ -148,13 +152,24 @@ class Exercise:
         return Answer(False, f"… {self.name}: still to be written. Expected: {self.asks}.")
 
     def results(self, answer: Any) -> list:
-        """Results of the answer for each case."""
+        """Results of an answer for each case.
+
+        Parameters:
+            answer: a function, called with copies of each case's arguments, or a value
+        Returns: one entry per case; None stands for a stub
+        """
         if answer is None or answer is ...:
             return [None]
         return [answer if args is None else answer(*_copies(args)) for args, _ in self.cases]
 
     def wrong(self, answer: Any, got: list) -> str:
-        """The first difference from an expected result, or the law's complaint."""
+        """The first difference from an expected result, or the law's complaint.
+
+        Parameters:
+            answer: a function or a value
+            got: its `results`
+        Returns: "" if nothing is wrong
+        """
         found = (
             _difference(g, want, self.tol, tell=args is not None)  # a question's answer is not told
             for g, (args, want) in zip(got, self.cases)
@@ -162,7 +177,12 @@ class Exercise:
         return next(filter(None, found), "") or (self.law(answer) if self.law else "")
 
     def hint_for(self, got: list) -> str:
-        """The hint of the mistake that gives the same results."""
+        """The hint of the mistake that gives the same results.
+
+        Parameters:
+            got: `results` of an answer
+        Returns: the exercise's own hint if no mistake gives these
+        """
         for hint, mistake in self.mistakes.items():
             try:
                 theirs = self.results(mistake)
@@ -173,9 +193,11 @@ class Exercise:
         return self.hint
 
     def proved(self, solution: Any) -> bool:
-        """Whether `solution` passes, each mistake gets its own hint, and a stub is no error.
+        """Whether a solution passes, each mistake gets its own hint, and a stub is no error.
 
-        Raises: AssertionError naming what did not.
+        Parameters:
+            solution: the one that the lesson shows
+        Raises: AssertionError naming what did not
         """
         assert len(self.mistakes) >= 3, f"{self.name}: three plausible mistakes at least"
         passed = self.judge(solution)

@@ -28,7 +28,10 @@ KEPT = ("settings.ini", "nbs/results", "nbs/images", "requirements", "docs/seats
 def handout(args: argparse.Namespace) -> int:
     """Run `manifold-xai handout DIR`: write student notebooks, and with --teacher the teacher's.
 
-    Raises: ValueError for a folder with other things in it, or chapters that are not there.
+    Parameters:
+        args: the command's options
+    Returns: 0
+    Raises: ValueError for a folder with other things in it, or chapters that are not there
     """
     root, target = repository(args.root), Path(args.folder).absolute()
     asked = args.chapters or "lessons"

@@ -42,6 +42,9 @@ def places(root: Path) -> dict[str, str]:
     """Where each claim is recorded, as "31_guided.ipynb#heading", by claim.
 
     Headings below the second level divide a claim's section, and are passed over.
+
+    Parameters:
+        root: the clone
     """
     found: dict[str, str] = {}
     for path in chapters(root):
@@ -128,9 +131,14 @@ def _holds(entry: dict, evidence: dict) -> bool:
 
 
 def agreement(entry: dict, evidence: dict) -> tuple[int, int]:
-    """How many conditions measured by both runs have overlapping intervals, and out of how many.
+    """Conditions measured by two runs whose intervals overlap.
 
     A condition with the same bits in both was read from one store, and is not counted.
+
+    Parameters:
+        entry: the record of one run
+        evidence: that of the other
+    Returns: how many overlap, and how many were counted
     """
     ours, theirs = ({k: c.measured for k, c in e["conditions"].items()} for e in (entry, evidence))
     both = [name for name in ours if name in theirs and ours[name] != theirs[name]]
@@ -165,7 +173,12 @@ def judged(
     evidence: dict[str, dict] | None = None,
     old: dict[str, list[str]] | None = None,
 ) -> list[tuple[Row, Answer | None]]:
-    """As `ledger`, each row with its full answer; None if nothing was measured."""
+    """All claims of the papers with their answers in full.
+
+    Parameters:
+        recorded, where, evidence, old: as for `ledger`
+    Returns: for each claim its row and its answer; None if nothing was measured
+    """
     where, evidence, rows = where or {}, evidence or {}, []
     for name, about in claims().items():
         entry, long = recorded.get(name), evidence.get(name)
@@ -336,7 +349,12 @@ def _page(rows):
 
 
 def as_entry(recorded: dict, row: Row) -> dict:
-    """A claim in ledger.json: its record, without values of single images, and its row."""
+    """A claim in ledger.json: its record, without values of single images, and its row.
+
+    Parameters:
+        recorded: its record, {} if nothing was measured
+        row: as `ledger` gives it
+    """
     recorded = {k: v for k, v in recorded.items() if k not in OF_ROW}
     kept = {k: c._replace(values=()) for k, c in recorded.get("conditions", {}).items()}
     return as_json({"conditions": {}} | recorded | {"conditions": kept}) | {"row": row._asdict()}

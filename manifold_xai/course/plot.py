@@ -67,14 +67,27 @@ def look(name: str, line: bool = True) -> dict:
 
 
 def panels(rows: int = 1, cols: int = 1, size: float | None = None, **kwargs) -> np.ndarray:
-    """A grid of square axes, (rows, cols), each `size` inches wide; None fills the page's width."""
+    """A grid of square axes, (rows, cols).
+
+    Parameters:
+        rows, cols: how many
+        size: width of each in inches; None fills the page's width, and no grid is wider
+        kwargs: as for matplotlib's `subplots`
+    """
     size = min(8 / cols, 2.6) if size is None else min(size, 8 / cols)
     shape = {"figsize": (size * cols, size * rows)} | kwargs
     return plt.subplots(rows, cols, squeeze=False, layout="constrained", **shape)[1]
 
 # %% ../../nbs/library/course/plot.ipynb #0eacd683
 def plot_image(x: Tensor, ax: Axes, title: str = "") -> Axes:
-    """Image `x`, (C, H, W) in [0, 1], on `ax`, grey if C is 1; values outside look like 0 or 1."""
+    """Draw an image; it is grey if it has one channel.
+
+    Parameters:
+        x: (C, H, W) in [0, 1]; values outside look like 0 or 1
+        ax: where
+        title: above it
+    Returns: ax
+    """
     x = x.detach().cpu().float().clamp(0, 1)
     ax.imshow(x[0] if x.shape[0] == 1 else x.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
     ax.set_title(title)
@@ -83,7 +96,15 @@ def plot_image(x: Tensor, ax: Axes, title: str = "") -> Axes:
 
 
 def plot_map(A: Tensor, ax: Axes, limit: float, title: str = "") -> Axes:
-    """Signed heat map `A`, (H, W), on `ax`, colours from -limit to limit, white at 0."""
+    """Draw a signed heat map, white at 0.
+
+    Parameters:
+        A: (H, W)
+        ax: where
+        limit: colours reach from -limit to limit
+        title: above it
+    Returns: ax
+    """
     ax.imshow(A.detach().cpu().float(), cmap="PuOr", vmin=-limit, vmax=limit)
     ax.set_title(title)
     ax.set_axis_off()
@@ -93,7 +114,15 @@ def plot_map(A: Tensor, ax: Axes, limit: float, title: str = "") -> Axes:
 def plot_curves(
     x: Tensor, curves: dict[str, Tensor], ax: Axes, xlabel: str = "", ylabel: str = ""
 ) -> Axes:
-    """One line for each named curve, all against `x`; methods in their own colours."""
+    """One line for each named curve; methods in their own colours.
+
+    Parameters:
+        x: the common abscissa, (n,)
+        curves: (n,) each, by the name in the legend
+        ax: where
+        xlabel, ylabel: under and beside the axes
+    Returns: ax
+    """
     for name, y in curves.items():
         ax.plot(np.asarray(x), np.asarray(y), label=name, **look(name))
     ax.set_xlabel(xlabel)

@@ -54,7 +54,12 @@ def rests_on(page: str | Path, root: str | Path, but: Iterable[str] = ()) -> Bas
 
 
 def key(page: str | Path, root: str | Path) -> dict[str, str]:
-    """Hashes of the "code" and "data" that determine a page's numbers, apart from its settings."""
+    """Hashes of the "code" and "data" that determine a page's numbers, apart from its settings.
+
+    Parameters:
+        page: a notebook or a script
+        root: the clone
+    """
     return rests_on(page, root).key
 
 
@@ -78,7 +83,11 @@ ABOUT = {"key", "commit", "command", "machine", "seconds", "checked", "was"}  # 
 
 
 def payload(path: str | Path) -> dict | list:
-    """The measurements in a file that `write_result` wrote."""
+    """The measurements in a file that `write_result` wrote, without its origin.
+
+    Parameters:
+        path: a JSON file
+    """
     values = json.loads(Path(path).read_text(encoding="utf8"))
     if isinstance(values, list):
         return values
@@ -111,7 +120,11 @@ RECORD = re.compile(r'\brecord\(\s*"([A-Z]+-\d+)"')
 
 
 def recorded_in(root: str | Path) -> dict[str, Path]:
-    """The notebook that records each claim now."""
+    """The notebook that records each claim now, by claim.
+
+    Parameters:
+        root: the clone
+    """
     found = {}
     for page in chapters(Path(root)):
         code = [cell["source"] for cell in read(page)["cells"] if cell["cell_type"] == "code"]
@@ -139,7 +152,12 @@ def _changes(stamp: dict[str, str], now: Basis, kept: dict) -> list[str]:
 
 
 def outdated(root: str | Path) -> dict[str, list[str]]:
-    """Changes since the evidence was made, by claim, for claims whose evidence no longer holds."""
+    """Changes since the evidence was made, by claim, for claims whose evidence no longer holds.
+
+    Parameters:
+        root: the clone
+    Returns: names of definitions and files that differ; "code" or "data" if it is unknown which
+    """
     pages, kept, found = recorded_in(root), kept_definitions(root), {}
     now = {page: rests_on(page, root) for page in {*pages.values()}}
     for claim, entry in read_records(Path(root) / EVIDENCE).items():
@@ -151,7 +169,11 @@ def outdated(root: str | Path) -> dict[str, list[str]]:
 
 
 def stale(root: str | Path) -> list[str]:
-    """Pages whose evidence is outdated or missing, by their paths below nbs."""
+    """Pages whose evidence is outdated or missing, by their paths below nbs, without suffix.
+
+    Parameters:
+        root: the clone
+    """
     root, old = Path(root), outdated(root)
     good = {claim for claim in _load(root / EVIDENCE) if claim not in old}
     wanted = {page for claim, page in recorded_in(root).items() if claim not in good}
@@ -168,7 +190,12 @@ def _save(file, values):
 
 # %% ../../nbs/library/course/provenance.ipynb #cbd554a4
 def kept_definitions(root: str | Path) -> dict[str, dict[str, str]]:
-    """Definitions and files behind kept numbers: short hashes by name, by part of a key."""
+    """Definitions and files behind kept numbers.
+
+    Parameters:
+        root: the clone
+    Returns: short hashes by name, by the "code" or "data" of a key
+    """
     said = _load(Path(root) / DEFINITIONS) or dict(keys=[], names={})
     return {
         hash: dict(name.rsplit(" ", 1) for name, users in said["names"].items() if i in users)
@@ -212,6 +239,8 @@ def restamp(args: argparse.Namespace) -> int:
     Or `--result FILE --out BEGUN`: give a kept result today's key if today's code, of which BEGUN
     holds the first rows, gave the same bits.
 
+    Parameters:
+        args: the command's options
     Returns: 1 if something still has to be measured again
     """
     root = repository(args.root)
@@ -303,7 +332,12 @@ def _parts(stamp):
 
 # %% ../../nbs/library/course/provenance.ipynb #5c8e4a5c
 def evidence(args: argparse.Namespace) -> int:
-    """Run `manifold-xai evidence`: add the records of an evidence run to those kept already."""
+    """Run `manifold-xai evidence`: add the records of an evidence run to those kept already.
+
+    Parameters:
+        args: the command's options
+    Returns: the exit code
+    """
     root = repository(args.root)
     run, pages = Path(args.out or root / "_out" / "evidence"), recorded_in(root)
     entries = [read_record(file) for file in sorted((run / "claims").glob("*.json"))]
@@ -354,7 +388,11 @@ def is_of(result: dict, command: str, root: str | Path) -> bool:
 
 
 def outdated_results(root: str | Path) -> dict[str, list[str]]:
-    """Changes since kept results were measured, by file, if today's code might not give them."""
+    """Changes since kept results were measured, by file, if today's code might not give them.
+
+    Parameters:
+        root: the clone
+    """
     root, kept, found = Path(root), kept_definitions(root), {}
     for path in _results(root):
         result = _load(path)
@@ -374,6 +412,9 @@ def _made_by(command, root):
 def maker(command: str, root: str | Path) -> Path:
     """The script or the notebook that a command runs.
 
+    Parameters:
+        command: as a kept result names it
+        root: the clone
     Raises: ValueError if it names no existing one
     """
     script, only = re.search(r"[\w/]+\.py\b", command), re.search(r"--only (\S+)", command)

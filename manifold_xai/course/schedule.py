@@ -50,7 +50,11 @@ class Record(JsonDB):
 
 
 class Reporter(ZeroReporter):
-    """Tell the session about chapters that doit does not run."""
+    """Tell the session about chapters that doit does not run.
+
+    Parameters:
+        session: the run
+    """
 
     def __init__(self, session: Session):
         self.session = session

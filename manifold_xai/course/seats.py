@@ -34,7 +34,12 @@ SCHEMA = {
 
 
 def seats(args: argparse.Namespace) -> int:
-    """Run `manifold-xai seats`: run lessons on one thread and keep each cell's CPU seconds."""
+    """Run `manifold-xai seats`: run lessons on one thread and keep each cell's CPU seconds.
+
+    Parameters:
+        args: the command's options
+    Returns: 0
+    """
     if args.table or args.write:
         return publish(args)
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -57,13 +62,23 @@ def seats(args: argparse.Namespace) -> int:
 
 
 def lessons(root: Path, only: str | None) -> list[Path]:
-    """The selected lessons, without the evidence pages of the same numbers."""
+    """The selected lessons, without the evidence pages of the same numbers.
+
+    Parameters:
+        root: the clone
+        only: as for `chapters`; None for all
+    """
     asked = chapters(root, "lessons")
     return [page for page in chapters(root, only) if page in asked] if only else asked
 
 
 def stored(root: Path) -> dict:
-    """The measurements: `probe`, seconds; `lessons`, by name their `cells`' seconds by id, ..."""
+    """The measurements that are kept.
+
+    Parameters:
+        root: the clone
+    Returns: `probe`, seconds of a fixed computation; `lessons`, by name, as `_measured` gives them
+    """
     path = root / STORED
     return read_json(path, SCHEMA) if path.exists() else {"probe": None, "lessons": {}}
 
@@ -112,7 +127,12 @@ PATIENCE = 10  # seconds that it waits without a sign of life
 BARS = r"\b(?:tqdm|ticking|run_grid)\(|progress=True"  # calls that show a bar
 
 def publish(args: argparse.Namespace) -> int:
-    """Run `manifold-xai seats --table` (print the table) or --write (into docs/teach.md)."""
+    """Run `manifold-xai seats --table` (print the table) or --write (into docs/teach.md).
+
+    Parameters:
+        args: the command's options
+    Returns: 0
+    """
     from manifold_xai.course.publish import between
 
     root = repository(args.root)
@@ -127,7 +147,11 @@ def publish(args: argparse.Namespace) -> int:
 
 
 def seat_table(root: Path) -> str:
-    """Markdown table of the lessons that were measured: seconds, memory, and which fit a class."""
+    """Markdown table of the lessons that were measured: seconds, memory, and which fit a class.
+
+    Parameters:
+        root: the clone
+    """
     rows = [
         "| lesson | s on one thread | s on two | slowest cell, s | where | first figure after, s "
         "| memory, MB | fits a class |",
@@ -148,6 +172,9 @@ def seat_table(root: Path) -> str:
 def section(page: dict, cell: str) -> str:
     """The heading under which a notebook's cell stands.
 
+    Parameters:
+        page: the notebook, as `read` gives it
+        cell: the cell's id
     Raises: ValueError if the notebook has no such cell
     """
     heading = ""

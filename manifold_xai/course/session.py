@@ -64,7 +64,11 @@ def kernel_environment(root: Path, out: Path):
 
 
 def end(process: subprocess.Popen) -> None:
-    """Kill a process and all its children: a kernel has its own session and would outlive it."""
+    """Kill a process and all its children: a kernel has its own session and would outlive it.
+
+    Parameters:
+        process: it may have ended already
+    """
     import psutil
 
     with suppress(psutil.NoSuchProcess):
@@ -150,13 +154,22 @@ class Session:
             return {}
 
     def planned(self, name: str) -> dict:
-        """The record of a chapter that has not run, with what it cost last time."""
+        """The record of a chapter that has not run, with what it cost last time.
+
+        Parameters:
+            name: the chapter's path below nbs, without suffix
+        """
         kept = {k: v for k, v in self.before.get(name, {}).items() if k in ("peak_mb", "claims")}
         seconds = self.before.get(name, {}).get("seconds")
         return {"chapter": name, "status": "not run", "seconds": seconds} | kept
 
     def chapter(self, notebook: str) -> bool:
-        """Run one chapter and keep its products; return True if every cell ran."""
+        """Run one chapter and keep its products.
+
+        Parameters:
+            notebook: its file
+        Returns: whether every cell ran
+        """
         source, start = Path(notebook), time.perf_counter()
         name = chapter_name(self.root, source)
         slot = self.slots.get()
@@ -186,6 +199,10 @@ class Session:
     def attempt(self, name: str, source: Path, slot: dict) -> tuple[int, int, str]:
         """Execute a chapter in its own, emptied folder.
 
+        Parameters:
+            name: the chapter's
+            source: its notebook
+            slot: environment variables of its place among those that run side by side
         Returns: exit code, peak memory in MB, why it stopped
         """
         products.clean(self.out, name)
@@ -200,7 +217,12 @@ class Session:
         return code, peak, failure(part, log, why) if code else ""
 
     def keep(self, name: str) -> str:
-        """Publish a chapter's products, all or none; return "" or why not."""
+        """Publish a chapter's products, all or none.
+
+        Parameters:
+            name: the chapter's
+        Returns: "", or why it could not
+        """
         stage = products.stage(self.out, name)
         try:
             save_figures(stage / "notebook.ipynb", stage / "figures")
@@ -211,7 +233,12 @@ class Session:
         return ""
 
     def put_aside(self, name: str, failed: bool) -> None:
-        """Keep only the notebook of a chapter that failed, under another name."""
+        """Keep only the notebook of a chapter that failed, under another name.
+
+        Parameters:
+            name: the chapter's
+            failed: False removes the notebook as well
+        """
         stage = products.stage(self.out, name)
         with suppress(OSError):
             if failed and (stage / "notebook.ipynb").exists():
@@ -223,6 +250,10 @@ class Session:
     def drive(self, name: str, job: list, env: dict) -> tuple[int, int, str, str]:
         """Run `execute` in a process and follow it.
 
+        Parameters:
+            name: the chapter's
+            job: arguments of `execute`
+            env: environment variables of the process
         Returns: exit code, peak memory of its kernel in MB, why it stopped if it knows, its stderr
         """
         run = "import json, runpy, sys; f = runpy.run_path(sys.argv[1])['execute']; "
@@ -252,7 +283,12 @@ class Session:
 
     @contextmanager
     def limit(self, name: str, process: subprocess.Popen):
-        """Context after which `process` has ended, by itself or at its time limit."""
+        """Context after which a process has ended, by itself or at its time limit.
+
+        Parameters:
+            name: the chapter's
+            process: the one that executes it
+        """
 
         def over():
             self.late.add(name)
@@ -270,6 +306,9 @@ class Session:
     def follow(self, name: str, lines) -> tuple[int, str]:
         """Show what `execute` reports.
 
+        Parameters:
+            name: the chapter's
+            lines: what `execute` prints
         Returns: peak memory in MB, and why it stopped
         Raises: OSError if the notebook could not be written
         """
@@ -292,14 +331,25 @@ class Session:
         return peak, why
 
     def show(self, name: str, cell: int, cells: int) -> None:
-        """Move the bar to the chapter's progress."""
+        """Move the bar to a chapter's progress.
+
+        Parameters:
+            name: the chapter's
+            cell: the number of the running cell
+            cells: how many the chapter has
+        """
         with self.lock:
             self.progress[name], self.at[name] = cell / max(cells, 1), f"{name} {cell}/{cells}"
             self.bar.n = sum(self.expected[n] * share for n, share in self.progress.items())
             self.bar.set_description_str(" · ".join(self.at.get(n, n) for n in self.live) + " ")
 
     def finish(self, name: str, record: dict) -> None:
-        """Record a chapter's result, print it, and write the summary."""
+        """Record a chapter's result, print it, and write the summary.
+
+        Parameters:
+            name: the chapter's
+            record: its status, seconds, peak_mb, claims and error, as far as known
+        """
         with self.lock:
             self.live.pop(name, None)
             self.progress[name] = 1.0
@@ -372,8 +422,10 @@ _SUMMARY = {
 
 
 def read_summary(out: Path) -> dict:
-    """summary.json of the run in `out`; without chapters if there is none.
+    """The summary of a run; without chapters if there is none.
 
+    Parameters:
+        out: folder of the run, which holds summary.json
     Raises: ValueError naming the file if it is damaged
     """
     path = out / "summary.json"

@@ -26,7 +26,12 @@ from .notebooks import chapter_name, chapters
 
 # %% ../../nbs/library/course/cli.ipynb #93101f91
 def run(args: argparse.Namespace) -> int:
-    """Run `manifold-xai run`; return 0 if all chapters ran, 1 if one failed, 130 if stopped."""
+    """Run `manifold-xai run`: execute chapters into a folder.
+
+    Parameters:
+        args: the command's options
+    Returns: 0 if all chapters ran, 1 if one failed, 130 if stopped
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded, for the ledger
     from manifold_xai.course.session import Session, kernel_environment, slots
 
@@ -64,7 +69,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def picked(root: Path, only: str | None) -> str | None:
-    """`only` for `chapters`, with "stale" replaced by the pages whose evidence does not hold."""
+    """The selection of chapters, with "stale" replaced by the pages whose evidence does not hold.
+
+    Parameters:
+        root: the clone
+        only: as the user wrote it; None for all
+    Returns: as for `chapters`; "" if nothing is stale
+    """
     parts = (only or "").split(",")
     if "stale" not in parts:
         return only
@@ -74,7 +85,12 @@ def picked(root: Path, only: str | None) -> str | None:
 
 
 def parameters(args: argparse.Namespace, out: Path) -> dict:
-    """Parameters for every chapter, by the names in its parameters cell."""
+    """Parameters for every chapter, by the names in its parameters cell.
+
+    Parameters:
+        args: options of `manifold-xai run`
+        out: folder for results
+    """
     data_root = args.data_root and str(Path(args.data_root).expanduser().absolute())
     asked = dict(profile=args.profile, device=args.device, seed=args.seed, retrain=args.retrain)
     return asked | dict(data_root=data_root, out=str(out))
@@ -88,9 +104,11 @@ def _seconds_allowed(chapter: float | None, cell: float | None, spend: dict) -> 
 
 @contextmanager
 def only_run(out: Path):
-    """Context in which no other run writes into `out`.
+    """Context in which no other run writes into a folder.
 
-    Raises: ValueError if one does
+    Parameters:
+        out: the folder
+    Raises: ValueError if another run does
     """
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -139,7 +157,13 @@ def _tidy_up(session, args: argparse.Namespace) -> None:
 
 
 def write_results(out: Path, root: Path) -> list[str]:
-    """Write LEDGER.md and ledger.json if any claim was recorded; return errors in records."""
+    """Write LEDGER.md and ledger.json if any claim was recorded.
+
+    Parameters:
+        out: folder of the run
+        root: the clone
+    Returns: errors in damaged records
+    """
     if not (out / "claims").exists():
         return []
     from manifold_xai.course.ledger import results, write_ledger
@@ -150,7 +174,11 @@ def write_results(out: Path, root: Path) -> list[str]:
 
 @contextmanager
 def ticking(bar: tqdm):
-    """Refresh `bar` every second, since a cell may take longer, and close it at the end."""
+    """Context that refreshes a bar every second, since a cell may take longer, and closes it.
+
+    Parameters:
+        bar: of tqdm
+    """
     done = threading.Event()
 
     def tick():

@@ -48,7 +48,13 @@ class Client(PapermillNotebookClient):
         self.kc.shell_channel.socket.get(zmq.EVENTS)
 
     def shorten(self, kind: str, content: dict) -> bool:
-        """Cut `content` to the limit, in place; return False if nothing is left to write."""
+        """Cut a message to the limit, in place.
+
+        Parameters:
+            kind: the type of the kernel's message
+            content: its content
+        Returns: False if nothing is left to write
+        """
         if kind == "stream":
             size = len(content["text"])
         elif "data" in content:

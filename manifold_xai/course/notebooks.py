@@ -18,7 +18,9 @@ from textwrap import indent
 def read(path: str | Path) -> dict:
     """A notebook as a dictionary, cell sources joined to one string.
 
-    Raises: ValueError naming a file that is not a notebook.
+    Parameters:
+        path: its file
+    Raises: ValueError naming a file that is not a notebook
     """
     try:
         nb = json.loads(Path(path).read_text(encoding="utf8"))
@@ -54,7 +56,12 @@ def chapters(root: Path, only: str | None = None) -> list[Path]:
 
 
 def chapter_name(root: Path, notebook: Path) -> str:
-    """A chapter's path below nbs, without suffix: its name, as in "evidence/40_alignment"."""
+    """A chapter's name: its path below nbs, without suffix, as in "evidence/40_alignment".
+
+    Parameters:
+        root: the clone
+        notebook: the chapter's file
+    """
     return notebook.relative_to(root / "nbs").with_suffix("").as_posix()
 
 
@@ -121,7 +128,12 @@ def _last_words(log: str, why: str) -> str:
 
 
 def save_figures(notebook: Path, folder: Path) -> None:
-    """Write the images among the notebook's outputs to folder/01.png, 02.png, …"""
+    """Write the images among a notebook's outputs to 01.png, 02.png, …
+
+    Parameters:
+        notebook: an executed one
+        folder: made if there is an image
+    """
     outputs = [output for cell in read(notebook)["cells"] for output in cell.get("outputs", [])]
     images = [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     for i, image in enumerate(images, 1):

@@ -62,13 +62,21 @@ def standard_error(e: Estimate) -> float:
 
 
 def smallest_effect(c: Condition) -> float:
-    """Distance from the bar that this design detects at 95 % confidence with 80 % power."""
+    """Distance from the bar that this design detects at 95 % confidence with 80 % power.
+
+    Parameters:
+        c: measured, with its interval
+    Returns: in the units of the estimate
+    """
     return (Z95 + Z80) * standard_error(c.measured)
 
 
 def needed(c: Condition, about: Mapping[str, str]) -> float:
     """Images (or seeds, if several are pooled) that would decide, if the effect is as found.
 
+    Parameters:
+        c: measured, with its interval
+        about: the claim's row in the table of claims
     Returns: n at which the interval's half-width is below the distance to the bar with 80 % power,
         or below the effect that the paper reports; infinite if the value lies on the bar itself
     """

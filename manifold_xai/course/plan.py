@@ -173,7 +173,14 @@ def _last(root: Path, profile: str) -> dict[str, float]:
 
 
 def plan(root: Path, notebooks: list[Path], profile: str) -> int:
-    """Run `manifold-xai run --plan`: print the estimated cost, run nothing."""
+    """Run `manifold-xai run --plan`: print the estimated cost, run nothing.
+
+    Parameters:
+        root: the clone
+        notebooks: the chapters
+        profile: one of the profiles of settings.ini
+    Returns: 0
+    """
     rows, known = planned(root, notebooks, profile), profiles(root)[profile]
     print(f"profile {profile}: {known['about']}; nothing is run")
     for row in rows:

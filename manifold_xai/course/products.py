@@ -17,22 +17,39 @@ from ..files import read_json, write_aside
 
 # %% ../../nbs/library/course/products.ipynb #7aacb2a8
 def stage(out: Path, name: str) -> Path:
-    """The folder where a chapter's products wait until its last cell has run."""
+    """The folder where a chapter's products wait until its last cell has run.
+
+    Parameters:
+        out: folder of the run
+        name: the chapter's path below nbs, without suffix
+    """
     return out / ".running" / name
 
 
 def notebook(out: Path, name: str) -> Path:
-    """The executed notebook of a chapter that has finished."""
+    """The executed notebook of a chapter that has finished.
+
+    Parameters:
+        out, name: as for `stage`
+    """
     return out / "notebooks" / f"{name}.ipynb"
 
 
 def failed(out: Path, name: str) -> Path:
-    """The notebook of a chapter that stopped, as far as it ran."""
+    """The notebook of a chapter that stopped, as far as it ran.
+
+    Parameters:
+        out, name: as for `stage`
+    """
     return notebook(out, name).with_suffix(".failed.ipynb")
 
 
 def note(out: Path, name: str) -> Path:
-    """The note that lists the products of a finished chapter."""
+    """The note that lists the products of a finished chapter.
+
+    Parameters:
+        out, name: as for `stage`
+    """
     return out / "finished" / f"{name}.json"
 
 # %% ../../nbs/library/course/products.ipynb #e7ce623b
@@ -70,7 +87,11 @@ def _measure(path: Path) -> dict:
 
 
 def clean(out: Path, name: str) -> None:
-    """Remove a chapter's products, its note first."""
+    """Remove a chapter's products, its note first.
+
+    Parameters:
+        out, name: as for `stage`
+    """
     note(out, name).unlink(missing_ok=True)
     for path in [notebook(out, name), failed(out, name), *claims_of(out, name)]:
         path.unlink(missing_ok=True)
@@ -92,6 +113,8 @@ _NOTE = {
 def products(out: Path, name: str) -> dict[str, dict]:
     """Size and hash of every product in a chapter's note; {} without a note.
 
+    Parameters:
+        out, name: as for `stage`
     Returns: by its path below `out`
     Raises: ValueError for a note that is damaged
     """
@@ -100,7 +123,12 @@ def products(out: Path, name: str) -> dict[str, dict]:
 
 
 def amiss(out: Path, name: str) -> str:
-    """What is wrong with a chapter's products; "" if they are unchanged since it finished."""
+    """What is wrong with a chapter's products.
+
+    Parameters:
+        out, name: as for `stage`
+    Returns: "" if they are unchanged since it finished
+    """
     try:
         made = products(out, name)
     except ValueError as error:
@@ -149,7 +177,11 @@ def _unfinished(out: Path, name: str) -> bool:
 
 
 def claims_of(out: Path, name: str) -> list[Path]:
-    """Files of the claims that a chapter recorded."""
+    """Files of the claims that a chapter recorded.
+
+    Parameters:
+        out, name: as for `stage`
+    """
     return [p for p in (out / "claims").glob("*.json") if _chapter(p) == name]
 
 

@@ -25,6 +25,8 @@ MINUTES = re.compile(r"^\*About (.+) minutes to read · .*\*$", re.M)
 def outputs(args: argparse.Namespace) -> int:
     """Run `manifold-xai outputs`: write the cpu profile's outputs and seconds into nbs/.
 
+    Parameters:
+        args: the command's options
     Returns: 1 if a chapter could not be updated
     """
     root = repository(args.root)
@@ -53,7 +55,11 @@ def outputs(args: argparse.Namespace) -> int:
 
 
 def seconds(folder: Path) -> dict[str, tuple[float, int]]:
-    """Seconds and cores by chapter, from a run's summary, for the chapters that are done."""
+    """Seconds and cores by chapter, for the chapters that are done.
+
+    Parameters:
+        folder: of a run, which holds its summary
+    """
     from manifold_xai.course.session import read_summary
 
     summary = read_summary(folder)
@@ -68,7 +74,12 @@ def _kept_metadata(root: Path) -> list[str]:
 
 
 def fold(args: argparse.Namespace) -> int:
-    """Run `manifold-xai fold`: hide checks and solutions in nbs/ until a reader unfolds them."""
+    """Run `manifold-xai fold`: hide checks and solutions in nbs/ until a reader unfolds them.
+
+    Parameters:
+        args: the command's options
+    Returns: 0
+    """
     root = repository(args.root)
     for path in chapters(root):
         nb = json.loads(path.read_text(encoding="utf8"))
@@ -225,6 +236,9 @@ def colab_cell(root: Path) -> str:
     """The cell that prepares Colab for the chapters.
 
     Packages that Colab has are pinned to their installed versions, so they are never reinstalled.
+
+    Parameters:
+        root: the clone
     """
     needs = requirements(root)
     names = [need for group in ("core", "course") for need in needs[group]]
@@ -241,9 +255,13 @@ def colab_cell(root: Path) -> str:
 
 # %% ../../nbs/library/course/publish.ipynb #7a7169a2
 def between(text: str, name: str, body: str) -> str:
-    """`text` with `body` between `<!-- name -->` and `<!-- /name -->`.
+    """A page with new text between the marks `<!-- name -->` and `<!-- /name -->`.
 
-    Raises: ValueError if the two marks are missing.
+    Parameters:
+        text: the page
+        name: in the marks
+        body: what to put there
+    Raises: ValueError if the two marks are missing
     """
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
     if not marks.search(text):
@@ -264,10 +282,20 @@ def _show(args: argparse.Namespace, name: str, body: str) -> int:
 
 
 def table(args: argparse.Namespace) -> int:
-    """`manifold-xai table`"""
+    """Run `manifold-xai table`: print the table of chapters, or write it into the README.
+
+    Parameters:
+        args: the command's options
+    Returns: 0
+    """
     return _show(args, "chapters", _chapter_table(repository(args.root)))
 
 
 def colab(args: argparse.Namespace) -> int:
-    """`manifold-xai colab`"""
+    """Run `manifold-xai colab`: print the cell that prepares Colab, or write it into the README.
+
+    Parameters:
+        args: the command's options
+    Returns: 0
+    """
     return _show(args, "colab", f"```python\n{colab_cell(repository(args.root))}\n```")

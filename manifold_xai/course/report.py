@@ -234,7 +234,12 @@ def _payload_command(path: Path) -> str:
 
 
 def page(found: Found, root: Path) -> str:
-    """LEDGER.md."""
+    """The text of LEDGER.md.
+
+    Parameters:
+        found: the ledger at one moment
+        root: the clone
+    """
     lines = ["# Ledger", "", *(f"- {line}" for line in _scale(found, root)), ""]
     lines += [
         "Written by `manifold-xai ledger` from kept numbers, as explained in "
@@ -448,7 +453,12 @@ def _in_their_terms(r):
 
 # %% ../../nbs/library/course/report.ipynb #523a5edb
 def write(args: argparse.Namespace) -> int:
-    """Run `manifold-xai ledger`: write LEDGER.md, tables, figures and pages from kept evidence."""
+    """Run `manifold-xai ledger`: write LEDGER.md, tables, figures and pages from kept evidence.
+
+    Parameters:
+        args: the command's options
+    Returns: the exit code
+    """
     root = repository(args.root)
     found = _find(root)
     for name, text in texts(found, root).items():

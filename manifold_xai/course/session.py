@@ -106,20 +106,19 @@ def end_survivors(out: Path, patience: float = 5) -> list[int]:
 
 # %% ../../nbs/library/course/session.ipynb #69a1cf67
 class Session:
-    """One run of several chapters into one folder."""
+    """One run of several chapters into one folder.
+
+    Parameters:
+        root: the clone
+        out: folder for results
+        notebooks: the chapters
+        values: parameters for every chapter, by name
+        slots: environment variables for each of the chapters that run side by side
+        env: environment variables for all
+        limits: seconds that a chapter and a cell may take; None for no limit
+    """
 
     def __init__(self, root, out, notebooks, values, slots, env, limits=(None, None)):
-        """A session that has run nothing yet.
-
-        Parameters:
-            root: the clone
-            out: folder for results
-            notebooks: the chapters
-            values: parameters for every chapter, by name
-            slots: environment variables for each of the chapters that run side by side
-            env: environment variables for all
-            limits: seconds that a chapter and a cell may take; None for no limit
-        """
         self.root, self.out, self.notebooks, self.values, self.env = (
             root,
             out,

@@ -316,8 +316,7 @@ class Reader:
         return f"Field({self.text(node.target)}, {self.text(node.value)})"
 
     def Call(self, node):
-        """A call; `run.pick` without its GPU size, from which no kept number comes; of
-        `typing.cast` only what it returns."""
+        """A call: of `typing.cast` its value, of `run.pick` all but the size for a GPU."""
         if self.home.imports.get(getattr(node.func, "id", "")) == ("typing", "cast"):
             return self.text(node.args[1])
         picks = isinstance(node.func, ast.Attribute) and node.func.attr == "pick"

@@ -32,7 +32,7 @@ def bundle(args: argparse.Namespace) -> int:
 
     Parameters:
         args: the command's options
-    Returns: the exit code
+    Returns: 0
     Raises: ValueError for a folder with other things in it, or if pip finds no wheel
     """
     from manifold_xai.course.handout import handout

@@ -336,7 +336,7 @@ def evidence(args: argparse.Namespace) -> int:
 
     Parameters:
         args: the command's options
-    Returns: the exit code
+    Returns: 0
     """
     root = repository(args.root)
     run, pages = Path(args.out or root / "_out" / "evidence"), recorded_in(root)

@@ -457,7 +457,7 @@ def write(args: argparse.Namespace) -> int:
 
     Parameters:
         args: the command's options
-    Returns: the exit code
+    Returns: 0
     """
     root = repository(args.root)
     found = _find(root)

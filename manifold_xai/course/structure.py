@@ -201,6 +201,10 @@ class Reader:
 
     A name of ours is written as @, and `places` lists in the same order what it refers to; a
     foreign name is spelled out.
+
+    Parameters:
+        modules: all modules of ours, by name
+        module: the name of the one that is read
     """
 
     def __init__(self, modules: dict[str, Module], module: str):

@@ -77,7 +77,12 @@ class ABStudy(Panel):
         self.come()
 
     def order(self, subject: str) -> list[tuple[str, bool]]:
-        """The images in this reader's order, and whether B lies on the left."""
+        """The images in a reader's order, always the same.
+
+        Parameters:
+            subject: who reads
+        Returns: for each image its name, and whether B lies on the left
+        """
         draw, names = Random(f"A/B {subject}"), sorted(self.pairs)
         draw.shuffle(names)
         return [(name, draw.random() < 0.5) for name in names]
@@ -110,7 +115,11 @@ class ABStudy(Panel):
         self.say(asked if self.subject.value.strip() else "Say who you are: any name will do.")
 
     def answer(self, side: str) -> None:
-        """Keep an answer and show the next pair."""
+        """Keep an answer and show the next pair.
+
+        Parameters:
+            side: "left" or "right"; any other word for neither
+        """
         name, swapped = self.left[0]
         chosen = {"left": "B" if swapped else "A", "right": "A" if swapped else "B"}.get(side, "")
         said = dict(subject=self.subject.value.strip(), image=name, chosen=chosen, side=side)
@@ -133,7 +142,11 @@ class ABStudy(Panel):
         return Picture(page, self.images, self.question)
 
     def result(self, generator: torch.Generator | None = None) -> Preference:
-        """How often group B was preferred, over all answers in this file."""
+        """How often group B was preferred, over all answers in this file.
+
+        Parameters:
+            generator: draws the resamples; None for one in a fixed state
+        """
         value = {"B": 1.0, "A": 0.0}
         sides = {"left": 1.0, "right": 0.0}
         choices = [

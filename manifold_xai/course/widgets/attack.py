@@ -91,7 +91,11 @@ class AttackSlider(Panel):
         return Fooled(x, A, *alike)
 
     def attacked(self, eps: float) -> Fooled:
-        """The image attacked within a radius."""
+        """The image attacked within a radius.
+
+        Parameters:
+            eps: the radius, the largest change of a pixel
+        """
         x = self.x[self.digit.value]
         f = score(self.model).at(x)
         soft = score(softened(self.model, 10.0), f.target)

@@ -45,7 +45,11 @@ class MetricEllipses(OnPlane):
         )
 
     def ellipse(self, row: int, column: int) -> torch.Tensor:
-        """Points around a place whose steps change the image equally, to first order, (2, 65)."""
+        """Points around a place whose steps change the image equally, to first order, (2, 65).
+
+        Parameters:
+            row, column: of the place in the grid, from 0
+        """
         i = row * self.side + column
         u = places(self.plane, self.side)[i].cpu().double()
         scale, V = torch.linalg.eigh(self.seen.G[i].cpu().double())

@@ -114,12 +114,21 @@ class Panel(Still, VBox):
         super().__init__([*boxes, picture, HBox([self.bar, self.words, Keys()])])
 
     def say(self, text: str, trouble: bool = False) -> None:
-        """Show a line of text under the picture."""
+        """Show a line of text under the picture.
+
+        Parameters:
+            text: plain
+            trouble: whether it says what went wrong
+        """
         text = escape(text)
         self.words.value = f"<b>This did not work.</b> {text}" if trouble else text
 
     def careful(self, act: Callable[[], None]) -> Callable[[object], None]:
-        """`act` as a control's callback: errors go to the line of text, without a traceback."""
+        """A control's callback whose errors go to the line of text, without a traceback.
+
+        Parameters:
+            act: what the control does
+        """
 
         def called(change=None):
             try:
@@ -131,7 +140,12 @@ class Panel(Still, VBox):
 
     @contextmanager
     def working(self, what: str) -> Iterator[Callable[[float], None]]:
-        """Context that shows the bar; yields a function that moves it, from 0 to 1."""
+        """Context that shows the bar; yields a function that moves it.
+
+        Parameters:
+            what: the line of text meanwhile
+        Yields: share done, from 0 to 1 -> None
+        """
         self.say(what)
         self.bar.value, self.bar.layout.visibility = 0, "visible"
 

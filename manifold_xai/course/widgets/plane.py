@@ -50,7 +50,13 @@ def latent_plane(decode: Callable[[Tensor], Tensor], z: Tensor) -> LatentPlane:
 
 
 def places(plane: LatentPlane, side: int, share: float = 1.0) -> Tensor:
-    """side × side places of a plane, the second coordinate running fastest, (side², 2)."""
+    """Places of a plane on a square grid, the second coordinate running fastest, (side², 2).
+
+    Parameters:
+        plane: its reach sets the size
+        side: places per side
+        share: of the reach that the grid covers, from 0 to 1
+    """
     reach = share * plane.reach
     line = torch.linspace(-reach, reach, side).to(plane.corners)
     return torch.cartesian_prod(line, line)
@@ -66,7 +72,12 @@ class Survey(NamedTuple):
 
 @torch.no_grad()
 def survey(plane: LatentPlane, side: int) -> Survey:
-    """Metric, magnification and decoded image at side × side places."""
+    """Metric, magnification and decoded image at the places of a plane.
+
+    Parameters:
+        plane: where
+        side: places per side
+    """
     u = places(plane, side)
     G = pullback_metric(plane.decode, u)
     x = plane.decode(u).mean(1).clamp(0, 1)

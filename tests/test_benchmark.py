@@ -150,6 +150,195 @@ def test_wrong_grids_methods_and_data_are_named(tmp_path, capsys):
         run(read_grid(file), tmp_path / "out", tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ('steps = "four"', 'steps in .* must be a whole number, 1 or more, got "four"'),
+        ("steps = 0", "steps in .* must be a whole number, 1 or more, got 0"),
+        ("size = -4", "size in .* must be a whole number, 0 or more, got -4"),
+        ('refine = "fine"', 'refine in .* must be a number, 0 or more, got "fine"'),
+        ("randomised = 1", "randomised in .* must be true or false, got 1"),
+        ("data = 3", "data in .* must be a word, got 3"),
+        ('classifiers = "digits-relu"', 'must be a list of names, at least one, got "digits-relu"'),
+        ("classifiers = []", "must be a list of names, at least one, got"),
+        ('measures = "removal"', 'must be a list of names, got "removal"'),
+        ('chosen = "wrong"', "Did you mean 'right'"),
+        ('precision = "flot32"', "Did you mean 'float32'"),
+        ("about = 3", "about in .* must be a text in quotes, got 3"),
+        ("autoencoders = []", "EIG in .* needs an autoencoder"),
+        ("part = 3", "must begin with .*part.*, in two brackets"),
+    ],
+)
+def test_a_setting_of_a_wrong_kind_is_named(tmp_path, line, said):
+    (tmp_path / "own.toml").write_text(f"{line}\n[methods]\nIG = {{}}\nEIG = {{}}\n")
+    with pytest.raises(ValueError, match=said):
+        read_grid(tmp_path / "own.toml")
+
+
+@pytest.mark.parametrize(
+    "methods, said",
+    [
+        ("", "names no method: write .methods."),
+        ("[methods]", "names no method: write .methods."),
+        ("[methods]\nIG = 3", "IG in .* must be a table, such as {}, got 3"),
+        ("[methods]\nIG = {}\n[[part]]\nmethods = []", "methods in .* at least one, got"),
+        (
+            '[methods]\nGIG = { fraction = "all" }',
+            "GIG in .*: fraction must be a number, got 'all'",
+        ),
+        ('[methods]\nMA-GIG = { slerp = "yes" }', "MA-GIG in .*: slerp must be False, True or"),
+        ("[methods]\nMIG = { geodesic = { iteratons = 3 } }", "Did you mean 'iterations'"),
+        ('[methods]\nMIG = { geodesic = { iterations = "3" } }', "must be a whole number or None"),
+        ('[methods]\nIG = { steps = "many" }', "steps in IG of .* must be a whole number"),
+        ("[methods]\nGradInput = { steps = 3 }", "there is no option of GradInput 'steps'"),
+        ("[methods]\nIG = { method = 3 }", "there is no method 3"),
+    ],
+)
+def test_a_method_without_sense_is_named(tmp_path, methods, said):
+    (tmp_path / "own.toml").write_text(methods)
+    with pytest.raises(ValueError, match=said):
+        read_grid(tmp_path / "own.toml")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--device nosuch", "there is no device 'nosuch' here. There are: cpu"),
+        ("--device meta", "there is no device 'meta' here. There are: cpu"),
+        ("--shard x", "must be two numbers, i/n with 1 ≤ i ≤ n, such as 2/8, got 'x'"),
+        ("--shard 3/2", "must be two numbers, i/n with 1 ≤ i ≤ n, such as 2/8, got '3/2'"),
+        ("--shard 0/2", "must be two numbers, i/n with 1 ≤ i ≤ n, such as 2/8, got '0/2'"),
+        ("--block 0", "--block must be a whole number, 1 or more, got 0"),
+        ("--workers 0 --engine ray", "--workers must be a whole number, 1 or more, got 0"),
+        ("--limit -1", "--limit must be a whole number, 1 or more, got -1"),
+        ("--limit 0", "--limit must be a whole number, 1 or more, got 0"),
+        ("--size -4", "--size must be a whole number, 1 or more, got -4"),
+        ("--size 0", "--size must be a whole number, 1 or more, got 0"),
+        ("--steps 0", "--steps must be a whole number, 1 or more, got 0"),
+        ("--steps four", "--steps must be a whole number, 1 or more, got four"),
+    ],
+)
+def test_an_option_of_the_command_without_sense_is_named(tmp_path, capsys, words, said):
+    out = tmp_path / "out"
+    assert main(["benchmark", "digits", "--out", str(out), *words.split()]) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1 and not out.exists()
+
+
+def test_files_and_folders_that_are_not_there_are_named(tmp_path, capsys):
+    for words, said in (
+        ([str(tmp_path / "no.toml")], "there is no file"),
+        (["report"], "report needs a folder with results"),
+        (["report", str(tmp_path / "no")], "holds no benchmark"),
+        (["merge", "--out", str(tmp_path / "no")], "merge needs the folders of all shards"),
+    ):
+        assert main(["benchmark", *words]) == 2
+        told = capsys.readouterr().err
+        assert said in told and "Errno" not in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [dict(limit=-1), dict(block=0), dict(workers=0), dict(block=1.5)])
+def test_counts_without_sense_are_named(grid, tmp_path, how):
+    (name,) = how
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+        run(grid, tmp_path / "out", progress=False, **how)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        (
+            'classifiers = ["digits-smooth", "digits-rlu"]',
+            "no classifier 'digits-rlu'. Did you mean",
+        ),
+        ('judge = "digits-rlu"', "no classifier 'digits-rlu'. Did you mean 'digits-relu'"),
+        ('autoencoders = ["digits-silu", "digits-slu"]', "Did you mean 'digits-silu'"),
+        ('autoencoders = ["diffusers:nowhere"]', "There is no folder nowhere"),
+        ('data = "digit"', "Did you mean 'digits'"),
+    ],
+)
+def test_wrong_names_are_told_before_anything_is_computed(tmp_path, monkeypatch, setting, said):
+    """Those of a later part, too; by a run and by a forecast."""
+    file = tmp_path / "own.toml"
+    parts = f'[[part]]\nmethods = ["IG"]\n[[part]]\nmethods = ["EIG"]\n{setting}\n'
+    file.write_text(f"[methods]\nIG = {{}}\nEIG = {{}}\n{parts}")
+    monkeypatch.setattr(Worker, "network", lambda *_: pytest.fail("a network was loaded"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        run(read_grid(file), tmp_path / "out", tmp_path, progress=False)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        next(cost.forecast(Worker(tmp_path), read_grid(file)))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"grid": "small"}', "versions", "no wanted", "cells"])
+def test_a_damaged_plan_is_named(bare, tmp_path, text):
+    done(bare, tmp_path, limit=1)
+    kept = tmp_path / "plan.json"
+    plan, whole = results.read_plan(tmp_path), kept.read_text()
+    if text == "versions":
+        text = json.dumps(plan | dict(versions=3))
+    elif text == "no wanted":
+        text = json.dumps({k: v for k, v in plan.items() if k != "wanted"})
+    elif text == "cells":
+        text = json.dumps(plan | dict(cells=[dict(label="IG")]))
+    kept.write_text(text)
+    for ask in (results.scores, results.unfinished):
+        with pytest.raises(ValueError, match=r"plan\.json is damaged"):
+            ask(tmp_path)
+    kept.unlink()  # as the message says
+    done(bare, tmp_path, limit=1, resume=True)
+    assert kept.read_text() == whole
+
+
+def test_shards_of_unlike_limits_are_not_merged(bare, tmp_path):
+    parts = [tmp_path / "s1", tmp_path / "s2"]
+    for i, (part, limit) in enumerate(zip(parts, (2, 4)), 1):
+        done(bare, part, shard=f"{i}/2", limit=limit)
+    said = r"unlike limits: .*s1 with --limit 2, .*s2 with --limit 4"
+    with pytest.raises(ValueError, match=said):
+        results.merge(parts, tmp_path / "no")
+    done(bare, parts[0], shard="1/2", limit=4, resume=True)
+    assert len(pq.read_table(results.merge(parts, tmp_path / "merged"))) == 2 * 4
+
+
+def test_the_noise_of_smooth_ig_is_the_image_s_own(tmp_path):
+    """In blocks of any size and order, and for the image moved a little."""
+    file = tmp_path / "smooth.toml"
+    file.write_text(
+        'steps = 4\nprecision = "float64"\nmeasures = ["sensitivity", "repeatability"]\n'
+        '[methods]\n"Smooth IG" = { samples = 3, steps = 4 }\nIG = {}\n'
+    )
+    smooth, plain = read_grid(file).cells
+    assert smooth.settings["steps"] == 4 and smooth.options == dict(samples=3)
+    worker = Worker(maps=True)
+    whole, one = (compute(worker, smooth, rows) for rows in ([3, 4], [4]))
+    assert whole.passes["map: digits-smooth, gradient"] >= 2 * 3 * 5
+    torch.testing.assert_close(whole.maps[1:], one.maps, atol=1e-3, rtol=1e-3)
+    for name in ("max_sensitivity", "repeatability"):
+        assert whole.columns[name][1] == pytest.approx(one.columns[name][0], abs=1e-6)
+    assert min(whole.columns["repeatability"]) > 1 - 1e-6  # new noise would give another map
+    assert not torch.allclose(whole.maps, compute(worker, plain, [3, 4]).maps, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "name, measure, said",
+    [
+        ("mig-table1", "max_sensitivity", "0.38 … 0.42"),
+        ("mig-table1", "infidelity", "4.30 … 9.81"),
+        ("mig-table2", "ssim", "0.52 … 0.69"),
+    ],
+)
+def test_the_grids_of_mig_s_tables_have_its_methods(name, measure, said):
+    from manifold_xai.benchmark.report import printed
+
+    grid = read_grid(name)
+    labels = {cell.label for cell in grid.cells}
+    assert {"IG", "Smooth IG", "MIG"} <= labels
+    assert printed(grid.paper, "Smooth IG", measure) == said
+    assert all(printed(grid.paper, label, measure) for label in labels - {"EIG"})
+
+
 def test_results_of_another_version_are_refused_by_name(grid, tmp_path, monkeypatch):
     done(grid, tmp_path)
     monkeypatch.setattr("manifold_xai.__version__", "9.9.9")

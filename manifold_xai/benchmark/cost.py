@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import results
 from .grid import Cell, Grid
+from .subjects import check_names
 from .unit import Worker, compute
 
 # %% ../../nbs/library/benchmark/cost.ipynb #bf0df53b
@@ -160,6 +161,7 @@ def forecast(worker: Worker, grid: Grid, limit: int = 0, block: int = 4) -> Iter
     """
     from manifold_xai.benchmark.run import plan  # here: it imports the clock above
 
+    check_names(grid.cells, worker.root)
     wanted, counted, paces = plan(worker, grid, limit), {}, {}
     for cell in grid.cells:
         rows = wanted[cell.key]

@@ -141,7 +141,12 @@ def finished(out: Path, cell: Cell) -> list[int]:
 
 # %% ../../nbs/library/benchmark/results.ipynb #7f283576
 def write_plan(
-    out: Path, grid: Grid, wanted: dict[str, list[int]], shard: str, kind: str = ""
+    out: Path,
+    grid: Grid,
+    wanted: dict[str, list[int]],
+    shard: str,
+    kind: str = "",
+    limit: int = 0,
 ) -> None:
     """Write a folder's plan, or check that it already has this one.
 
@@ -155,7 +160,7 @@ def write_plan(
     """
     plan: dict[str, Any]
     plan = dict(grid=grid.name, paper=grid.paper, shard=shard, versions=versions(), wanted=wanted)
-    plan |= dict(maps=kind, cells=[asdict(cell) for cell in grid.cells])
+    plan |= dict(maps=kind, limit=limit, cells=[asdict(cell) for cell in grid.cells])
     kept = out / "plan.json"
     if kept.exists():
         before = read_plan(out)
@@ -172,14 +177,30 @@ def read_plan(out: Path) -> dict[str, Any]:
 
     Parameters:
         out: folder of the run
-    Raises: FileNotFoundError where there is none; ValueError for one of another version
+    Raises: FileNotFoundError where there is none; ValueError for another version's, or a damaged one
     """
     kept = Path(out) / "plan.json"
     if not kept.exists():
         raise FileNotFoundError(f"{out} holds no benchmark: there is no plan.json.")
-    plan = json.loads(kept.read_text(encoding="utf8"))
-    _check_versions(kept, plan["versions"])
+    try:
+        plan = json.loads(kept.read_text(encoding="utf8"))
+        made_with = dict(plan["versions"])
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(kept) from None
+    _check_versions(kept, made_with)
+    try:
+        keys = {Cell(**cell).key for cell in plan["cells"]}
+        whole = keys == {*plan["wanted"]} and {"grid", "paper", "shard"} <= {*plan}
+    except (AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise _damaged(kept)
     return plan
+
+
+def _damaged(kept):
+    again = "delete it and resume its run, which writes it again"
+    return ValueError(f"{kept} is damaged, it is not a plan as a run writes it: {again}.")
 
 
 def scores(out: Path) -> "pa.Table":
@@ -309,6 +330,9 @@ def _refuse_unlike(folders, plans):
     for folder, plan in zip(folders, plans):
         if plan["cells"] != plans[0]["cells"]:
             raise ValueError(f"{folder} is of another grid than {folders[0]}.")
+        if plan.get("limit") != plans[0].get("limit"):
+            limits = f"{folders[0]} with {_limit(plans[0])}, {folder} with {_limit(plan)}"
+            raise ValueError(f"shards were run with unlike limits: {limits}. Resume them with one.")
         if missing := unfinished(folder):
             raise ValueError(f"{folder} is not finished: {missing} images to go. Resume it first.")
     shards = [plan["shard"] for plan in plans]
@@ -317,6 +341,11 @@ def _refuse_unlike(folders, plans):
     n = int(shards[0].split("/")[1])
     if away := {f"{i}/{n}" for i in range(1, n + 1)} ^ set(shards):
         raise ValueError(f"not shards 1/{n} … {n}/{n}: look at {', '.join(sorted(away))}.")
+
+
+def _limit(plan):
+    """A plan's limit in the words of the command line."""
+    return f"--limit {plan['limit']}" if plan.get("limit") else "no --limit"
 
 
 def unfinished(out: Path) -> int:

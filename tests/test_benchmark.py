@@ -109,6 +109,34 @@ def test_a_forecast_counts_the_passes_of_a_run_and_no_first_call(grid, tmp_path,
         assert 0 < c["rest"] < c["seconds"] < 1
 
 
+def test_the_first_units_foretell_the_rest_of_a_run(bare, tmp_path, monkeypatch):
+    """By passes alone, so exactly; the first unit of a process, which starts up, is set aside."""
+    started, written = set(), results.write_unit
+
+    def paced(out, cell, unit, kind):
+        seconds = 0.01 * cost.rows_in(unit.passes)
+        cold = cell.label not in started
+        started.add(cell.label)
+        return written(out, cell, unit._replace(cpu=seconds + 60 * cold), kind)
+
+    monkeypatch.setattr(results, "write_unit", paced)
+    done(bare, tmp_path, limit=5, block=1)
+    held = {c.method: c for c in cost.foretold(tmp_path, warm=1)}
+    assert {*held} == {"GradInput", "IG"}
+    for c in held.values():
+        assert c.images == 3 and c.start == pytest.approx(60)
+        assert c.told == pytest.approx(c.took) and c.took == pytest.approx(3 * c.passes / 100)
+    assert held["IG"].passes == held["GradInput"].passes + 4
+    with pytest.raises(ValueError, match="5 units of GradInput, of which 1 are first ones"):
+        cost.foretold(tmp_path, warm=4)
+
+
+def test_the_lesson_s_costs_hold_all_methods_of_the_table():
+    kept = json.loads((ROOT / "nbs/results/photographs/costs.json").read_text())
+    assert {c["label"] for c in kept} == {cell.label for cell in read_grid("magig-table1").cells}
+    assert all(c["images"] >= 32 and len(c["units"]) >= 8 for c in kept)
+
+
 def test_shards_are_put_together(grid, tmp_path):
     whole = done(grid, tmp_path / "whole", block=1)
     parts = [tmp_path / f"s{i}" for i in (1, 2, 3)]

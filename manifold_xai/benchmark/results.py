@@ -177,7 +177,7 @@ def read_plan(out: Path) -> dict[str, Any]:
 
     Parameters:
         out: folder of the run
-    Raises: FileNotFoundError where there is none; ValueError for another version's, or a damaged one
+    Raises: FileNotFoundError where there is none; ValueError if damaged or of another version
     """
     kept = Path(out) / "plan.json"
     if not kept.exists():

@@ -213,7 +213,9 @@ def foretold(out: Path, warm: int = 2, clock: str = "cpu") -> list[Foretold]:
     units: dict[str, list] = {}
     for path in results.unit_files(out):
         said = results.about(path)
-        units.setdefault(said["key"], []).append((order[said["key"]][int(path.stem)], said))
+        place = order[said["key"]].get(int(path.stem))
+        if place is not None:  # a run resumed with a smaller limit leaves more units
+            units.setdefault(said["key"], []).append((place, said))
     found = []
     for cell in results.cells_of(plan):
         done = [said for _, said in sorted(units.get(cell["key"], []), key=lambda unit: unit[0])]

@@ -86,7 +86,7 @@ class _Sums:
         """The path's nominal start and end, for the rows at work."""
         return self.gamma.x0[self.rows], self.gamma.x[self.rows]
 
-    def integral(self, points: Iterable[Step], **more) -> Attribution:
+    def integral(self, points: Path | Iterable[Step], **more) -> Attribution:
         """The integrator's answer for points of the rows at work."""
         return integrate(among(self.f, self.rows), points, **self.how, **more)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'parquet', 'versions', 'place', 'write_unit', 'about', 'unit_files',
-           'finished', 'write_plan', 'read_plan', 'scores', 'write_scores', 'costs',
-           'write_costs', 'merge', 'unfinished']
+           'finished', 'write_plan', 'read_plan', 'scores', 'cells_of', 'write_scores',
+           'costs', 'write_costs', 'merge', 'unfinished']
 
 # %% ../../nbs/library/benchmark/results.ipynb #47b9a0b0
 import json
@@ -213,7 +213,7 @@ def scores(out: Path) -> "pa.Table":
     Raises: ValueError if no unit has finished, or a row was computed twice
     """
     pa, pq = parquet()
-    keys = {cell["key"]: i for i, cell in enumerate(_cells_of(read_plan(out)))}
+    keys = {cell["key"]: i for i, cell in enumerate(cells_of(read_plan(out)))}
     parts: dict[str, list] = {key: [] for key in keys}
     for path in unit_files(out):
         said = about(path)
@@ -233,7 +233,7 @@ def _in_order(table):
     return table.sort_by("row")
 
 
-def _cells_of(plan: dict) -> list[dict]:
+def cells_of(plan: dict) -> list[dict]:
     """The cells of a plan, each with its key."""
     return [cell | dict(key=Cell(**cell).key) for cell in plan["cells"]]
 
@@ -263,7 +263,7 @@ def costs(out: Path) -> list[dict[str, Any]]:
     Returns: for each cell its names and settings, images, seconds on the clock, CPU seconds (in
         all, and of each unit), and passes
     """
-    cells = {cell["key"]: cell for cell in _cells_of(read_plan(out))}
+    cells = {cell["key"]: cell for cell in cells_of(read_plan(out))}
     found: dict[str, dict[str, Any]] = {}
     for path in unit_files(out):
         said = about(path)

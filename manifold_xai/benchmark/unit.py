@@ -243,7 +243,7 @@ def compute(worker: Worker, cell: Cell, rows: list[int]) -> Done:
 
 
 def _measured(cell, seen):
-    columns = {}
+    columns: dict[str, Tensor] = {}
     for name in cell.settings["measures"]:
         columns |= MEASURES[name](seen)
     return columns
@@ -261,7 +261,8 @@ def _scores(seen, delta):
 @contextmanager
 def _counting(worker, what):
     """Context that yields a Counter, filled at its end with the passes made inside."""
-    passes, before = Counter(), Counter(worker.passes)
+    passes: Counter[str] = Counter()
+    before = Counter(worker.passes)
     yield passes
     counted = {k: n - before[k] for k, n in worker.passes.items() if n > before[k]}
     passes.update({f"{what}: {k}": n for k, n in counted.items()})

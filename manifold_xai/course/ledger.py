@@ -199,8 +199,8 @@ def _judged(name, about, place, entry, long, old):
             f"needs {about['needs']}" if about["needs"] else "no chapter of this run recorded it"
         )
         why = (damaged.rstrip(".") or needs) + (f"; {changed_since(since)}" if since else "")
-        rest = "not tested", "not tried", "", about["paper_value"], "", 0, "", why, place
-        return Row(*fixed, *rest, "", None, "not tested", ""), None
+        said = "not tested", "not tried", "", about["paper_value"], "", 0, "", why, place
+        return Row._make((*fixed, *said, "", {}, "not tested", "")), None
     a = answer(
         name,
         decides["conditions"],
@@ -217,9 +217,8 @@ def _judged(name, about, place, entry, long, old):
         why += f"; the long run's numbers: {changed_since(since)}"
     else:
         why += _agrees(entry, long) if since == [] else ""
-    rest = a.paper_value, ours, n, decides["profile"], why, place, needed, a.smallest
-    rest += a.before, a.revised
-    return Row(*fixed, outcome, a.survives, _effect(a), *rest), a
+    told = outcome, a.survives, _effect(a), a.paper_value, ours, n, decides["profile"], why, place
+    return Row._make((*fixed, *told, needed, a.smallest, a.before, a.revised)), a
 
 
 def _since(entry, long, old):

@@ -9,6 +9,7 @@ __all__ = ['Record', 'Reporter', 'schedule']
 import hashlib
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from doit.cmd_base import ModuleTaskLoader
 from doit.dependency import JsonDB
@@ -122,7 +123,7 @@ def _run(notebooks, session, jobs, resume, fail_fast, reads=()):
                 "io": {"capture": False},
             }
 
-    options = {"dep_file": str(session.out / "finished.json"), "backend": "record"}
+    options: dict[str, Any] = {"dep_file": str(session.out / "finished.json"), "backend": "record"}
     options |= {"reporter": Reporter(session), "always": not resume, "continue": not fail_fast}
     options |= {"num_process": jobs, "par_type": "thread", "verbosity": 2}
     loader = ModuleTaskLoader({"task_chapter": task_chapter, "DOIT_CONFIG": options})

@@ -16,6 +16,7 @@ import re
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any, cast
 
 from ..files import read_json, repository, write_aside
 from .notebooks import chapters, read
@@ -96,11 +97,13 @@ def _measured(root: Path, lesson: Path) -> dict:
 
     from manifold_xai.course.session import kernel_environment
 
-    nb, clock, cells, figure = nbformat.read(lesson, as_version=4), 0.0, {}, []
+    nb, clock = nbformat.read(lesson, as_version=4), 0.0
+    cells: dict[str, float] = {}
+    figure: list[float] = []
 
     def note(cell, cell_index, execute_reply):
         nonlocal clock
-        kernel = psutil.Process(client.km.provisioner.process.pid)
+        kernel = psutil.Process(cast(Any, client.km).provisioner.process.pid)
         now, clock_before = computed(kernel), clock
         cells[cell.id], clock = round(now - clock_before, 2), now
         if any("image/png" in output.get("data", {}) for output in cell.outputs):

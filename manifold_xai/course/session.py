@@ -20,6 +20,7 @@ import time
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -126,7 +127,9 @@ class Session:
             values,
             env,
         )
-        self.slots, self.live, self.late = queue.SimpleQueue(), {}, set()
+        self.slots: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.live: dict[Any, Any] = {}
+        self.late: set[Any] = set()
         self.lock, self.stopping, self.started = threading.RLock(), False, time.time()
         self.chapter_seconds, self.cell_seconds = limits
         for slot in slots:

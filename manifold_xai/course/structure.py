@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .notebooks import read
 
@@ -271,9 +271,9 @@ class Reader:
             place = _find(self.modules, self.module, (name, *rest))
             known = name in self.home.definitions or name in self.home.imports
             return self.written(place) if known or place.module is not None else self.plain(node)
-        if scope[name] is None:
+        if (target := scope[name]) is None:
             return self.plain(node)
-        module, origin = scope[name]
+        module, origin = target
         return self.written(_find(self.modules, module, (*filter(None, [origin]), *rest)))
 
     def written(self, place):
@@ -421,7 +421,7 @@ def _nameless(statement, name):
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
             return type(statement)(**vars(statement) | {"name": ""})
         case ast.Assign([ast.Name()]) | ast.AnnAssign(ast.Name(), _, ast.expr()):
-            return ast.Assign([], statement.value)
+            return ast.Assign([], cast(ast.expr, statement.value))
     return statement
 
 
@@ -506,6 +506,6 @@ class _Modules(Mapping):
 def _parsed(name, source, package):
     made = _take_apart(name if package else name.rpartition(".")[0], ast.parse(source).body)
     for statement in made.definitions.get("_FACE", []):  # names that the package re-exports lazily
-        for home, names in ast.literal_eval(statement.value).items():
+        for home, names in ast.literal_eval(cast(ast.Assign, statement).value).items():
             made.imports.update({each: (f"{name}.{home}", each) for each in names})
     return made

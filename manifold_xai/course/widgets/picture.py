@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
 from io import BytesIO
+from typing import Any, cast
 
 import numpy as np
 from ipywidgets import FloatProgress, HBox, HTML, Image, Layout, VBox, Widget
@@ -91,7 +92,7 @@ class Still:
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **options):
-        found = super()._repr_mimebundle_(**options)
+        found = cast(Any, super())._repr_mimebundle_(**options)
         data = found[0] if isinstance(found, tuple) else found
         png = b64encode(self.still()).decode()
         return data | {"image/png": png, "text/plain": self.alt}

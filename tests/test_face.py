@@ -57,7 +57,8 @@ def undocumented(name: str) -> list[str]:
         field = r"^    (?:# \S.*\n    (\w+):.*|(\w+):.*  # \S.*)$"
         found = re.findall(field, inspect.getsource(thing), re.M)
         known |= {name for names in found for name in names}
-    return [name for name in inspect.signature(thing).parameters if name not in known]
+    asked = inspect.signature(thing).parameters.values()
+    return [p.name for p in asked if p.name not in known and p.kind != p.VAR_KEYWORD]
 
 
 @pytest.mark.parametrize("name", sorted(manifold_xai.__all__))

@@ -431,7 +431,7 @@ def test_a_control_or_a_later_condition_whose_gate_fails_answers_nothing():
         found = answer(
             "MIG-21", {"a": YES, "d": Condition(e, "exploratory", gates=fails)}, later=["d"]
         )
-        assert "added later: none counts, 1 fail their gate" in found.why
+        assert "added later: none counts, 1 fails its gate" in found.why
 
 
 def test_the_effect_that_could_have_been_seen_is_told_by_quantity():

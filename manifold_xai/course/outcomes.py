@@ -478,7 +478,8 @@ def _reasons(
     if passed := _passed(found, sides):
         yield passed
     if came := _of(found, "exploratory"):
-        unmet = f", {len(came) - len(added)} fail their gate" if len(came) > len(added) else ""
+        fails = "1 fails its gate" if len(came) - len(added) == 1 else "others fail their gates"
+        unmet = f", {fails}" if len(came) > len(added) else ""
         yield f"added later: {_each(added, bar) or 'none counts'}{unmet}"
 
 

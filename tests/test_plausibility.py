@@ -103,6 +103,18 @@ def test_the_batch_does_not_matter(batch):
         close(found[name], want[name], 1e-10)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_features_to_is_the_distance_of_each_point_to_its_own_input(weighted):
+    x, points, rows = rand(3, 4, 5, 5), rand(6, 4, 5, 5, seed=1), torch.tensor([2, 0, 1, 1, 0, 2])
+    weights = [rand(4, seed=2), None] if weighted else None
+
+    def layers(x):
+        return [x, x.square()]
+
+    found = features_to(x, layers, weights)(points, rows)
+    close(found, feature_distance(layers(points), layers(x[rows]), weights))
+
+
 def test_out_of_memory_halves_the_batch_and_says_so():
     def greedy(points):
         if len(points) > 3:

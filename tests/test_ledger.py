@@ -227,6 +227,13 @@ def test_evidence_of_other_code_says_so_and_gives_way_to_a_run_of_today(tmp_path
     assert with_ours.outcome == "supported" and with_ours.why.endswith("solve changed since")
 
 
+def test_what_the_papers_own_table_decides_needs_no_numbers_of_ours():
+    long = {"MAGIG-26": stored(ROOT, "evidence")["MAGIG-26"]}
+    rows = {old: ledger({}, None, long, {"MAGIG-26": ["solve"]} if old else {}) for old in (0, 1)}
+    today, later = (next(r for r in rows[old] if r.claim == "MAGIG-26") for old in (0, 1))
+    assert later.outcome == today.outcome != "undecided" and "solve changed since" in later.why
+
+
 def test_of_many_changes_the_first_are_named():
     assert changed_since(list("abcd")) == f"{OLDER}: a, b, c and 1 more changed since"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .claims import Estimate, as_json, claims, read_record, read_records
+from .claims import revisions
 from .notebooks import chapters, read
 from .outcomes import OUTCOMES, Answer, answer, side
 from .provenance import RECORD, outdated
@@ -211,7 +212,9 @@ def _judged(name, about, place, entry, long, old):
     ours = "; ".join(f"{condition} {c}" for condition, c in a.conditions.items())
     n = min(c.measured.n for c in a.conditions.values())
     outcome, needed, why = a.outcome, a.needed, a.why
-    if since and decides is long:
+    change = revisions().get(name)
+    by_its_table = change is not None and change.change == "printed"  # not by our numbers
+    if since and decides is long and not by_its_table:
         outcome, needed, why = "undecided", OLDER, f"{changed_since(since)}; then {outcome}: {why}"
     elif since:
         why += f"; the long run's numbers: {changed_since(since)}"

@@ -636,6 +636,9 @@ def test_the_committed_pages_are_what_the_command_writes():
     assert {"LEDGER.md", "docs/ledger/mig.md", "nbs/results/ledger.json"} < set(written)
     for name, text in written.items():
         assert (ROOT / name).read_text(encoding="utf8") == text, name
+    chapter = (ROOT / "nbs" / "52_ledger.ipynb").read_text(encoding="utf8")
+    for outcome in OUTCOMES:  # its outputs show the same ledger
+        assert f"**{sum(r.outcome == outcome for r, _ in both)}** {outcome}" in chapter
 
 
 def test_a_row_is_short_enough_to_read():

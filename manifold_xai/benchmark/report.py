@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BETTER', 'PAPERS', 'GATE', 'AS_PRINTED', 'PRINTED_NAMES', 'Interval', 'interval',
-           'Found', 'by_classifier', 'rows_of', 'markdown', 'write_report']
+           'Found', 'by_classifier', 'printed', 'rows_of', 'markdown', 'write_report']
 
 # %% ../../nbs/library/benchmark/report.ipynb #fbd1d5f5
 import csv
@@ -153,7 +153,7 @@ AS_PRINTED = {
 PRINTED_NAMES = {"Smooth IG": "SIG"}  # where a paper calls a method otherwise
 
 
-def _printed(paper: str, method: str, measure: str) -> str:
+def printed(paper: str, method: str, measure: str) -> str:
     """Smallest and largest number that a paper prints for a method, or ""."""
     file = PAPERS / f"{paper}.csv"
     if not paper or not file.exists() or measure not in AS_PRINTED:
@@ -182,7 +182,7 @@ def rows_of(found: Found, measure: str, paper: str) -> list[list[str]]:
         mean = found.of(m, measure)
         apart = "" if m == against else str(found.paired(against, m, measure))
         place = str(found.rank(m, measure))
-        beside = _printed(paper, m, measure)
+        beside = printed(paper, m, measure)
         rows.append([m, str(mean.n), str(mean), place, apart, found.gated(m), beside])
     return rows
 
@@ -198,7 +198,7 @@ def _cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
         seconds, ig = c["cpu"] / c["images"], each.get(("IG", c["classifier"]))
         ratio = f"{seconds / ig:.2f}" if ig else ""
         passes = f"{sum(n for k, n in c['passes'].items() if 'calls' not in k) / c['images']:.0f}"
-        beside = _printed(paper, c["label"], "seconds over IG")
+        beside = printed(paper, c["label"], "seconds over IG")
         cells = [c["label"], c["classifier"], str(c["images"]), passes, f"{seconds:.2f}"]
         rows.append([*cells, ratio, beside])
     return rows

@@ -106,7 +106,7 @@ def test_a_forecast_counts_the_passes_of_a_run_and_no_first_call(grid, tmp_path,
         assert c["images"] == real["images"] == 6
         if c["method"] != "IG":  # which is refined where an image needs it
             assert c["passes"] == pytest.approx(cost.rows_in(real["passes"]) / 6)
-        assert 0 < c["rest"] < c["seconds"] < 1
+        assert 0 <= c["rest"] < c["seconds"] < 1  # 0: noise hid what is beside the passes
 
 
 def test_the_first_units_foretell_the_rest_of_a_run(bare, tmp_path, monkeypatch):

@@ -451,8 +451,9 @@ def test_the_effect_that_could_have_been_seen_is_told_by_quantity():
 
 def test_how_many_images_pass_a_gate_is_said_where_some_do_not():
     some = Condition(YES, gates=(Gate("it adds up", 140, 200), Gate("it is right", 200, 200)))
-    assert "of 200 images 140 or more pass each gate" in answer("MIG-21", {"a": some}).why
-    assert "pass each gate" not in answer("MIG-21", {"a": YES}).why
+    why = answer("MIG-21", {"a": some}).why
+    assert "each gate is passed by 140 of 200 images, or by a larger share" in why
+    assert "each gate" not in answer("MIG-21", {"a": YES}).why
 
 
 def test_gates_are_asked_before_seeds_are_pooled():

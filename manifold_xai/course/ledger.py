@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .claims import Estimate, as_json, claims, read_record, read_records
-from .claims import revisions
+from .claims import Estimate, as_json, claims
+from .claims import read_record, read_records, revisions
 from .notebooks import chapters, read
 from .outcomes import OUTCOMES, Answer, answer, side
 from .provenance import RECORD, outdated
@@ -218,8 +218,8 @@ def _judged(name, about, place, entry, long, old):
         outcome, needed, why = "undecided", OLDER, f"{changed_since(since)}; then {outcome}: {why}"
     elif since:
         why += f"; the long run's numbers: {changed_since(since)}"
-    else:
-        why += _agrees(entry, long) if since == [] else ""
+    elif since == []:
+        why += _agrees(entry, long)
     told = outcome, a.survives, _effect(a), a.paper_value, ours, n, decides["profile"], why, place
     return Row._make((*fixed, *told, needed, a.smallest, a.before, a.revised)), a
 

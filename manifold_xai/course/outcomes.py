@@ -478,9 +478,10 @@ def _reasons(
     if passed := _passed(found, sides):
         yield passed
     if came := _of(found, "exploratory"):
-        fails = "1 fails its gate" if len(came) - len(added) == 1 else "others fail their gates"
-        unmet = f", {fails}" if len(came) > len(added) else ""
-        yield f"added later: {_each(added, bar) or 'none counts'}{unmet}"
+        unmet = len(came) - len(added)
+        how = "fails its gate" if unmet == 1 else "fail their gates"
+        fails = f", {unmet} {how}" if unmet else ""
+        yield f"added later: {_each(added, bar) or 'none counts'}{fails}"
 
 
 def _each(sides, bar):
@@ -491,12 +492,11 @@ def _each(sides, bar):
 
 def _passed(found, sides):
     """How many images passed the gates, over the conditions that count."""
-    by_image = [g for name in sides for g in found[name].gates if g.of > 1] if sides else []
-    short = [g for g in by_image if g.passed < g.of]
+    short = [g for name in sides for g in found[name].gates if 1 < g.of > g.passed]
     if not short:
         return ""
     least = min(short, key=lambda g: g.passed / g.of)
-    return f"of {least.of} images {least.passed} or more pass each gate"
+    return f"each gate is passed by {least.passed} of {least.of} images, or by a larger share"
 
 
 def _bar(about):

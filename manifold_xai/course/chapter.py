@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Run', 'begin', 'exact', 'bootstrap', 'own_images', 'condition', 'key', 'record',
-           'chapter']
+           'recorded', 'chapter']
 
 # %% ../../nbs/library/course/chapter.ipynb #d9575948
 import hashlib
@@ -124,6 +124,7 @@ def _precise(precision: str) -> None:
 _TORCHS_OWN = ".torch.jit.script. is deprecated"  # warned on the first use of torch.func
 _data_root = data_root
 _run: Run | None = None
+_answers: dict[str, Answer] = {}  # by claim
 _rows: dict[str, list[int]] = {}  # by chapter
 
 # %% ../../nbs/library/course/chapter.ipynb #55a22bd7
@@ -276,7 +277,20 @@ def record(
     folder = Path(os.environ.get("MANIFOLD_XAI_CLAIMS") or _run.out / "claims")
     with write_aside(folder / f"{claim}.json") as aside:
         aside.write_text(json.dumps(entry, indent=1, ensure_ascii=False), encoding="utf8")
+    _answers[claim] = said
     return said
+
+
+def recorded(claim: str) -> Answer:
+    """The answer to a claim that the running page has recorded.
+
+    Parameters:
+        claim: its id
+    Raises: ValueError if it has not
+    """
+    if claim not in _answers:
+        raise ValueError(f"{claim} has no answer yet: call record({claim!r}, …) first.")
+    return _answers[claim]
 
 
 def chapter() -> str:

@@ -9,6 +9,7 @@ from torch import nn
 
 from manifold_xai import ExpectedGradients, IntegratedGradients, Saliency, path_attribution, score
 from manifold_xai import straight_path
+from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.classes import Classes
 from manifold_xai.chunks import value_and_jacobian
 
@@ -145,6 +146,26 @@ def test_within_an_error_they_share_the_way_forward_too():
         m.attribute(X, targets=classes, tol=1e-6, max_steps=48)
         found[len(classes)] = model.forth, m.reached.steps.max().item()
     assert found[5][1] == found[1][1] and found[5][0] <= 1.1 * found[1][0] + 8
+
+
+class Bent(PathMethod):
+    """A user's own method: a corner on the way, the same for every class."""
+
+    one_path, as_iterator = True, False
+
+    def path(self, f, x0, x, steps, batch):
+        points = torch.stack([x0, x0 + (x - x0) * torch.linspace(0, 1, x.shape[-1]), x])
+        return iter(points) if self.as_iterator else points
+
+
+@pytest.mark.parametrize("as_iterator", [False, True])
+def test_a_method_whose_path_is_only_points(as_iterator):
+    m = Bent(made(Net))
+    m.as_iterator = as_iterator
+    A = m.attribute(X, targets=[3, 0])
+    assert close(A, torch.stack([m.attribute(X, target=y) for y in (3, 0)], 1))
+    with pytest.raises(ValueError, match="Bent walks anew .* pass target instead"):
+        m.attribute(X, targets=[3, 0], tol=0.01)
 
 
 def test_arguments_and_preprocessing_come_along():

@@ -12,7 +12,7 @@ import manifold_xai
 from manifold_xai import adapt
 from manifold_xai.attribution import captum, methods
 from manifold_xai.attribution.base import PathMethod
-from manifold_xai.options import _plain, check_options, fits, typed
+from manifold_xai.options import _plain, check_options, default, fits, typed
 
 SAME = adapt(lambda x: x, lambda z: z)
 FACES = {
@@ -119,3 +119,36 @@ def test_numbers_of_other_libraries_are_numbers():
 def test_what_help_shows_is_the_signature():
     names = list(inspect.signature(methods.GuidedIG).parameters)
     assert names[:3] == ["forward_func", "fraction", "max_dist"]
+
+
+PATHS = {
+    "IntegratedGradients": "straight_path",
+    "BlurIG": "blur_path",
+    "GuidedIG": "guided_path",
+    "SettledIG": "settled_path",
+    "EnhancedIG": "enhanced_path",
+    "ManifoldIG": "manifold_path",
+    "ManifoldAlignedGuidedIG": "manifold_guided_path",
+    "ManifoldSettledIG": "manifold_settled_path",
+    "IG2": "iterative_path",
+    "AGI": "adversarial_path",
+}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, face in FACES.items() if issubclass(face, PathMethod))
+)
+def test_a_methods_defaults_are_its_paths(name):
+    face = FACES[name]
+    path = getattr(methods, PATHS[name])
+    theirs, ours = (inspect.signature(of).parameters for of in (path, face.__init__))
+    shared = {*ours} & {k for k, p in theirs.items() if p.default is not p.empty} - {"batch"}
+    assert {k: ours[k].default for k in shared} == {k: theirs[k].default for k in shared}
+    assert face.n_steps == default(path, "steps")
+
+
+def test_no_default_is_made_up():
+    with pytest.raises(KeyError):
+        default(methods.guided_path, "fractoin")
+    with pytest.raises(ValueError, match="no default for x0"):
+        default(methods.guided_path, "x0")

@@ -34,7 +34,7 @@ from manifold_xai.attribution.classes import (
 from .integral import Attribution, integrate
 from ..door import graphless, ordinary, refuse_train_mode, undrawn, with_arguments
 from ..options import typed
-from ..paths.path import Path
+from ..paths.path import STEPS, Path
 from ..score import Score, check_input, out_of_range, score, settled
 from ..together import Layout, Together
 
@@ -130,10 +130,8 @@ class PathMethod(Portable, GradientAttribution):
     if TYPE_CHECKING:
         settings: dict[str, Any]
 
-    n_steps = 200  # the default of `attribute`
-    one_path = (
-        False  # whether the path is the same for every class: then several share one walk
-    )
+    n_steps = STEPS  # the default of `attribute`
+    one_path = False  # whether the path is the same for every class: then several share one walk
     one_input = False  # whether it supports only one input
     reached: Reached | None = None  # what the last call with `tol` reached: error, steps, nested
 
@@ -345,8 +343,7 @@ class PathMethod(Portable, GradientAttribution):
         )
         if layout is not None and self.one_input:
             raise ValueError(
-                f"{type(self).__name__} takes one input; "
-                "for several, use IG or the guided paths."
+                f"{type(self).__name__} takes one input; for several, use IG or the guided paths."
             )
         x0 = self.start(x, baselines if layout is None else _starts(layout, x, baselines))
         how: dict[str, Any]
@@ -419,9 +416,8 @@ class PathMethod(Portable, GradientAttribution):
             return _by_class(self.within(f, x0, x, tol, several=several, **how), several.k)
         gamma, k, batch = self.path(f, x0, x, steps, how["batch"]), several.k, how.pop("batch")
         ends = dict(x0=x0.repeat_interleave(k, 0), x=x.repeat_interleave(k, 0))
-        found = self.add_up(
-            several, repeated(cast(Path, gamma), k), batch=chunk_of(x, batch, k), **ends, **how
-        )
+        how["batch"] = chunk_of(x, batch, k)
+        found = self.add_up(several, repeated(gamma, k), **ends, **how)
         return _by_class(found, k)
 
     def has_convergence_delta(self) -> bool:
@@ -533,9 +529,7 @@ def first_of(target: Any, targets: Any) -> Any:
     if targets is None:
         return target
     if target is not None:
-        raise ValueError(
-            "target names one class per row and targets several: pass one of the two."
-        )
+        raise ValueError("target names one class per row and targets several: pass one of the two.")
     return targets[0] if isinstance(targets, (list, range)) and len(targets) else None
 
 

@@ -16,6 +16,7 @@ from . import captum, methods
 from ..autoencoder import Autoencoder, reconstruct
 from ..door import ordinary
 from ..paths.ig2 import model_of
+from ..paths.path import STEPS
 from ..score import Score
 
 # %% ../../nbs/library/attribution/catalogue.ipynb #420030cc
@@ -57,7 +58,7 @@ def catalogue(
     f: Callable,
     autoencoder: Autoencoder | None = None,
     *,
-    steps: int = 200,
+    steps: int = STEPS,
     batch: int | None = None,
     generator: torch.Generator | None = None,
     references: Tensor | None = None,

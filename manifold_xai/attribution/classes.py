@@ -139,24 +139,26 @@ def classes_of_all(f: Score, x: Tensor, targets: Any) -> list | Tensor:
     return targets
 
 
-def repeated(gamma: Path, k: int) -> Path:
+def repeated(gamma: Path | Iterable, k: int) -> Path | Iterator[Tensor]:
     """The same path with each row repeated k times, the copies next to each other.
 
     Parameters:
-        gamma: a path of rows (b, ...)
+        gamma: a path of rows (b, ...): anything that `path_attribution` takes
         k: how often
-    Returns: a path of rows (b·k, ...); of Steps it keeps the points only, for their gradients
-        belong to one class
+    Returns: a path of rows (b·k, ...), or an iterator of its points if gamma is no `Path`; of Steps
+        it keeps the points only, for their gradients belong to one class
     """
 
     def walk():
-        for point in gamma.walk():
+        for point in gamma.walk() if isinstance(gamma, Path) else gamma:
             x = point.x if isinstance(point, Step) else point
             yield x.repeat_interleave(k, 0)
 
     def of_owners(fn):
         return None if fn is None else lambda place, rows: fn(place, rows // k)
 
+    if not isinstance(gamma, Path):
+        return walk()
     ends = (end.repeat_interleave(k, 0) for end in (gamma.x0, gamma.x))
     ways = dict(curve=of_owners(gamma.curve), again=of_owners(gamma.again))
     return cast(Callable[..., Path], Path)(

@@ -164,6 +164,24 @@ def integrate(
     Returns: as `path_attribution`
     Raises: ValueError as `path_attribution`
     """
+    _refuse_unfit(rule, refine, integrand)
+    if isinstance(gamma, Path):
+        x0, x = gamma.x0, gamma.x
+    if rule == "gauss-legendre":
+        _refuse_bent(gamma)
+        f = settled(f, ordinary(cast(Tensor, x)), batch, told, check)
+        return _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite)
+    points = _points(gamma, progress)
+    f, first = _begun(f, gamma, x, points, batch, told, check)
+    walk = _Walk(f, first, rule, batch, refine, integrand)
+    for point in points:
+        walk.to(point)
+    walk.add()
+    return _summed(walk, x0, x, isinstance(gamma, Path), finite)
+
+
+def _refuse_unfit(rule, refine, integrand):
+    """Refuse names that do not exist, and options that do not go together."""
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}.")
     if refine is not None and rule != "trapezoid":
@@ -178,43 +196,39 @@ def integrate(
             f"integrand={integrand!r} looks at segments, and rule='gauss-legendre' has none: "
             "choose another rule."
         )
-    if isinstance(gamma, Path):
-        x0, x = gamma.x0, gamma.x
-    if rule == "gauss-legendre":
-        _refuse_bent(gamma)
-        f = settled(f, ordinary(cast(Tensor, x)), batch, told, check)
-        return _gauss_legendre(f, gamma, batch, progress, gap, integrand, finite)
+
+
+def _begun(f, gamma, x, points, batch, told, check):
+    """f with its class settled at the path's end (or, without one, at its start), and the first
+    point."""
     end = gamma[-1] if x is None and isinstance(gamma, Tensor) and len(gamma) else x
     _refuse_classless(f, end)
-    points = _points(gamma, progress)
     if end is not None and (isinstance(gamma, Path) or isinstance(f, Score) and f.target is None):
-        f = settled(
-            f, ordinary(end), batch, told, check
-        )  # before the path makes a point, which may call f
-        first = next(points)
-    else:
-        first = next(points)
-        f = settled(f, first.x, batch, told, check)
-    walk = _Walk(f, first, rule, batch, refine, integrand)
-    for point in points:
-        walk.to(point)
-    walk.add()
-    away = (walk.run[-1].x - walk.first.x).to(walk.A.dtype)
-    if integrand == "displacement":
+        f = settled(f, ordinary(end), batch, told, check)  # the path's first point may call f
+        return f, next(points)
+    first = next(points)
+    return settled(f, first.x, batch, told, check), first
+
+
+def _summed(walk, x0, x, own, finite):
+    """The attribution that a walk has summed, as its integrand has it.
+
+    A path that declares its ends, `own`, may miss them: by how much is reported.
+    """
+    last = walk.run[-1]
+    away = (last.x - walk.first.x).to(walk.A.dtype)
+    if walk.integrand == "displacement":
         walk.A *= away / walk.segments
-    elif integrand == "gradient":
+    elif walk.integrand == "gradient":
         walk.A /= walk.segments
-    start, end = walk.value(walk.first), walk.value(walk.run[-1])
-    if integrand == "decision":
+    start, end = walk.value(walk.first), walk.value(last)
+    if walk.integrand == "decision":
         walk.A = _scaled(walk.A, end - start)
-    own = isinstance(
-        gamma, Path
-    )  # such a path declares its ends, and how far it misses them is reported
     left_out = [
         _left_out(walk, walk.first.x, start, x0, "start", "x0", own),
-        _left_out(walk, walk.run[-1].x, end, x, "end", "x", own),
+        _left_out(walk, last.x, end, x, "end", "x", own),
     ]
-    apart = away if integrand == "gradient" else None
+    apart = away if walk.integrand == "gradient" else None
     return _finished(walk.A, end - start, torch.stack(left_out, 1), apart, finite)
 
 

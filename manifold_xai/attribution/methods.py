@@ -20,6 +20,7 @@ from .integral import Attribution, integrate
 from ..autoencoder import Autoencoder
 from ..chunks import values
 from ..door import WithArguments
+from ..options import default
 from ..paths.agi import adversarial_path, copies, other_classes
 from ..paths.blur import blur_path
 from ..paths.guided import guided_path, settled_path
@@ -91,7 +92,7 @@ class BlurIG(PathMethod):
         self,
         forward_func: Callable,
         sigma: float | None = None,
-        edge: str = "renormalise",
+        edge: str = default(blur_path, "edge"),
         **options,
     ):
         super().__init__(forward_func, **options)
@@ -135,11 +136,11 @@ class GuidedIG(PathMethod):
     def __init__(
         self,
         forward_func,
-        fraction: float = 0.1,
+        fraction: float = default(guided_path, "fraction"),
         max_dist: float | None = None,
-        order: str | Tensor = "greedy",
+        order: str | Tensor = default(guided_path, "order"),
         *,
-        schedule: str = "equal",
+        schedule: str = default(guided_path, "schedule"),
         generator: torch.Generator | None = None,
         **options,
     ):
@@ -172,7 +173,13 @@ class SettledIG(PathMethod):
     tensor([[0.1670, 3.8330]])
     """
 
-    def __init__(self, forward_func, window: float = 0.5, order: Tensor | None = None, **options):
+    def __init__(
+        self,
+        forward_func,
+        window: float = default(settled_path, "window"),
+        order: Tensor | None = None,
+        **options,
+    ):
         super().__init__(forward_func, **options)
         self.window, self.order = window, order
 
@@ -211,8 +218,8 @@ class EnhancedIG(PathMethod):
         self,
         forward_func: Callable,
         autoencoder: Autoencoder,
-        anchor: bool | str = False,
-        jump: int = 10,
+        anchor: bool | str = default(enhanced_path, "anchor"),
+        jump: int = default(enhanced_path, "jump"),
         **options,
     ):
         super().__init__(forward_func, **options)
@@ -248,8 +255,8 @@ class ManifoldIG(EnhancedIG):
         self,
         forward_func: Callable,
         autoencoder: Autoencoder,
-        anchor: bool | str = False,
-        jump: int = 10,
+        anchor: bool | str = default(manifold_path, "anchor"),
+        jump: int = default(manifold_path, "jump"),
         geodesic: dict | None = None,
         **options,
     ):
@@ -288,13 +295,13 @@ class ManifoldAlignedGuidedIG(PathMethod):
         self,
         forward_func: Callable,
         autoencoder: Autoencoder,
-        fraction: float = 0.05,
-        slerp: bool | str = False,
-        anchor: bool | str = True,
-        jump: int = 10,
+        fraction: float = default(manifold_guided_path, "fraction"),
+        slerp: bool | str = default(manifold_guided_path, "slerp"),
+        anchor: bool | str = default(manifold_guided_path, "anchor"),
+        jump: int = default(manifold_guided_path, "jump"),
         *,
-        order: str | Tensor = "greedy",
-        schedule: str = "equal",
+        order: str | Tensor = default(manifold_guided_path, "order"),
+        schedule: str = default(manifold_guided_path, "schedule"),
         generator: torch.Generator | None = None,
         **options,
     ):
@@ -338,9 +345,9 @@ class ManifoldSettledIG(PathMethod):
         self,
         forward_func: Callable,
         autoencoder: Autoencoder,
-        window: float = 0.5,
-        anchor: bool | str = True,
-        jump: int = 10,
+        window: float = default(manifold_settled_path, "window"),
+        anchor: bool | str = default(manifold_settled_path, "anchor"),
+        jump: int = default(manifold_settled_path, "jump"),
         order: Tensor | None = None,
         **options,
     ):
@@ -424,15 +431,15 @@ class IG2(Outward):
     tensor([[0.1900, 0.1700]])
     """
 
-    n_steps = 201
+    n_steps = default(iterative_path, "steps")
 
     def __init__(
         self,
         forward_func: Callable,
         references: Tensor | None = None,
         represent: Callable | None = None,
-        step: float = 0.02,
-        clip: tuple[float, float] | None = (0.0, 1.0),
+        step: float = default(iterative_path, "step"),
+        clip: tuple[float, float] | None = default(iterative_path, "clip"),
         *,
         generator: torch.Generator | None = None,
         **options,
@@ -495,15 +502,15 @@ class AGI(Outward):
     tensor([[0.0800, 0.0800]])
     """
 
-    n_steps = 15
+    n_steps = default(adversarial_path, "steps")
 
     def __init__(
         self,
         forward_func: Callable,
         k: int | None = None,
-        step: float = 0.05,
-        step_from: str = "current",
-        clip: tuple[float, float] | None = (0.0, 1.0),
+        step: float = default(adversarial_path, "step"),
+        step_from: str = default(adversarial_path, "step_from"),
+        clip: tuple[float, float] | None = default(adversarial_path, "clip"),
         *,
         generator: torch.Generator | None = None,
         **options,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..chunks import Chunks, takes_rows
 from ..geometry.metric import Decoder, jacobian
 from ..paths.guided import distance_left
-from ..paths.path import Path, Step
+from ..paths.path import STEPS, Path, Step
 from ..paths.straight import check_ends
 from ..score import noisy_layers
 
@@ -150,7 +150,7 @@ def area(curve: Tensor, left: Tensor | None = None) -> Tensor:
     return torch.where(way != 0, -(middle * left.diff(dim=0)).sum(0) / way, middle.mean(0))
 
 # %% ../../nbs/library/evaluation/plausibility.ipynb #a2411b32
-def jump_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
+def jump_path(x0: Tensor, x: Tensor, steps: int = STEPS) -> Path:
     """The control that arrives at once: x0, then x, `steps` times.
 
     It is the best of all paths for any measure that rewards arriving early.

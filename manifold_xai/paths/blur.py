@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..options import typed
-from .path import Path
+from .path import STEPS, Path
 from .straight import check_ends
 
 # %% ../../nbs/library/paths/blur.ipynb #7c4e45f0
@@ -69,7 +69,7 @@ def blur(x: Tensor, sigma: float, edge: str = "renormalise") -> Tensor:
 # %% ../../nbs/library/paths/blur.ipynb #2783cf20
 @typed
 def blur_path(
-    x: Tensor, steps: int = 200, sigma: float | None = None, edge: str = "renormalise"
+    x: Tensor, steps: int = STEPS, sigma: float | None = None, edge: str = "renormalise"
 ) -> Path:
     """The path of BlurIG: from the blurred image to the sharp one, the width falling linearly.
 

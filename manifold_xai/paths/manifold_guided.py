@@ -18,10 +18,10 @@ from ..chunks import Chunks, among, value_and_grad
 from ..door import RowWise, refuse_inference_weights, row_wise
 from ..geometry.metric import Decoder
 from ..options import typed
-from .guided import check_guided, drawn_order, guided_point, settled_path
-from .manifold import anchored, check_anchor, decoded_path, encoded
+from .guided import WINDOW, check_guided, drawn_order, guided_point, settled_path
+from .manifold import JUMP, anchored, check_anchor, decoded_path, encoded
 from .order import places
-from .path import Path, Step
+from .path import STEPS, Path, Step
 from .straight import check_ends
 from ..score import settled
 
@@ -95,11 +95,11 @@ def manifold_guided_path(
     autoencoder: Autoencoder,
     x0: Tensor,
     x: Tensor,
-    steps: int = 200,
+    steps: int = STEPS,
     fraction: float = 0.05,
     slerp: bool | str = False,
     anchor: bool | str = True,
-    jump: int = 10,
+    jump: int = JUMP,
     *,
     order: str | Tensor = "greedy",
     schedule: str = "equal",
@@ -204,10 +204,10 @@ def manifold_settled_path(
     autoencoder: Autoencoder,
     x0: Tensor,
     x: Tensor,
-    steps: int = 200,
-    window: float = 0.5,
+    steps: int = STEPS,
+    window: float = WINDOW,
     anchor: bool | str = True,
-    jump: int = 10,
+    jump: int = JUMP,
     order: Tensor | None = None,
     *,
     batch: int | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..options import typed
 from .curve import line_curve
-from .path import Path, through_tuples
+from .path import STEPS, Path, through_tuples
 from ..score import check_input
 
 # %% ../../nbs/library/paths/straight.ipynb #9703f7b1
@@ -42,7 +42,7 @@ def check_ends(x0: Tensor, x: Tensor, steps: int, span: bool = False) -> None:
 # %% ../../nbs/library/paths/straight.ipynb #24ae425b
 @through_tuples
 @typed
-def straight_path(x0: Tensor, x: Tensor, steps: int = 200) -> Path:
+def straight_path(x0: Tensor, x: Tensor, steps: int = STEPS) -> Path:
     """The straight line from x0 to x in `steps` equal segments: the path of Integrated Gradients.
 
     Parameters:

@@ -44,6 +44,7 @@ from manifold_xai.course.ledger import (
 )
 from manifold_xai.course.notebooks import chapters, read
 from manifold_xai.course.outcomes import (
+    _splits,
     ITSELF,
     MOST,
     OUTCOMES,
@@ -695,6 +696,16 @@ def test_every_undecided_claim_says_what_would_decide_and_every_split_why():
         assert bool(r.needed) == (r.outcome == "undecided")
         if r.outcome == "split":
             assert " for " in r.why and ", the other way for " in r.why
+
+
+def test_each_split_is_explained_as_long_as_its_conditions_are_where_they_were():
+    assert (split := [r for r in found().rows if r.outcome == "split"])
+    for r in split:
+        assert r.why.startswith(_splits()[r.claim]["says"] + "; "), r.claim
+    now = found(changed("MIG-08", {"ELU, smallest eigenvalue": -1.0, "ELU, order − 1.5": 0.4}))
+    (row,) = (r for r in now.rows if r.claim == "MIG-08")
+    assert row.outcome == "split" and _splits()["MIG-08"]["says"] not in row.why
+    assert {*_splits()} <= {*claims()}
 
 
 def test_a_paper_has_a_place_for_each_outcome_and_no_number_in_its_prose():

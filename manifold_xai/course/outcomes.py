@@ -464,6 +464,7 @@ def _reasons(
         decides = ", which decides" if change and change.change == "printed" else ""
         yield f"as printed{decides}: {_counted(theirs, bar)}"
     if outcome == "split":
+        yield from _explained(about["id"], sides)
         yield _each(sides, bar)
     elif sides:
         yield _counted([*sides.values()], bar, _all_or_one(rule, len(sides)))
@@ -482,6 +483,22 @@ def _reasons(
         how = "fails its gate" if unmet == 1 else "fail their gates"
         fails = f", {unmet} {how}" if unmet else ""
         yield f"added later: {_each(added, bar) or 'none counts'}{fails}"
+
+
+@cache
+def _splits():
+    """Sentences that explain why conditions differ, by claim, with the sides they are true of."""
+    path = Path(str(files("manifold_xai"))) / "assets" / "splits.csv"
+    columns: dict[str, Callable] = dict.fromkeys(["claim", "holds", "fails", "says"], filled)
+    return {row["claim"]: row for row in read_table(path, columns, key="claim")}
+
+
+def _explained(claim, sides):
+    """The sentence on a split, if the conditions are still on the sides that it speaks of."""
+    row = _splits().get(claim)
+    wanted = {"supported": "holds", "contradicted": "fails"}
+    if row and all(re.search(row[wanted[s]], name) for name, s in sides.items() if s in wanted):
+        yield row["says"]
 
 
 def _each(sides, bar):

@@ -3,7 +3,7 @@ reconstructions is attacked and explained on reconstructions, and its maps' max-
 infidelity are measured.
 
     python benchmarks/dogs.py --data-root FOLDER
-        (ten breeds, 100 photographs: hours of one core)
+        (ten breeds, 50 photographs: hours of one core)
     python benchmarks/dogs.py --data-root FOLDER --quick
 
 FOLDER holds `dog-breeds` to learn from, `imagenet-val` to test on, and `taef2`. The features
@@ -74,7 +74,7 @@ def partners(y):
 
 
 def main():
-    how = dict(photographs=100, size=96, steps=20, wide=0, batch=4)
+    how = dict(photographs=50, size=96, steps=20, wide=0, batch=4)
     args = arguments(__doc__, RESULTS, **how)
     args.draws, classes, learn = (1, 2, 16) if args.quick else (6, 10, None)
     torch.set_num_threads(1)

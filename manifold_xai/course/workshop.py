@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from .doctor import Finding
-from .seats import probe, stored
+from .seats import probe, stored_seats
 from ..files import output, user_cache, writable
 
 # %% ../../nbs/library/course/workshop.ipynb #021e3a97
@@ -81,7 +81,7 @@ def memory(root: Path) -> Finding:
     """Whether the lessons' largest kernel fits into free memory."""
     import psutil
 
-    held = [lesson["megabytes"] for lesson in stored(root)["lessons"].values()]
+    held = [lesson["megabytes"] for lesson in stored_seats(root)["lessons"].values()]
     free, wanted = psutil.virtual_memory().available / 2**20, max(held, default=0)
     said = f"{free:.0f} MB of memory are free; the largest lesson measured takes {wanted}"
     mend = "close other programs, or give each seat more: one kernel at a time is enough"
@@ -130,7 +130,7 @@ def front_ends() -> Iterator[Finding]:
 
 def speed(root: Path) -> Iterator[Finding]:
     """How long the lessons in `root` take on this seat, estimated from a timed computation."""
-    known = stored(root)
+    known = stored_seats(root)
     if not known["lessons"]:
         yield Finding("note", "no lesson was measured", "manifold-xai seats")
         return

@@ -15,7 +15,8 @@ from helpers import ROOT
 pq = pytest.importorskip("pyarrow.parquet")
 
 from manifold_xai.benchmark import cost, maps, results  # noqa: E402
-from manifold_xai.benchmark.grid import GRIDS, Cell, read_grid  # noqa: E402
+from manifold_xai.benchmark.cell import Cell  # noqa: E402
+from manifold_xai.benchmark.grid import GRIDS, read_grid  # noqa: E402
 from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
 from manifold_xai.benchmark.run import run_grid  # noqa: E402
 from manifold_xai.benchmark.unit import Worker, compute  # noqa: E402

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..attribution.integral import path_attribution
-from .grid import Cell
+from .cell import Cell
 from ..evaluation.attacks import map_ssim, targeted_attack, traced_attribution, unit_mass
 from ..evaluation.faithfulness import infidelity, max_sensitivity, probes
 from ..evaluation.plausibility import along, area, features_to, remaining

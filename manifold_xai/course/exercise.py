@@ -36,7 +36,7 @@ def _difference(got: Any, want: Any, tol: float = 1e-4, tell: bool = True) -> st
         tell: whether an expected single number may be revealed
 
     >>> import torch
-    >>> difference(torch.tensor([-1.0, 2.0]), torch.tensor([1.0, -2.0]))
+    >>> _difference(torch.tensor([-1.0, 2.0]), torch.tensor([1.0, -2.0]))
     'right size, wrong sign at 2 of 2 values (largest difference 4 at (1,))'
     """
     if isinstance(want, tuple) and isinstance(got, tuple | list):

@@ -20,7 +20,7 @@ import torch
 from manifold_xai.benchmark import results
 from manifold_xai.benchmark.cost import forecast
 from manifold_xai.benchmark.grid import read_grid
-from manifold_xai.benchmark.run import run
+from manifold_xai.benchmark.run import run_grid
 from manifold_xai.benchmark.unit import Worker
 
 
@@ -47,7 +47,7 @@ def main():
         one, two = Path(folder) / "one", Path(folder) / "two"
         told = [*forecast(Worker(), grid, how["limit"], how["block"])]
         begun = time.perf_counter()
-        run(grid, one, **how)
+        run_grid(grid, one, **how)
         alone = time.perf_counter() - begun
         took = {c["label"]: c["cpu"] / c["images"] for c in results.costs(one)}
         for c in told:
@@ -57,7 +57,7 @@ def main():
         gap = sum(c["seconds"] for c in told) / sum(took.values()) - 1
         print(f"all methods: computed is {gap:+.0%} off")
         begun = time.perf_counter()
-        run(grid, two, engine="ray", workers=2, **how)
+        run_grid(grid, two, engine="ray", workers=2, **how)
         together = time.perf_counter() - begun
         a, b = (results.scores(out) for out in (one, two))
         # as words: what a method leaves open is NaN, which equals nothing

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'NOT_YOURS', 'repository', 'settings', 'profiles', 'requirements',
-           'data_root', 'user_cache', 'write_aside', 'trouble', 'explained', 'writable',
-           'output', 'read_json', 'check_json', 'read_table', 'table_head', 'filled',
-           'whole']
+           'data_root', 'user_cache', 'write_aside', 'only_run', 'trouble', 'explained',
+           'writable', 'output', 'read_json', 'check_json', 'read_table', 'table_head',
+           'filled', 'whole']
 
 # %% ../nbs/library/files.ipynb #4a78d5ae
 import csv
@@ -25,6 +25,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 # %% ../nbs/library/files.ipynb #4721881b
 def repository(start: str | Path | None = None) -> Path:
@@ -165,6 +167,24 @@ def _alive(pid: int) -> bool:
     except PermissionError:  # someone else's process
         pass
     return True
+
+
+@contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Context in which no other run writes into a folder.
+
+    Parameters:
+        out: the folder, made if there is none
+    Raises: ValueError if another run does
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"another run is writing to {out}: wait for it, or choose another folder."
+        ) from None
 
 # %% ../nbs/library/files.ipynb #75b69803
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

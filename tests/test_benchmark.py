@@ -15,9 +15,10 @@ from helpers import ROOT
 pq = pytest.importorskip("pyarrow.parquet")
 
 from manifold_xai.benchmark import cost, maps, results  # noqa: E402
-from manifold_xai.benchmark.grid import GRIDS, Cell, read_grid  # noqa: E402
+from manifold_xai.benchmark.cell import Cell  # noqa: E402
+from manifold_xai.benchmark.grid import GRIDS, read_grid  # noqa: E402
 from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
-from manifold_xai.benchmark.run import run  # noqa: E402
+from manifold_xai.benchmark.run import run_grid  # noqa: E402
 from manifold_xai.benchmark.unit import Worker, compute  # noqa: E402
 from manifold_xai.course.cli import main  # noqa: E402
 
@@ -42,7 +43,7 @@ def grid(tmp_path):
 
 
 def done(grid, out, **how):
-    return pq.read_table(run(grid, out, **dict(limit=6, block=3, progress=False) | how))
+    return pq.read_table(run_grid(grid, out, **dict(limit=6, block=3, progress=False) | how))
 
 
 def numbers(table):
@@ -175,7 +176,7 @@ def test_wrong_grids_methods_and_data_are_named(tmp_path, capsys):
         read_grid(file)
     file.write_text('data = "imagenett"\n[methods]\nIG = {}\n')
     with pytest.raises(ValueError, match="Did you mean 'imagenet'"):
-        run(read_grid(file), tmp_path / "out", tmp_path, progress=False)
+        run_grid(read_grid(file), tmp_path / "out", tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_files_and_folders_that_are_not_there_are_named(tmp_path, capsys):
 def test_counts_without_sense_are_named(grid, tmp_path, how):
     (name,) = how
     with pytest.raises(ValueError, match=f"{name} must be a whole number"):
-        run(grid, tmp_path / "out", progress=False, **how)
+        run_grid(grid, tmp_path / "out", progress=False, **how)
     assert not (tmp_path / "out").exists()
 
 
@@ -293,7 +294,7 @@ def test_wrong_names_are_told_before_anything_is_computed(tmp_path, monkeypatch,
     file.write_text(f"[methods]\nIG = {{}}\nEIG = {{}}\n{parts}")
     monkeypatch.setattr(Worker, "network", lambda *_: pytest.fail("a network was loaded"))
     with pytest.raises((ValueError, FileNotFoundError), match=said):
-        run(read_grid(file), tmp_path / "out", tmp_path, progress=False)
+        run_grid(read_grid(file), tmp_path / "out", tmp_path, progress=False)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         next(cost.forecast(Worker(tmp_path), read_grid(file)))
     assert not (tmp_path / "out").exists()
@@ -358,13 +359,13 @@ def test_the_noise_of_smooth_ig_is_the_image_s_own(tmp_path):
     ],
 )
 def test_the_grids_of_mig_s_tables_have_its_methods(name, measure, said):
-    from manifold_xai.benchmark.report import printed
+    from manifold_xai.benchmark.report import printed_range
 
     grid = read_grid(name)
     labels = {cell.label for cell in grid.cells}
     assert {"IG", "Smooth IG", "MIG"} <= labels
-    assert printed(grid.paper, "Smooth IG", measure) == said
-    assert all(printed(grid.paper, label, measure) for label in labels - {"EIG"})
+    assert printed_range(grid.paper, "Smooth IG", measure) == said
+    assert all(printed_range(grid.paper, label, measure) for label in labels - {"EIG"})
 
 
 def test_results_of_another_version_are_refused_by_name(grid, tmp_path, monkeypatch):
@@ -401,8 +402,8 @@ import sys, torch
 torch.set_num_threads(1)
 from manifold_xai.benchmark.grid import read_grid
 from manifold_xai.benchmark.measures import MEASURES  # noqa: E402
-from manifold_xai.benchmark.run import run
-run(read_grid(sys.argv[1]), sys.argv[2], limit=6, block=1, resume=True, progress=False)
+from manifold_xai.benchmark.run import run_grid
+run_grid(read_grid(sys.argv[1]), sys.argv[2], limit=6, block=1, resume=True, progress=False)
 """
 
 

@@ -14,7 +14,7 @@ from manifold_xai.course.cli import main
 from manifold_xai.course.handout import notes, within
 from manifold_xai.course.notebooks import chapters, reading_minutes
 from manifold_xai.course.says import says
-from manifold_xai.course.seats import stored
+from manifold_xai.course.seats import stored_seats
 
 
 def given(folder, *words):
@@ -75,7 +75,7 @@ def test_a_handout_leads_nowhere_outside(tmp_path, monkeypatch):
             links = re.findall(r"\]\(([\w/.-]+\.ipynb)", sources(path))
             assert not [link for link in links if not (path.parent / link).exists()]
     assert "30_path_integrals.ipynb" in sources(tmp_path / "a" / "nbs" / "00_tour.ipynb")
-    assert stored(tmp_path / "a")["lessons"]
+    assert stored_seats(tmp_path / "a")["lessons"]
     monkeypatch.setenv("MANIFOLD_XAI_ROOT", str(tmp_path / "a"))
     assert says("MIG-04").startswith("- MIG-04 ")
 

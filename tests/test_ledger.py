@@ -34,9 +34,9 @@ from manifold_xai.course.ledger import (
     OLDER,
     as_table,
     changed_since,
+    claim_places,
     judged,
     ledger,
-    places,
     results,
     select,
     stored,
@@ -107,7 +107,7 @@ def test_every_claim_has_a_row_and_the_untested_say_why(tmp_path):
 
 
 def test_each_claim_is_recorded_once_and_found():
-    where = places(ROOT)
+    where = claim_places(ROOT)
     cells = [cell for path in chapters(ROOT) for cell in read(path)["cells"]]
     recorded = [name for cell in cells for name in RECORD.findall(cell["source"])]
     assert set(where) <= set(claims()) and len(where) >= 87
@@ -599,9 +599,9 @@ SHOWN = stored(ROOT, "evidence")
 
 def found(change=None):
     """The committed evidence as the ledger finds it, one thing of it changed."""
-    both = judged({}, places(ROOT), SHOWN | (change or {}), {})
+    both = judged({}, claim_places(ROOT), SHOWN | (change or {}), {})
     answers = {a.claim: a for _, a in both if a}
-    return report.Found([row for row, _ in both], answers, {}, {})
+    return report.LedgerNow([row for row, _ in both], answers, {}, {})
 
 
 def changed(claim, values, **more):
@@ -631,10 +631,10 @@ def test_a_stored_result_changes_outcome_control_row_page_and_table():
 def test_the_committed_pages_are_what_the_command_writes():
     """Words, numbers and outcomes come from the kept evidence, not from an editor."""
     old = outdated(ROOT)
-    both = judged({}, places(ROOT), stored(ROOT, "evidence"), old)
+    both = judged({}, claim_places(ROOT), stored(ROOT, "evidence"), old)
     dates = json.loads((ROOT / "nbs" / "results" / "added.json").read_text(encoding="utf8"))
     answers = {a.claim: a for _, a in both if a}
-    written = report.texts(report.Found([r for r, _ in both], answers, old, dates), ROOT)
+    written = report.texts(report.LedgerNow([r for r, _ in both], answers, old, dates), ROOT)
     assert {"LEDGER.md", "docs/ledger/mig.md", "nbs/results/ledger.json"} < set(written)
     for name, text in written.items():
         assert (ROOT / name).read_text(encoding="utf8") == text, name

@@ -16,9 +16,9 @@ from torch import nn
 from manifold_xai.chunks import value_and_grad
 from manifold_xai.evaluation.hypercube import (
     TwoLayer,
-    along,
     hypercube_corners,
     max_margin_network,
+    rounded_walk,
 )
 from manifold_xai.evaluation.sanity import (
     complexity,
@@ -385,7 +385,8 @@ def test_the_printed_curve_does_not_in_odd_dimensions():
 
 @pytest.mark.parametrize("d", [2, 3, 6, 7])
 def test_the_curve_does_not_meet_itself(d):
-    x, _ = along(hypercube_corners(d), torch.linspace(0, 1, 1201, dtype=torch.float64)[:-1], 0.02)
+    s = torch.linspace(0, 1, 1201, dtype=torch.float64)[:-1]
+    x, _ = rounded_walk(hypercube_corners(d), s, 0.02)
     i = torch.arange(len(x))
     apart = (i[:, None] - i).abs()
     far = torch.minimum(apart, len(x) - apart) > 60
@@ -395,7 +396,8 @@ def test_the_curve_does_not_meet_itself(d):
 @pytest.mark.parametrize("d, cut", [(2, 0.5), (3, 0.1), (8, 0.02)])
 def test_walking_has_unit_tangents_and_even_steps(d, cut):
     n = 4000
-    x, tangent = along(hypercube_corners(d), torch.linspace(0, 1, n + 1, dtype=torch.float64), cut)
+    s = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    x, tangent = rounded_walk(hypercube_corners(d), s, cut)
     torch.testing.assert_close(tangent.norm(dim=1), torch.ones(n + 1, dtype=torch.float64))
     step = x.diff(dim=0)
     assert step.norm(dim=1).max() / step.norm(dim=1).median() < 1 + 1e-9
@@ -410,7 +412,8 @@ def test_the_best_network_has_the_margin_that_no_network_exceeds(d, eps):
     network, margin = max_margin_network(d, eps)
     neurons = torch.cat([network.w[:, None], network.a, network.b[:, None]], 1)
     torch.testing.assert_close(neurons.norm(dim=1), torch.ones(2, dtype=torch.float64))
-    x, _ = along(hypercube_corners(d), torch.linspace(0, 1, 20001, dtype=torch.float64), 0.01)
+    s = torch.linspace(0, 1, 20001, dtype=torch.float64)
+    x, _ = rounded_walk(hypercube_corners(d), s, 0.01)
     x = x[x[:, 0].abs() >= eps]
     margins = x[:, 0].sign() * network(x)
     assert margins.min() >= margin * (1 - 1e-9) and margins.min() < margin * 1.05
@@ -428,7 +431,7 @@ def test_the_best_network_has_the_margin_that_no_network_exceeds(d, eps):
 @pytest.mark.parametrize("d", [2, 5, 20])
 def test_its_gradient_is_tangent_on_one_half_and_orthogonal_on_the_other(d):
     network, _ = max_margin_network(d, 0.004)
-    x, tangent = along(
+    x, tangent = rounded_walk(
         hypercube_corners(d), torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1], 0.004
     )
     off = x[:, 0].abs() >= 0.004
@@ -456,9 +459,9 @@ def test_curves_and_strips_that_cannot_be_are_refused():
     with pytest.raises(
         ValueError, match="cut must be between 0 and half of the shortest edge, 0.5, got 0.6"
     ):
-        along(hypercube_corners(2), s, 0.6)
+        rounded_walk(hypercube_corners(2), s, 0.6)
     with pytest.raises(ValueError, match=r"s must be shares of the way, in \[0, 1\], got 0 to 2"):
-        along(hypercube_corners(2), 2 * s)
+        rounded_walk(hypercube_corners(2), 2 * s)
     for eps in (0, 0.5):
         with pytest.raises(ValueError, match=r"eps must be in \(0, 1/2\)"):
             max_margin_network(3, eps)

@@ -17,7 +17,7 @@ from manifold_xai.course.seats import (
     seat_table,
     section,
     silent,
-    stored,
+    stored_seats,
 )
 
 PAGE = (ROOT / "docs" / "teach.md").read_text(encoding="utf8")
@@ -34,17 +34,19 @@ def test_the_table_is_what_was_measured():
     assert written == seat_table(ROOT), "run: manifold-xai seats --write"
 
 
-@pytest.mark.parametrize("name", stored(ROOT)["lessons"])
+@pytest.mark.parametrize("name", stored_seats(ROOT)["lessons"])
 def test_what_was_measured_is_the_lesson_of_today(name):
     """The lesson's code cells are those that were timed."""
     cells = read(ROOT / "nbs" / f"{name}.ipynb")["cells"]
     today = {c["id"] for c in cells if c["cell_type"] == "code"}
-    assert today == set(stored(ROOT)["lessons"][name]["cells"]), f"manifold-xai seats --only {name}"
+    kept = stored_seats(ROOT)["lessons"][name]["cells"]
+    assert today == set(kept), f"manifold-xai seats --only {name}"
 
 
-@pytest.mark.parametrize("name", stored(ROOT)["lessons"])
+@pytest.mark.parametrize("name", stored_seats(ROOT)["lessons"])
 def test_a_cell_that_takes_long_shows_a_bar(name):
-    assert not silent(read(ROOT / "nbs" / f"{name}.ipynb"), stored(ROOT)["lessons"][name]["cells"])
+    cells = stored_seats(ROOT)["lessons"][name]["cells"]
+    assert not silent(read(ROOT / "nbs" / f"{name}.ipynb"), cells)
 
 
 def test_a_long_cell_without_a_bar_is_found():
@@ -67,7 +69,7 @@ def test_a_number_means_the_lesson_and_not_its_evidence():
 
 
 def test_the_lesson_of_the_shortest_plan_fits_a_class():
-    tour = stored(ROOT)["lessons"]["00_tour"]
+    tour = stored_seats(ROOT)["lessons"]["00_tour"]
     assert max(tour["cells"].values()) <= CELL and tour["figure"] <= FIGURE
 
 

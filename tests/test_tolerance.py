@@ -15,7 +15,7 @@ from manifold_xai.attribution.adaptive import (
     _way,
     adaptive_attribution,
     bends,
-    remaining,
+    remaining_error,
 )
 from manifold_xai.attribution.base import PathMethod
 from manifold_xai.attribution.integral import path_attribution
@@ -259,7 +259,7 @@ def test_only_a_curve_without_corners_is_believed_beyond_the_trapezoid(name, end
     gamma = CURVES[name](wavy, *ends, 12)
     way = _way(gamma)(wavy, gamma, torch.arange(5), {})
     assert way.believed == (10 if name in ("enhanced", "manifold") else 4)
-    left = remaining(torch.tensor(16.0), torch.tensor(1.0), way.believed)
+    left = remaining_error(torch.tensor(16.0), torch.tensor(1.0), way.believed)
     assert left == 1.5 / (way.believed - 1)
 
 

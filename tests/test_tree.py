@@ -281,23 +281,16 @@ MODULES = {
 MODULES = {name.strip("."): path for name, path in MODULES.items()}
 
 
-def our_imports(name: str) -> list[tuple[str, str, bool]]:
-    """The module's imports from the package: module, name in it, whether made when loading."""
+def our_imports(name: str) -> list[tuple[str, str]]:
+    """The module's imports from the package, wherever they are made: module, name in it."""
     found = []
-
-    def visit(node, loads):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            loads = False
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.ImportFrom):
-                found.extend((*_target(name, child, alias.name), loads) for alias in child.names)
-            elif isinstance(child, ast.Import):
-                names = [alias.name.split(".") for alias in child.names]
-                ours = [parts[1:] for parts in names if parts[0] == "manifold_xai"]
-                found.extend((".".join(parts), "", loads) for parts in ours)
-            visit(child, loads and not isinstance(child, ast.FunctionDef | ast.Lambda))
-
-    visit(ast.parse(MODULES[name].read_text(encoding="utf8")), True)
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf8"))):
+        if isinstance(node, ast.ImportFrom):
+            found.extend(_target(name, node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            ours = [parts[1:] for parts in names if parts[0] == "manifold_xai"]
+            found.extend((".".join(parts), "") for parts in ours)
     return [entry for entry in found if entry[0] is not None]
 
 
@@ -321,7 +314,7 @@ def test_imports_go_one_way(name):
     """Whether made at the top or inside a function. The face imports from every layer, so only
     the course takes names from it; its version is everyone's."""
     layer = LAYERS.index(name.split(".")[0])
-    for module, said, _ in our_imports(name):
+    for module, said in our_imports(name):
         if (module, said) in (("", ""), ("", "__version__")):
             continue
         assert module not in FACES - {""}, f"{name} imports {module}, an old name"
@@ -330,18 +323,18 @@ def test_imports_go_one_way(name):
 
 
 def test_imports_have_no_circle():
-    """When modules load; an import inside a function may point back within its layer."""
-    loads = {name: {m for m, _, now in our_imports(name) if now} - {name} for name in MODULES}
-    assert sum(map(len, loads.values())) > 200
-    [*TopologicalSorter(loads).static_order()]  # raises CycleError, which names the circle
+    """Nor one that an import inside a function, or one for the type checker alone, would hide."""
+    needs = {name: {m for m, _ in our_imports(name)} - {name} for name in MODULES}
+    assert sum(map(len, needs.values())) > 200
+    [*TopologicalSorter(needs).static_order()]  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_private_names_stay_in_their_module(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf8"))
     found = our_imports(name)
-    taken = [said for _, said, _ in found if said.startswith("_") and said != "__version__"]
-    modules = {module.split(".")[-1] for module, said, _ in found if not said}
+    taken = [said for _, said in found if said.startswith("_") and said != "__version__"]
+    modules = {module.split(".")[-1] for module, said in found if not said}
     taken += [
         ast.unparse(node)
         for node in ast.walk(tree)

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 from manifold_xai.course import workshop
-from manifold_xai.course.seats import STORED, computed, stored
+from manifold_xai.course.seats import STORED, computed, stored_seats
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def seat(tmp_path):
 
 
 def remember(seat: Path, **changed):
-    known = stored(seat) | changed
+    known = stored_seats(seat) | changed
     (seat / STORED).write_text(json.dumps(known))
 
 

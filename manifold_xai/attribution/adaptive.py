@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'CEILING', 'SETTLED_ON', 'ORDER_ON', 'SAFETY', 'SLOWEST', 'SMOOTHLY', 'SMOOTH',
-           'KEPT', 'Reached', 'Within', 'bends', 'remaining', 'adaptive_attribution',
-           'walked']
+           'KEPT', 'Reached', 'Within', 'bends', 'remaining_error',
+           'adaptive_attribution', 'walked']
 
 # %% ../../nbs/library/attribution/adaptive.ipynb #8ea04941
 import warnings
@@ -249,7 +249,7 @@ def _ratio(before: Tensor, change: Tensor) -> Tensor:
     return (before / change).nan_to_num(torch.inf)  # 0/0: it no longer changes
 
 
-def remaining(before: Tensor, change: Tensor, believed: float = 4.0) -> Tensor:
+def remaining_error(before: Tensor, change: Tensor, believed: float = 4.0) -> Tensor:
     """Estimate the error of a sum from its last two changes.
 
     Parameters:
@@ -259,8 +259,8 @@ def remaining(before: Tensor, change: Tensor, believed: float = 4.0) -> Tensor:
     Returns: estimated norm of the error, (b,)
 
     >>> import torch
-    >>> from manifold_xai.attribution.adaptive import remaining
-    >>> remaining(torch.tensor([4.0, 2.0]), torch.tensor([1.0, 1.0]))  # smooth; with kinks
+    >>> from manifold_xai.attribution.adaptive import remaining_error
+    >>> remaining_error(torch.tensor([4.0, 2.0]), torch.tensor([1.0, 1.0]))  # smooth; with kinks
     tensor([0.5000, 1.5000])
     """
     return SAFETY * change / (_ratio(before, change).clamp(SLOWEST, believed) - 1)
@@ -297,7 +297,7 @@ class _Progress:
         self.A, self.before, self.change = A, self.change, _norm(step)
         if self.before is None or bool(self.before.isinf().any()):  # two levels may agree by chance
             return A, torch.full_like(self.change, torch.inf)
-        error = remaining(self.before, self.change, self.believed)
+        error = remaining_error(self.before, self.change, self.believed)
         best = _simpson(A, step, _ratio(self.before, self.change)) if self.line else A
         return best, (error / _norm(best)).nan_to_num(0.0)  # 0/0: a map of zeros
 

@@ -20,7 +20,7 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from .base import Portable, explained, first_of
+from .base import Portable, asked_score, first_of
 from .classes import Classes, chunk_of, class_by_class, classes_of_all
 from .integral import integrate
 from ..chunks import value_and_grad
@@ -119,7 +119,7 @@ class Neighbour(Portable, GradientAttribution):
         door: dict[str, Any]
         door = dict(batch=internal_batch_size, check=self.check, span=self.span, per_row=per_row)
         target = first_of(target, targets)
-        f, x, layout = explained(self.subject(), inputs, target, additional_forward_args, **door)
+        f, x, layout = asked_score(self.subject(), inputs, target, additional_forward_args, **door)
         with unwritten(f):
             A = (
                 self.ask(f, x, internal_batch_size)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .base import explained, first_of
+from .base import asked_score, first_of
 from .classes import generators_of
 from .shelves import Rows, Shelf, shelf_at
 from ..chunks import values
@@ -289,7 +289,7 @@ def _answers(way, given, how) -> list[float] | None:
     target = first_of(given.get("target"), given.get("targets"))
     door = dict(batch=given.get("internal_batch_size"), per_row=given.get("per_row"))
     args = given.get("additional_forward_args")
-    f, x, _ = explained(
+    f, x, _ = asked_score(
         way.forward_func, given["inputs"], target, args, **door, check=False, span=False
     )
     with undrawn(x.device, f):

@@ -8,14 +8,10 @@ __all__ = ['PATIENCE', 'ray', 'hire', 'Hand', 'on_ray']
 # %% ../../nbs/library/benchmark/cluster.ipynb #16066aa5
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
-from .unit import Done, Worker, compute
-
-if TYPE_CHECKING:
-    from manifold_xai.benchmark.run import Unit
+from .unit import Done, Unit, Worker, compute
 
 # %% ../../nbs/library/benchmark/cluster.ipynb #76b7bf66
 PATIENCE = 3  # actors that one unit may cost
@@ -68,7 +64,7 @@ class Hand(Worker):
         return compute(self, cell, rows)
 
 
-def on_ray(worker: Worker, todo: list["Unit"], workers: int) -> Iterator[tuple["Unit", Done]]:
+def on_ray(worker: Worker, todo: list[Unit], workers: int) -> Iterator[tuple["Unit", Done]]:
     """Yield units with their results as actors finish them; a lost actor's unit goes to another.
 
     Parameters:

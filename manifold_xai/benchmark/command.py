@@ -62,7 +62,7 @@ def benchmark(args: argparse.Namespace) -> int:
         return _report(args.folders)
     if args.folders:
         raise ValueError(f"one grid at a time; got {args.folders[0]!r} after {args.grid!r}.")
-    from manifold_xai.benchmark.run import run
+    from manifold_xai.benchmark.run import run_grid
 
     _count(args)
     changes = {k: v for k, v in dict(size=args.size, steps=args.steps).items() if v}
@@ -73,7 +73,7 @@ def benchmark(args: argparse.Namespace) -> int:
         return _forecast(grid, args)
     how = dict(limit=args.limit, block=args.block, shard=args.shard, device=args.device)
     how |= dict(engine=args.engine, workers=args.workers, resume=args.resume, maps=args.maps)
-    print(run(grid, out, args.data_root, **how))
+    print(run_grid(grid, out, args.data_root, **how))
     return _report([out])
 
 

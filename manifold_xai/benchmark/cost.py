@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from . import results
-from .grid import Cell, Grid
+from .cell import Cell
+from .grid import Grid
 from .subjects import check_names
-from .unit import Worker, compute
+from .unit import Worker, compute, planned_rows
 
 # %% ../../nbs/library/benchmark/cost.ipynb #bf0df53b
 def rows_in(passes: dict[str, int]) -> int:
@@ -160,10 +161,8 @@ def forecast(worker: Worker, grid: Grid, limit: int = 0, block: int = 4) -> Iter
         block: images that each method is tried on
     Yields: method, classifier, images, passes and seconds per image, and the rest among them
     """
-    from manifold_xai.benchmark.run import plan  # here: it imports the clock above
-
     check_names(grid.cells, worker.root)
-    wanted, counted, paces = plan(worker, grid, limit), {}, {}
+    wanted, counted, paces = planned_rows(worker, grid, limit), {}, {}
     for cell in grid.cells:
         rows = wanted[cell.key]
         key = cell.classifier, cell.autoencoder, cell.settings["judge"], cell.size

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .grid import known
+from ..options import known
 from ..subjects import store
 
 # %% ../../nbs/library/benchmark/maps.ipynb #3ee166d6

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BETTER', 'PAPERS', 'GATE', 'AS_PRINTED', 'PRINTED_NAMES', 'Interval', 'interval',
-           'Found', 'by_classifier', 'printed', 'rows_of', 'markdown', 'write_report']
+           'Scores', 'by_classifier', 'printed_range', 'rows_of', 'markdown',
+           'write_report']
 
 # %% ../../nbs/library/benchmark/report.ipynb #fbd1d5f5
 import csv
@@ -57,7 +58,7 @@ def interval(v: np.ndarray) -> Interval:
     return Interval(float(v.mean()), float(low), float(high), len(v))
 
 # %% ../../nbs/library/benchmark/report.ipynb #cd6db0cc
-class Found:
+class Scores:
     """The scores of one classifier: values of images, by method and measure.
 
     Parameters:
@@ -133,14 +134,14 @@ def _add_ratio(method):
         method["emprt"] = ratio
 
 
-def by_classifier(table: list[dict[str, Any]]) -> dict[str, Found]:
+def by_classifier(table: list[dict[str, Any]]) -> dict[str, Scores]:
     """The scores of each classifier, by its name.
 
     Parameters:
         table: rows as dictionaries, from `results.scores`
     """
     names = dict.fromkeys(line["classifier"] for line in table)
-    return {name: Found([r for r in table if r["classifier"] == name]) for name in names}
+    return {name: Scores([r for r in table if r["classifier"] == name]) for name in names}
 
 # %% ../../nbs/library/benchmark/report.ipynb #5a25eb69
 AS_PRINTED = {
@@ -153,7 +154,7 @@ AS_PRINTED = {
 PRINTED_NAMES = {"Smooth IG": "SIG"}  # where a paper calls a method otherwise
 
 
-def printed(paper: str, method: str, measure: str) -> str:
+def printed_range(paper: str, method: str, measure: str) -> str:
     """Smallest and largest number that a paper prints for a method, or ""."""
     file = PAPERS / f"{paper}.csv"
     if not paper or not file.exists() or measure not in AS_PRINTED:
@@ -165,7 +166,7 @@ def printed(paper: str, method: str, measure: str) -> str:
     return f"{found[0]:.2f} … {found[-1]:.2f}" if found else ""
 
 # %% ../../nbs/library/benchmark/report.ipynb #f58ae3c2
-def rows_of(found: Found, measure: str, paper: str) -> list[list[str]]:
+def rows_of(found: Scores, measure: str, paper: str) -> list[list[str]]:
     """The table of one measure: a header, and one row per method, the best first.
 
     Parameters:
@@ -182,7 +183,7 @@ def rows_of(found: Found, measure: str, paper: str) -> list[list[str]]:
         mean = found.of(m, measure)
         apart = "" if m == against else str(found.paired(against, m, measure))
         place = str(found.rank(m, measure))
-        beside = printed(paper, m, measure)
+        beside = printed_range(paper, m, measure)
         rows.append([m, str(mean.n), str(mean), place, apart, found.gated(m), beside])
     return rows
 
@@ -198,7 +199,7 @@ def _cost_rows(costs: list[dict], paper: str) -> list[list[str]]:
         seconds, ig = c["cpu"] / c["images"], each.get(("IG", c["classifier"]))
         ratio = f"{seconds / ig:.2f}" if ig else ""
         passes = f"{sum(n for k, n in c['passes'].items() if 'calls' not in k) / c['images']:.0f}"
-        beside = printed(paper, c["label"], "seconds over IG")
+        beside = printed_range(paper, c["label"], "seconds over IG")
         cells = [c["label"], c["classifier"], str(c["images"]), passes, f"{seconds:.2f}"]
         rows.append([*cells, ratio, beside])
     return rows
@@ -256,7 +257,7 @@ def write_report(out: Path) -> Path:
     return Path(out) / "table.md"
 
 
-def _figure(found: dict[str, Found], path: Path, measure: str = "") -> None:
+def _figure(found: dict[str, Scores], path: Path, measure: str = "") -> None:
     """A forest plot of paired differences, one panel per classifier, as SVG."""
     from matplotlib.figure import Figure
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from . import maps
-from .grid import Cell, Grid
+from .cell import Cell
+from .grid import Grid
 from .unit import Done
 from ..files import write_aside
 

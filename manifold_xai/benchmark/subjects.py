@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..attribution import captum, methods
 from ..autoencoder import Adapted, Autoencoder
-from .grid import Cell, known
+from .cell import Cell
 from ..evaluation.sanity import randomised
 from ..geometry.geodesic import geodesic
-from ..options import check_options
+from ..options import check_options, known
 from ..paths.manifold import manifold_path
 from ..subjects.autoencoders import DIGIT_VAES, digit_vae, taef2
 from manifold_xai.subjects.classifiers import (

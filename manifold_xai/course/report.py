@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_YET', 'CONDITIONS', 'EXPECTED', 'PHOTOGRAPHS', 'first_kept', 'conditions_table',
-           'expectations', 'calibration', 'Found', 'page', 'story', 'write', 'texts']
+           'expectations', 'calibration', 'LedgerNow', 'page', 'story', 'write', 'texts']
 
 # %% ../../nbs/library/course/report.ipynb #f485f700
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .claims import TESTS, claims, revisions
-from .ledger import OLDER, Row, as_entry, as_table, judged, places, stored
+from .ledger import OLDER, Row, as_entry, as_table, claim_places, judged, stored
 from .outcomes import MOST, OUTCOMES, SURVIVES, Answer, Beside, smallest_effect
 from .says import retell
 from .provenance import ADDED, EVIDENCE, SHOWN, outdated
@@ -161,7 +161,7 @@ def _cells(*cells):
     return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
 
 # %% ../../nbs/library/course/report.ipynb #cefe2b5f
-class Found(NamedTuple):
+class LedgerNow(NamedTuple):
     """The ledger at one moment; made by `_find`."""
 
     rows: list[Row]
@@ -170,19 +170,19 @@ class Found(NamedTuple):
     dates: dict[str, dict[str, str]]
 
 
-def _find(root: Path) -> Found:
+def _find(root: Path) -> LedgerNow:
     """The ledger from the evidence that a clone keeps.
 
     Parameters:
         root: the clone
     """
     old = outdated(root)
-    both = judged({}, places(root), stored(root, "evidence"), old)
+    both = judged({}, claim_places(root), stored(root, "evidence"), old)
     answers = {a.claim: a for _, a in both if a}
-    return Found([row for row, _ in both], answers, old, _keep_dates(root))
+    return LedgerNow([row for row, _ in both], answers, old, _keep_dates(root))
 
 
-def _scale(found: Found, root: Path) -> list[str]:
+def _scale(found: LedgerNow, root: Path) -> list[str]:
     """What was run on which data, in five lines."""
     rows = found.rows
     by = Counter(r.outcome for r in rows)
@@ -233,7 +233,7 @@ def _payload_command(path: Path) -> str:
     return json.loads(path.read_text(encoding="utf8"))["command"]
 
 
-def page(found: Found, root: Path) -> str:
+def page(found: LedgerNow, root: Path) -> str:
     """The text of LEDGER.md.
 
     Parameters:
@@ -316,7 +316,7 @@ def _shortest(beside, most=3):
     return beside[:most]
 
 # %% ../../nbs/library/course/report.ipynb #732301ae
-def story(found: Found, short: str) -> str:
+def story(found: LedgerNow, short: str) -> str:
     """The page of one paper: its template, filled.
 
     Parameters:
@@ -474,7 +474,7 @@ def write(args: argparse.Namespace) -> int:
     return 0
 
 
-def texts(found: Found, root: Path) -> dict[str, str]:
+def texts(found: LedgerNow, root: Path) -> dict[str, str]:
     """LEDGER.md, its tables and the papers' pages, by their places in the clone.
 
     Parameters:

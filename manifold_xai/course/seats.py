@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STORED', 'SECONDS', 'LESSON', 'SCHEMA', 'CELL', 'FIGURE', 'PATIENCE', 'BARS', 'seats',
-           'lessons', 'stored', 'computed', 'publish', 'seat_table', 'section', 'silent',
-           'probe']
+           'lessons', 'stored_seats', 'computed', 'publish', 'seat_table', 'section',
+           'silent', 'probe']
 
 # %% ../../nbs/library/course/seats.ipynb #144caf82
 import argparse
@@ -47,7 +47,7 @@ def seats(args: argparse.Namespace) -> int:
     root = repository(args.root)
     for path in lessons(root, args.only):
         found = _measured(root, path)
-        known = stored(root)
+        known = stored_seats(root)
         known["probe"] = round(min(filter(None, [known["probe"], probe()])), 2)
         known["lessons"] |= {path.stem: found}
         with write_aside(root / STORED) as aside:
@@ -73,7 +73,7 @@ def lessons(root: Path, only: str | None) -> list[Path]:
     return [page for page in chapters(root, only) if page in asked] if only else asked
 
 
-def stored(root: Path) -> dict:
+def stored_seats(root: Path) -> dict:
     """The measurements that are kept.
 
     Parameters:
@@ -160,7 +160,7 @@ def seat_table(root: Path) -> str:
         "| memory, MB | fits a class |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, lesson in sorted(stored(root)["lessons"].items()):
+    for name, lesson in sorted(stored_seats(root)["lessons"].items()):
         page = read(root / "nbs" / f"{name}.ipynb")
         stated = re.search(r"· (\d+) s to run \(cpu profile, 2 cores", page["cells"][0]["source"])
         slowest = max(lesson["cells"], key=lesson["cells"].get)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Target', 'DEFINES', 'INNER', 'WHOLE', 'DROPPED', 'OMITTED', 'ASIDE', 'WRITTEN_DOWN',
-           'OWN', 'LOOSE', 'Module', 'Place', 'Reader', 'Reached', 'reached', 'Found']
+           'OWN', 'LOOSE', 'Module', 'Place', 'Reader', 'ReachedCode', 'reached', 'Found']
 
 # %% ../../nbs/library/course/structure.ipynb #bbd1c8bc
 import ast
@@ -339,7 +339,7 @@ class Reader:
         return self.plain(node)
 
 # %% ../../nbs/library/course/structure.ipynb #b45717e1
-class Reached(NamedTuple):
+class ReachedCode(NamedTuple):
     """All code that the numbers of a page can depend on, its own and ours."""
 
     code: str  # one hash of all of it, unchanged by renaming
@@ -353,7 +353,7 @@ WRITTEN_DOWN = {"record", "chapter"}  # functions
 OWN, LOOSE = "cells of its own", "statements of modules"  # labels for code without a name
 
 
-def reached(page: str | Path, root: str | Path) -> Reached:
+def reached(page: str | Path, root: str | Path) -> ReachedCode:
     """The code that a notebook or script can reach, in itself, the package and the benchmarks.
 
     Parameters:
@@ -388,7 +388,7 @@ def _reached(exported, own, sources):
     near = {place for place in read if not place[0]} | {*read["", ""].places}
     words = {word for found in read.values() for word in found.words}
     words |= {word for place in near for word in read[place].keywords}
-    return Reached(_as_one(read), _by_name(read), frozenset(words))
+    return ReachedCode(_as_one(read), _by_name(read), frozenset(words))
 
 
 class Found(NamedTuple):

@@ -15,7 +15,7 @@ import traitlets
 from ..plot import plot_image
 from .keys import script
 from .picture import as_png, canvas, figure
-from .plane import LatentPlane, OnPlane, packed, places
+from .plane import LatentPlane, OnPlane, grid_places, packed
 
 # %% ../../../nbs/library/course/widgets/ellipses.ipynb #4a4a5a7f
 class MetricEllipses(OnPlane):
@@ -51,7 +51,7 @@ class MetricEllipses(OnPlane):
             row, column: of the place in the grid, from 0
         """
         i = row * self.side + column
-        u = places(self.plane, self.side)[i].cpu().double()
+        u = grid_places(self.plane, self.side)[i].cpu().double()
         scale, V = torch.linalg.eigh(self.seen.G[i].cpu().double())
         angle = torch.linspace(0, 2 * math.pi, 65).double()
         circle = torch.stack([angle.cos(), angle.sin()])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .keys import script
 from .picture import as_png, canvas, figure
-from .plane import LatentPlane, OnPlane, packed, places
+from .plane import LatentPlane, OnPlane, grid_places, packed
 from ...geometry.decoder import path_chords
 from ...geometry.geodesic import geodesic
 
@@ -82,7 +82,7 @@ class GeodesicPlayground(OnPlane):
         steps: int = 12,
         after: Sequence[int] = (0, 1, 2, 4, 8, 12),
     ):
-        u = places(plane, anchors, 0.85)
+        u = grid_places(plane, anchors, 0.85)
         i, j = torch.triu_indices(len(u), len(u), 1, device=u.device)
         stored = sweeps(plane, u[i], u[j], steps, after)
         self.after = list(after)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from manifold_xai.course.chapter import (
     exact,
     record,
 )
+from manifold_xai.course.forest import plot_claim
 from manifold_xai.course.notebooks import chapters, read
 from manifold_xai.course.outcomes import answer
 from manifold_xai.files import profiles, repository, requirements
@@ -328,17 +330,30 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
             answer("MIG-21", conditions, later=later)
 
 
+def test_a_page_draws_what_it_has_recorded(run):
+    conditions = {"a": estimate(0.1, 0.2), "b": estimate(-0.4, 0.3), "late": estimate(0.5, 0.6)}
+    record("MIG-21", conditions, later=["late"])
+    ax = plot_claim("MIG-21")
+    assert [t.get_text() for t in ax.get_yticklabels()] == [*conditions]
+    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"set beforehand", "added later"}
+    drawn = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
+    assert np.allclose(np.concatenate(drawn), [0.15, -0.05, 0.55])
+    plt.close(ax.figure)
+    with pytest.raises(ValueError, match=r"MIG-22 has no answer yet: call record\('MIG-22', …\)"):
+        plot_claim("MIG-22")
+
+
 def test_a_key_is_of_the_running_chapter_wherever_it_lies_and_of_its_settings(run, monkeypatch):
     monkeypatch.setenv("MANIFOLD_XAI_ROOT", str(ROOT))
     monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "20_metric")
-    here = course.key(run)
+    here = course.run_key(run)
     assert set(here) == {"code", "data", "settings"}
-    more = course.key(run._replace(steps=run.steps + 1))
+    more = course.run_key(run._replace(steps=run.steps + 1))
     assert {part for part in here if here[part] != more[part]} == {"settings"}
     monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "library/course/chapter")
-    assert course.key(run)["code"] != here["code"]
+    assert course.run_key(run)["code"] != here["code"]
     monkeypatch.setenv("MANIFOLD_XAI_CHAPTER", "no_such_chapter")
-    assert set(course.key(run)) == {"settings"}
+    assert set(course.run_key(run)) == {"settings"}
 
 
 @pytest.mark.parametrize(

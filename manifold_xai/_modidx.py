@@ -1110,6 +1110,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'manifold_xai/course/forest.py'),
                                             'manifold_xai.course.forest._name_marks': ( 'library/course/forest.html#_name_marks',
                                                                                         'manifold_xai/course/forest.py'),
+                                            'manifold_xai.course.forest._role': ( 'library/course/forest.html#_role',
+                                                                                  'manifold_xai/course/forest.py'),
                                             'manifold_xai.course.forest.height_of': ( 'library/course/forest.html#height_of',
                                                                                       'manifold_xai/course/forest.py'),
                                             'manifold_xai.course.forest.inward': ( 'library/course/forest.html#inward',

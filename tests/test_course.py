@@ -332,10 +332,12 @@ def test_what_was_added_after_a_first_look_is_named_and_kept(run, monkeypatch):
 
 def test_a_page_draws_what_it_has_recorded(run):
     conditions = {"a": estimate(0.1, 0.2), "b": estimate(-0.4, 0.3), "late": estimate(0.5, 0.6)}
-    record("MIG-21", conditions, later=["late"])
+    few = {"few": estimate(0.1, 0.2, n=2)}
+    record("MIG-21", conditions | few, later=["late"])
     ax = plot_claim("MIG-21")
-    assert [t.get_text() for t in ax.get_yticklabels()] == [*conditions]
-    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"set beforehand", "added later"}
+    assert [t.get_text() for t in ax.get_yticklabels()] == [*conditions, *few]
+    named = {t.get_text() for t in ax.get_legend().get_texts()}
+    assert named == {"set beforehand", "added later", "fails a gate, or too few images"}
     drawn = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
     assert np.allclose(np.concatenate(drawn), [0.15, -0.05, 0.55])
     plt.close(ax.figure)

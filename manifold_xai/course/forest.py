@@ -22,6 +22,7 @@ MARKS = {  # of a role: marker, colour, filled, what it is called
     "exploratory": ("o", COLOURS[0], False, "added later"),
     "control": ("s", "#777777", True, "control"),
     "aside": ("o", "#999999", False, "no longer counts"),
+    "unmet": ("X", "#999999", True, "fails a gate, or too few images"),
 }
 
 
@@ -35,7 +36,7 @@ def plot_forest(answer: Answer, ax: Axes, most: int = 40) -> Axes:
     """
     about, rows = claims()[answer.claim], [*answer.conditions.items()][:most]
     theirs = {b.what: b.paper for b in answer.beside}
-    roles = ["aside" if name in answer.aside else c.role for name, c in rows]
+    roles = [_role(answer, name, c) for name, c in rows]
     for y, (name, c) in enumerate(rows):
         _interval(ax, y, c.measured, roles[y])
         for v in theirs.get(name, []):
@@ -55,6 +56,13 @@ def plot_forest(answer: Answer, ax: Axes, most: int = 40) -> Axes:
     ax.set_xlabel(f"{answer.claim}: claimed {claimed} {about['threshold']}")
     _name_marks(ax, roles, any(theirs.get(name) for name, _ in rows))
     return ax
+
+
+def _role(answer, name, c):
+    """What a condition is to the answer, as in `MARKS`."""
+    if name in answer.aside:
+        return "aside"
+    return c.role if name in answer.sides else "unmet"
 
 
 def _interval(ax, y, e, role):

@@ -192,7 +192,7 @@ def test_outputs_go_back_into_the_chapters(ran, tmp_path):
     seconds = took["chapters"][0]["seconds"]
     run = f"{seconds:.0f} s to run (cpu profile, {took['cores']} cores; smoke: 1 s)"
     assert nb.cells[0].source.endswith(f"*About 1 minutes to read · {run}*")
-    assert "contradicted, no control tried" in text(root / "nbs" / "01_good.ipynb")
+    assert "contradicted, no control among its conditions" in text(root / "nbs" / "01_good.ipynb")
     assert {c.get("execution_count") for c in nb.cells} == {None}
     assert "papermill" not in json.dumps(nb)
     assert {tuple(c.metadata) for c in nb.cells} == {(), ("tags",)}

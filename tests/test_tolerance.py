@@ -35,7 +35,7 @@ from manifold_xai.attribution.methods import (
 from manifold_xai.autoencoder import adapt
 from manifold_xai.chunks import among, value_and_grad
 from manifold_xai.paths.blur import blur_path
-from manifold_xai.paths.curve import JUMP
+from manifold_xai.paths.curve import BRIDGE
 from manifold_xai.paths.guided import guided_path, settled_path
 from manifold_xai.paths.manifold import enhanced_path, manifold_path
 from manifold_xai.paths.manifold_guided import manifold_guided_path, manifold_settled_path
@@ -112,7 +112,7 @@ def test_a_curve_passes_through_the_paths_own_points_whichever_rows_are_asked(na
 
 def test_an_anchored_curve_is_continuous_at_its_corners(ends):
     gamma, rows = CURVES["enhanced, anchored"](wavy, *ends, 12), torch.arange(5)
-    for corner in (JUMP, 1 - JUMP):
+    for corner in (BRIDGE, 1 - BRIDGE):
         before, there, after = gamma.curve([corner - 1e-9, corner, corner + 1e-9], rows)
         torch.testing.assert_close(before, there, rtol=0, atol=1e-7)
         torch.testing.assert_close(after, there, rtol=0, atol=1e-7)

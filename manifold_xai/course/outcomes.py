@@ -152,7 +152,8 @@ def pool(
 OUTCOMES = ("supported", "split", "undecided", "contradicted", "not tested")
 SURVIVES = ("yes", "no", "open", "no effect", "not tried")
 OF_CONTROLS = {"yes": "survives its controls", "no": "does not survive its controls"}
-OF_CONTROLS |= {"open": "its controls leave it open", "not tried": "no control tried"}
+OF_CONTROLS |= {"open": "its controls leave it open"}
+OF_CONTROLS |= {"not tried": "no control among its conditions"}
 OF_CONTROLS |= {"no effect": "no effect that its controls could explain"}
 
 

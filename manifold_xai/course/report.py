@@ -253,7 +253,8 @@ def page(found: LedgerNow, root: Path) -> str:
         "has, means that this condition's effect is negligible. *Controls* say whether the effect "
         "survives what should explain it away; “could have seen” is the smallest effect that the "
         f"design detects with a power of 80 %, *open* that a control does not decide, *no effect* "
-        "that there is none to explain. Numbers of older code than today's decide nothing.",
+        "that there is none to explain, *not tried* that no control is among the conditions: the "
+        "page's tables may show some. Numbers of older code than today's decide nothing.",
         *("", *_revised(found.rows)),
     ]
     for paper, short in _papers(found.rows).items():

@@ -24,7 +24,7 @@ class Said(str):
 
 
 def says(*claims: str) -> Said:
-    """Outcomes of some of the papers' claims, one line each, linked to their evidence.
+    """Outcomes of some of the papers' claims and the first reason, linked to their evidence.
 
     Parameters:
         claims: ids, such as "MIG-07"
@@ -54,7 +54,7 @@ def _line(row: dict, root: Path) -> str:
     if row["outcome"] == "not tested":
         return f"- {link} {row['says']} **Not tested**: {row['why']}."
     answers = f"**{row['outcome'].capitalize()}** ({row['test']}; {OF_CONTROLS[row['survives']]})"
-    return f"- {link} {row['says']} {answers}: {row['why']}."
+    return f"- {link} {row['says']} {answers}: {row['why'].partition('; ')[0]}."
 
 # %% ../../nbs/library/course/says.ipynb #9d27c4e1
 ALONE = re.compile(r"says\(([^()]*)\)")  # a cell with nothing else

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..score import beside
 from ..together import Layout
 
 # %% ../../nbs/library/paths/path.ipynb #f34d3f99
@@ -124,8 +125,6 @@ def through_tuples(make: Callable[..., Path]) -> Callable[..., Path]:
         given = dict(zip(names, args)) | options
         if not isinstance(given.get("x"), tuple):
             return make(*args, **options)
-        from manifold_xai.score import beside  # here: paths do not otherwise depend on scores
-
         layout = Layout.of(given["x"])
         for name in ("x0", "x", "order"):
             if isinstance(given.get(name), tuple):

@@ -336,7 +336,7 @@ def test_a_page_draws_what_it_has_recorded(run):
     record("MIG-21", conditions | few, later=["late"])
     ax = plot_claim("MIG-21")
     assert [t.get_text() for t in ax.get_yticklabels()] == [*conditions, *few]
-    named = {t.get_text() for t in ax.get_legend().get_texts()}
+    named = {t.get_text() for t in ax.figure.legends[0].get_texts()}
     assert named == {"set beforehand", "added later", "fails a gate, or too few images"}
     drawn = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
     assert np.allclose(np.concatenate(drawn), [0.15, -0.05, 0.55])

@@ -74,14 +74,15 @@ def _interval(ax, y, e, role):
 
 
 def _name_marks(ax, roles, theirs):
-    """A legend above the axes of the marks that are there."""
+    """A legend above the figure of the marks that are there."""
     for role, (marker, colour, filled, called) in MARKS.items():
         if role in roles:
             face = colour if filled else "white"
             ax.plot([], [], marker + "-", color=colour, markerfacecolor=face, label=called)
     if theirs:
         ax.plot([], [], "D", color="black", label="the paper's number")
-    ax.legend(ncols=5, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), markerscale=0.6)
+    how = dict(loc="outside upper left", ncols=5, fontsize=8, markerscale=0.6)
+    ax.figure.legend(*ax.get_legend_handles_labels(), **how)
 
 
 def plot_claim(claim: str, most: int = 40) -> Axes:

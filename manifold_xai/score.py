@@ -444,8 +444,8 @@ def score(
         at a point of the path
     Raises: ValueError for layers in train mode, by name; for a target outside the classes or of the
         wrong length
-    Source: the published codes of MIG and MA-GIG explain the probability; Bordt et al. explain
-        the logit
+    Source: the published implementations of MIG and MA-GIG explain the probability; Bordt et al.
+        explain the logit
 
     >>> import torch
     >>> from manifold_xai import score

@@ -1,4 +1,4 @@
-"""Fixtures of several test files: what the published codes answered, digits, the benchmarks."""
+"""Fixtures of several test files: what published implementations answered, digits, benchmarks."""
 
 import importlib.util
 import os
@@ -29,7 +29,7 @@ GOLDEN = {  # the file with the answers, and the activation after the classifier
 
 @pytest.fixture(scope="session", params=GOLDEN)
 def golden(request) -> tuple[dict[str, Tensor], list[nn.Module]]:
-    """A setting with the published codes' answers, and its classifier, encoder and decoder."""
+    """A setting with the published implementations' answers, classifier, encoder and decoder."""
     path, bend = GOLDEN[request.param]
     if request.param == "whole" and not path.exists():
         pytest.skip(f"the whole of the published codes' answers is not at {path}")
@@ -39,13 +39,13 @@ def golden(request) -> tuple[dict[str, Tensor], list[nn.Module]]:
 
 @pytest.fixture(scope="session")
 def answers(golden) -> dict[str, Tensor]:
-    """The published codes' answers, beside what they were asked about."""
+    """The published implementations' answers, beside what they were asked about."""
     return golden[0]
 
 
 @pytest.fixture(scope="session")
 def published(golden) -> list[nn.Module]:
-    """Classifier, encoder and decoder that the published codes were run on."""
+    """Classifier, encoder and decoder that the published implementations were run on."""
     return golden[1]
 
 

@@ -49,7 +49,7 @@ def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def published_networks(answers: dict[str, Tensor], bend: type = nn.SiLU) -> list[nn.Module]:
-    """Classifier, encoder and decoder that the published codes answered for.
+    """Classifier, encoder and decoder that the published implementations answered for.
 
     Parameters:
         answers: holds their weights, from which their widths are read

@@ -1,4 +1,4 @@
-"""Ask the published codes about a small setting; their answers go to tests/golden.safetensors.
+"""Ask published implementations about a small setting; answers go to tests/golden.safetensors.
 
     python tests/make_golden.py PATH
 
@@ -155,7 +155,7 @@ def pair_answers(given: dict[str, Tensor], classify: nn.Module) -> dict[str, Ten
 
 
 def answered(given: dict[str, Tensor], bend: type = nn.SiLU) -> dict[str, Tensor]:
-    """Every answer of the published codes on a setting."""
+    """Every answer of the published implementations on a setting."""
     classify, encode, decode = published_networks(given, bend)
     vae = nn.Module()
     vae.encode, vae.decode = encode, decode

@@ -1,6 +1,6 @@
-"""Equal to the published codes' own answers: on a small setting that ships, and on a larger one.
+"""Equal to what published implementations answer, on a small setting that ships and a larger one.
 
-tests/make_golden.py asks the codes about the small one. Guided paths, MA-GIG, geodesics and DiffID
+tests/make_golden.py asks them about the small one. Guided paths, MA-GIG, geodesics and DiffID
 are compared with both in their own test files; here are the other methods, and the file itself.
 """
 

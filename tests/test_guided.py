@@ -1,4 +1,4 @@
-"""Guided paths: equal to the published codes with their options, right and repeatable with ours."""
+"""Guided paths: equal to published implementations with their options, right and repeatable."""
 
 import math
 
@@ -24,7 +24,7 @@ from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 from manifold_xai.subjects.classifiers import digit_classifier
 
-# --- the published codes --------------------------------------------------------------------------
+# --- the published implementations ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output, key", [("probability", "gig.prob"), ("logit", "gig.logit")])

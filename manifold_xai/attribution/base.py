@@ -201,7 +201,7 @@ class PathMethod(Portable, GradientAttribution):
         several: Classes | None = None,
         **how: Any,
     ) -> Within:
-        """As many steps as `tol` takes: finer sums if the path allows, else whole walks.
+        """The attribution to within `tol`: finer sums if the path allows, else whole walks.
 
         Parameters:
             f, x0, x: as in `path`

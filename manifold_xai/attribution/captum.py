@@ -182,7 +182,7 @@ class Saliency(Neighbour):
     """
 
     def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
-        """captum.attr.Saliency, abs=False"""
+        """The map of `captum.attr.Saliency` with `abs=False`."""
         return _in_chunks(captum.attr.Saliency(f), f, batch).attribute(_leaf(x), abs=False)
 
 
@@ -200,7 +200,7 @@ class InputXGradient(Neighbour):
     """
 
     def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
-        """captum.attr.InputXGradient"""
+        """The map of `captum.attr.InputXGradient`."""
         return _in_chunks(captum.attr.InputXGradient(f), f, batch).attribute(_leaf(x))
 
 # %% ../../nbs/library/attribution/captum.ipynb #cb4c33f9
@@ -295,7 +295,7 @@ class SmoothGrad(Sampled):
         self.noise = _positive(noise)
 
     def ask_one(self, f: Callable, x: Tensor, batch: int | None, seed: int) -> Tensor:
-        """captum.attr.NoiseTunnel around captum.attr.Saliency, abs=False"""
+        """The map of `captum.attr.NoiseTunnel` around `Saliency` with `abs=False`."""
         generator, total = torch.Generator(x.device).manual_seed(seed), 0
         for n in self.portions():
             A = self.map_of(f, _noisy_copies(x, n, self.noise, generator), batch)
@@ -394,7 +394,7 @@ class ExpectedGradients(Sampled):
         return self.multiplies
 
     def ask_one(self, f: Callable, x: Tensor, batch: int | None, seed: int) -> Tensor:
-        """captum.attr.GradientShap without noise"""
+        """The map of `captum.attr.GradientShap` without noise."""
         references, draw = _like(self.references, x), np.random.RandomState(seed)
         total = torch.zeros_like(x)
         for n in self.portions():
@@ -461,7 +461,7 @@ _PERHAPS = "mul rmul multiply where maximum max masked_fill".split()
 
 
 def _rectifies(name, args, found) -> bool:
-    """Whether a function of another name has set what was negative to zero, and nothing else."""
+    """Whether a function acted as a rectifier: negatives to zero, the rest unchanged."""
     if name not in _PERHAPS or not isinstance(found, Tensor):
         return False
     alike = [a for a in args if isinstance(a, Tensor) and a.shape == found.shape]
@@ -488,7 +488,7 @@ class _GuidedReLU(nn.ReLU):
     """nn.ReLU that passes only positive gradients back."""
 
     def forward(self, h: Tensor) -> Tensor:
-        """relu(h)"""
+        """The positive part of h."""
         return _Guided.apply(h)
 
 

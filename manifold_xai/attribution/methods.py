@@ -66,7 +66,7 @@ class IntegratedGradients(PathMethod):
         return self.integrand != "gradient"
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """straight_path(x0, x, steps)"""
+        """The path `straight_path(x0, x, steps)`."""
         return straight_path(x0, x, steps)
 
 
@@ -111,7 +111,7 @@ class BlurIG(PathMethod):
         return x
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """blur_path(x, steps, sigma, edge)"""
+        """The path `blur_path(x, steps, sigma, edge)`."""
         return blur_path(x, steps, self.sigma, self.edge)
 
 # %% ../../nbs/library/attribution/methods.ipynb #c1900bb9
@@ -154,7 +154,7 @@ class GuidedIG(PathMethod):
         )
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """guided_path(f, x0, x, steps, …)"""
+        """The path `guided_path(f, x0, x, steps, …)`."""
         return guided_path(f, x0, x, steps, batch=batch, **self.settings)
 
 
@@ -184,7 +184,7 @@ class SettledIG(PathMethod):
         self.window, self.order = window, order
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """settled_path(f, x0, x, steps, window, order)"""
+        """The path `settled_path(f, x0, x, steps, window, order)`."""
         return settled_path(f, x0, x, steps, self.window, self.order, batch=batch)
 
     def settled(self, f: Score, x0: Tensor, x: Tensor, batch: int | None) -> Path | None:
@@ -227,7 +227,7 @@ class EnhancedIG(PathMethod):
         self.autoencoder, self.anchor, self.jump = check_autoencoder(autoencoder), anchor, jump
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """enhanced_path(autoencoder, x0, x, steps, anchor, jump)"""
+        """The path `enhanced_path(autoencoder, x0, x, steps, anchor, jump)`."""
         how: dict[str, Any] = dict(batch=batch, check=self.check)
         return enhanced_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, **how)
 
@@ -264,7 +264,7 @@ class ManifoldIG(EnhancedIG):
         self.geodesic = geodesic or {}
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """manifold_path(autoencoder, x0, x, steps, anchor, jump, **geodesic)"""
+        """The path `manifold_path(autoencoder, x0, x, steps, anchor, jump, **geodesic)`."""
         how = dict(batch=batch, check=self.check) | self.geodesic
         return manifold_path(self.autoencoder, x0, x, steps, self.anchor, self.jump, **how)
 
@@ -318,7 +318,7 @@ class ManifoldAlignedGuidedIG(PathMethod):
         )
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """manifold_guided_path(f, autoencoder, x0, x, steps, …)"""
+        """The path `manifold_guided_path(f, autoencoder, x0, x, steps, …)`."""
         how = dict(batch=batch, check=self.check) | self.settings
         return manifold_guided_path(f, self.autoencoder, x0, x, steps, **how)
 
@@ -358,7 +358,7 @@ class ManifoldSettledIG(PathMethod):
         )
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """manifold_settled_path(f, autoencoder, x0, x, steps, window, anchor, jump, order)"""
+        """The path `manifold_settled_path(f, autoencoder, x0, x, steps, …)`."""
         how = dict(batch=batch, check=self.check) | self.settings
         return manifold_settled_path(f, self.autoencoder, x0, x, steps, **how)
 
@@ -465,7 +465,7 @@ class IG2(Outward):
         return cast(Any, None) if baselines is None else super().start(x, baselines)
 
     def path(self, f: Score, x0: Tensor, x: Tensor, steps: int, batch: int | None) -> Path:
-        """iterative_path(f, x, reference, steps, …)"""
+        """The path `iterative_path(f, x, reference, steps, …)`."""
         if x0 is None:
             _refuse_arguments(f)
         references = side_by_side(self.references)
@@ -491,8 +491,8 @@ class AGI(Outward):
         forward_func and further options: as in `PathMethod`
         k: other classes; None for min(10, classes − 1)
         step, step_from, clip: as in `adversarial_path`
-        generator: draws the classes anew for each row if k leaves a choice; None takes them
-            evenly spaced
+        generator: draws the classes anew for each row if k leaves a choice; None spaces them
+            evenly
     Source: Pan et al. 2021
 
     >>> import torch

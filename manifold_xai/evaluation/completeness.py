@@ -39,7 +39,7 @@ def added_up(
         gain: F(x) - F(x0), (b,)
         share: of |gain|; a |gap| below it is fine
         refine: largest gap of a segment that is not halved, for images that are not fine
-    Returns: AddedUp; images that were fine without halving keep their integral, to the bit
+    Returns: AddedUp; images that were fine without halving keep their integral, bit for bit
     """
     plain = walk(None)
     fine = plain.gap.abs() < share * gain.abs()

@@ -91,8 +91,8 @@ def infidelity(A: Tensor, probes: Probes, product: str = "scaled", rescale: bool
         probes: as `probes` draws them for the same images
         product: "scaled": ⟨ξ, A/(x − x0)⟩, 0 where x = x0; "raw": ⟨ξ, A⟩
         rescale: first multiply each map by its best-fitting factor, as Yeh et al. do
-    Returns: (b,), at least 0; not finite where A/(x − x0) overflows: round pixels that are all
-        but x0 to levels, as a picture's file has them, or take "raw"
+    Returns: (b,), at least 0; not finite where A/(x − x0) overflows: round
+        nearly-baseline pixels to the 256 levels of an image file, or take "raw"
     Raises: ValueError for maps not like x or not finite, an unknown product
     Source: Yeh et al. 2019, def. 2.1; captum.metrics.infidelity
 

@@ -122,7 +122,7 @@ def remaining(x0: Tensor, x: Tensor) -> Measure:
 def area(curve: Tensor, left: Tensor | None = None) -> Tensor:
     """Mean height of a curve along a path: over its index, or over the distance that is left.
 
-    Over the distance left, a stretch that is passed there and back cancels, a wait counts for
+    Over the distance left, a stretch walked there and back cancels, standing still counts for
     nothing, and a jump counts with the mean of its ends.
 
     Parameters:

@@ -52,7 +52,7 @@ def guided_step(
             A row may then overshoot its schedule; a negative budget takes its first group back
     Returns: the new position, like position
     Source: Kapishnikov et al. 2021, Algorithm 1; slerp: Kim et al. 2026, App. G.2 and their code.
-        The published codes move equal |grad| together
+        The published implementations move equal |grad| together
     """
     dtype = torch.promote_types(position.dtype, torch.float32)
     a, b = position.flatten(1).to(dtype), target.flatten(1).to(dtype)
@@ -68,7 +68,7 @@ def guided_step(
 
 
 def _shares(away: Tensor, grad: Tensor, budget: Tensor, k: int, back: bool) -> Tensor:
-    """Share of its way that each feature moves, (b, n), in groups of k; `back` allows below 0."""
+    """Each feature's share of its way, (b, n), in groups of k; `back` allows negative shares."""
     n = away.shape[1]
     order = _bits(grad.abs().masked_fill(away == 0, torch.inf)).argsort(dim=1, stable=True)
     distance = F.pad(away.abs().gather(1, order), (0, -n % k))

@@ -182,7 +182,7 @@ def iterative_path(
 
 
 def check_step(step: float, clip: tuple[float, float] | None) -> None:
-    """Refuse a step that is not above 0 and a range that is not low < high.
+    """Refuse a step that is not above 0, or a range that is not low < high.
 
     Parameters:
         step: length of a step

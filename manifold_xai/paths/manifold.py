@@ -36,7 +36,7 @@ JUMP = 10  # segments that bridge the gap from a raw end to the decoded path, as
 
 
 def check_anchor(anchor: bool | str, jump: int) -> None:
-    """Refuse an unknown way of anchoring and a jump of no steps.
+    """Refuse an unknown kind of anchoring, or a jump without steps.
 
     Parameters:
         anchor: one of `ANCHORS`

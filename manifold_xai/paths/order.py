@@ -13,13 +13,13 @@ from torch import Tensor
 def guided_step_loop(
     position: Tensor, target: Tensor, grad: Tensor, budget: Tensor | float, fraction: float = 0.1
 ) -> Tensor:
-    """One image's guided step as the published codes take it: find a group, move it, look again.
+    """One image's guided step as published implementations take it: find a group, move it, repeat.
 
     To be read, and to check `guided_step`, which moves a batch at once.
 
     Parameters:
         position: where the features stand, pixels or latents
-        target: where they shall arrive, like position
+        target: where they must arrive, like position
         grad: slope of the score, like position
         budget: L1 distance to spend
         fraction: share of all features that make a group, in (0, 1]

@@ -105,13 +105,22 @@ def here(generator: torch.Generator | None) -> torch.Generator:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means out of memory: the GPU's by its type, the CPU's by its message."""
+    """Whether an error means out of memory: the GPU's by its type, the CPU's by its message.
+
+    Parameters:
+        error: any
+    """
     in_words = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return in_words or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def ordinary(x: Tensor) -> Tensor:
-    """x detached; a copy if it was made in inference mode."""
+    """x detached; a copy if it was made in inference mode.
+
+    Parameters:
+        x: a tensor of any shape
+    Returns: like x, allowed in computations with gradients
+    """
     return x.clone() if x.is_inference() else x.detach()
 
 # %% ../nbs/library/door.ipynb #bf526e74

@@ -227,7 +227,11 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def writable(folder: Path) -> bool:
-    """Whether `folder` can be written, or made."""
+    """Whether a folder can be written, or made.
+
+    Parameters:
+        folder: need not exist
+    """
     there = next(p for p in (folder, *folder.parents) if p.exists())
     return there.is_dir() and os.access(there, os.W_OK)
 

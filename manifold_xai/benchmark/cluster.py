@@ -60,7 +60,11 @@ class Hand(Worker):
         """Return nothing: a reply shows that the actor has a core and has started."""
 
     def compute(self, cell, rows) -> Done:
-        """A unit, as `compute`."""
+        """Compute one unit on this actor.
+
+        Parameters:
+            cell, rows: as in `compute`
+        """
         return compute(self, cell, rows)
 
 

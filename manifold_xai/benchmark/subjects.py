@@ -228,6 +228,9 @@ def options_of(method: str) -> list[str]:
 def try_options(method: str, options: dict[str, Any]) -> None:
     """Refuse options of a wrong kind by making the method with them.
 
+    Parameters:
+        method: one of METHODS
+        options: of the method, by name
     Raises: ValueError naming the option, what it must be, and what was received
     """
     needs: dict[str, Any]

@@ -73,7 +73,11 @@ class Run(NamedTuple):
         _rows[chapter()] = rows.tolist()
 
     def rest_on(self, rows: Tensor) -> None:
-        """The former name of `record_images`."""
+        """The former name of `record_images`.
+
+        Parameters:
+            rows: as there
+        """
         self.record_images(rows)
 
     def generator(self, offset: int = 0) -> torch.Generator:

@@ -29,7 +29,14 @@ class Client(PapermillNotebookClient):
     """papermill's client, with a limit on a cell's output."""
 
     def process_message(self, msg, cell, cell_index):
-        """Pass on a kernel's message, cut once its cell has written too much."""
+        """Pass on a kernel's message, cut once its cell has written too much.
+
+        Parameters:
+            msg: the kernel's message
+            cell: of the notebook, whose outputs it may change
+            cell_index: its place in the notebook
+        Returns: what nbclient makes of it; None for a message that is dropped
+        """
         if getattr(self, "cell_index", None) != cell_index:
             self.cell_index, self.room, self.noted = cell_index, MOST, False
         if not self.shorten(msg["msg_type"], msg["content"]):
@@ -83,7 +90,14 @@ class Engine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, execution_timeout=None, **kwargs):
-        """Run the cells; papermill calls this."""
+        """Run the cells; papermill calls this.
+
+        Parameters:
+            nb_man: papermill's manager of the notebook
+            kernel_name: which kernel runs it
+            execution_timeout: seconds that a cell may take; None for no limit
+            kwargs: papermill's other options, not used
+        """
         limits = dict(timeout=execution_timeout, startup_timeout=120, shutdown_kernel="immediate")
         return Client(nb_man, kernel_name=kernel_name, **limits).execute()
 

@@ -22,5 +22,6 @@ class NarrowLists(Processor):
     """Write the lists of names in generated modules at 90 columns."""
 
     def begin(self):
+        """Set the widths in nbdev's writer; nbdev calls this before a notebook's cells."""
         maker.TextWrapper = _Narrow
         maker.pformat = lambda names, width: pformat(names, width=88, compact=True)

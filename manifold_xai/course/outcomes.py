@@ -57,7 +57,11 @@ def _claimed(about):
 
 
 def standard_error(e: Estimate) -> float:
-    """Standard error of an estimate, from its 95 % interval."""
+    """Standard error of an estimate, from its 95 % interval.
+
+    Parameters:
+        e: an estimate; its interval is taken as symmetric
+    """
     return (e.high - e.low) / 2 / Z95
 
 

@@ -37,6 +37,13 @@ class Record(JsonDB):
             return {}
 
     def set(self, task_id, dependency, value):
+        """Note a value of a task, and write the record once the task has succeeded.
+
+        Parameters:
+            task_id: the task's name
+            dependency: what the value is called
+            value: anything JSON can hold
+        """
         super().set(task_id, dependency, value)
         if dependency == "deps:":  # the last entry that doit saves for a success
             self.dump()
@@ -61,12 +68,21 @@ class Reporter(ZeroReporter):
         self.session = session
 
     def skip_uptodate(self, task):
-        """Note a chapter that is skipped."""
+        """Note a chapter that is skipped.
+
+        Parameters:
+            task: the chapter's, of doit
+        """
         before = self.session.before.get(task.name) or self.session.records[task.name]
         self.session.finish(task.name, before | {"status": "done earlier"})
 
     def add_failure(self, task, fail):
-        """Note a chapter that failed before it ran."""
+        """Note a chapter that failed before it ran.
+
+        Parameters:
+            task: the chapter's, of doit
+            fail: doit's failure, which holds the message
+        """
         if self.session.records[task.name]["status"] == "not run":
             self.session.finish(
                 task.name, {"status": "failed", "seconds": None, "error": fail.get_msg()}

@@ -120,7 +120,11 @@ def _measured(root: Path, lesson: Path) -> dict:
 
 
 def computed(process) -> float:
-    """CPU seconds of a psutil `process` and its children."""
+    """CPU seconds of a process and its children.
+
+    Parameters:
+        process: of psutil
+    """
     spent = process.cpu_times()
     return sum(spent[:2]) + sum(sum(p.cpu_times()[:2]) for p in process.children(recursive=True))
 

@@ -215,7 +215,12 @@ class Reader:
         self.keywords: set[str] = set()
 
     def text(self, node) -> str:
-        """The text of a node; its references go to `places`, its strings to `words`."""
+        """The text of a node; its references go to `places`, its strings to `words`.
+
+        Parameters:
+            node: of a syntax tree, a list of nodes, or a value in one
+        Returns: the text; "" for a node that computes nothing
+        """
         if isinstance(node, list):
             return f"[{', '.join(filter(None, map(self.text, node)))}]"
         if not isinstance(node, ast.AST):
@@ -225,14 +230,22 @@ class Reader:
         return getattr(self, type(node).__name__, self.plain)(node)
 
     def plain(self, node) -> str:
-        """A node as its type and parts: the same in all versions of Python."""
+        """A node as its type and parts: the same in all versions of Python.
+
+        Parameters:
+            node: of a syntax tree
+        """
         parts = [(name, part) for name, part in ast.iter_fields(node) if name not in DROPPED]
         said = [f"{name}={self.text(part)}" for name, part in parts if part not in (None, [])]
         return f"{type(node).__name__}({', '.join(said)})"
 
     @contextmanager
     def inside(self, names: dict[str, Target | None]):
-        """Context in which these names are local."""
+        """Context in which these names are local.
+
+        Parameters:
+            names: the target of each name, for an import; None for any other
+        """
         self.scopes.append(names)
         yield
         self.scopes.pop()
@@ -240,23 +253,28 @@ class Reader:
     # Parts that compute nothing
 
     def Raise(self, node):
+        """A raise with its error's class, without its message."""
         error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return f"Raise({self.text(error)})"
 
     def Assert(self, node):
+        """An assertion without its message."""
         return f"Assert({self.text(node.test)})"
 
     def AnnAssign(self, node):
+        """An assignment without its annotation; "" if it assigns nothing."""
         return self.plain(ast.Assign([node.target], node.value)) if node.value else ""
 
     # Names
 
     def Name(self, node):
+        """A name, as `named` writes it where it is read."""
         if isinstance(node.ctx, ast.Load):
             return self.named(node, node.id, ())
         return self.plain(node)
 
     def Attribute(self, node):
+        """A dotted name, as `named` writes it; other attributes as they are."""
         names, base = [node.attr], node.value
         while isinstance(base, ast.Attribute):
             names, base = [base.attr, *names], base.value
@@ -265,7 +283,13 @@ class Reader:
         return self.plain(node)
 
     def named(self, node, name, rest):
-        """The reference of `name` with its attributes, or the node unchanged if it is local."""
+        """The reference of `name` with its attributes, or the node unchanged if it is local.
+
+        Parameters:
+            node: the name with its attributes
+            name: the first word
+            rest: its attributes, in their order
+        """
         scope = next((names for names in reversed(self.scopes) if name in names), None)
         if scope is None:
             place = _find(self.modules, self.module, (name, *rest))
@@ -277,7 +301,11 @@ class Reader:
         return self.written(_find(self.modules, module, (*filter(None, [origin]), *rest)))
 
     def written(self, place):
-        """A name of ours as @, unless it makes no numbers; a foreign one in full."""
+        """A name of ours as @, unless it makes no numbers; a foreign one in full.
+
+        Parameters:
+            place: what the name refers to
+        """
         followed = place.module is not None and _makes_numbers(place)
         if followed:
             self.places.append((place.module, place.name or WHOLE))
@@ -287,6 +315,7 @@ class Reader:
     # Scopes
 
     def FunctionDef(self, node):
+        """A function whose arguments and own names are local; "" for an overload's stub."""
         if any(ast.unparse(decorator).endswith("overload") for decorator in node.decorator_list):
             return ""
         outside = self.text(node.decorator_list), self.text(node.args)
@@ -297,26 +326,39 @@ class Reader:
     AsyncFunctionDef = FunctionDef
 
     def Lambda(self, node):
+        """A lambda whose arguments are local."""
         outside = self.text(node.args)
         with self.inside(self.parameters(node)):
             return f"Lambda({outside}, {self.text(node.body)})"
 
     def parameters(self, node):
+        """The arguments of a function, as local names.
+
+        Parameters:
+            node: a function or a lambda
+        """
         return {arg.arg: None for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
 
     def ListComp(self, node):
+        """A comprehension whose loop variables are local."""
         with self.inside(_bindings([loop.target for loop in node.generators])):
             return self.plain(node)
 
     SetComp = DictComp = GeneratorExp = ListComp
 
     def ClassDef(self, node):
+        """A class whose annotated names are fields."""
         is_field = [isinstance(part, ast.AnnAssign) for part in node.body]
         body = [self.field(p) if f else self.text(p) for p, f in zip(node.body, is_field)]
         outside = self.text(node.decorator_list), self.text(node.bases), self.text(node.keywords)
         return f"ClassDef({node.name}, {', '.join(outside)}, [{', '.join(filter(None, body))}])"
 
     def field(self, node):
+        """A field of a class: its name and its default, without its type.
+
+        Parameters:
+            node: the annotated name in the class's body
+        """
         return f"Field({self.text(node.target)}, {self.text(node.value)})"
 
     def Call(self, node):
@@ -330,11 +372,13 @@ class Reader:
     # Strings, and names of arguments
 
     def Constant(self, node):
+        """A constant; a string also goes to `words`."""
         if isinstance(node.value, str):
             self.words.add(node.value)
         return repr(node.value)
 
     def keyword(self, node):
+        """An argument by name; the name also goes to `keywords`."""
         self.keywords.add(node.arg or "")
         return self.plain(node)
 

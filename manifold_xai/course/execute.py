@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+from typing import Any
 
 # a grammar of URLs: takes two seconds to build, and no notebook needs it
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -28,7 +29,7 @@ MOST = 5_000_000  # characters that one cell may write, figures included
 class Client(PapermillNotebookClient):
     """papermill's client, with a limit on a cell's output."""
 
-    def process_message(self, msg, cell, cell_index):
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         """Pass on a kernel's message, cut once its cell has written too much.
 
         Parameters:
@@ -89,7 +90,13 @@ class Engine(NBClientEngine):
     """papermill's engine, with our client."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, execution_timeout=None, **kwargs):
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        execution_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Run the cells; papermill calls this.
 
         Parameters:

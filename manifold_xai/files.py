@@ -297,7 +297,7 @@ def _distinct(pairs):
 
 
 @cache
-def _checker(schema: str):
+def _checker(schema: str) -> Callable[[Any], Any]:
     """A function that raises ValueError where its argument does not follow a JSON schema."""
     import fastjsonschema  # here: only those who keep records need it
 

@@ -373,7 +373,7 @@ def _as_place(place: tuple) -> tuple:
         ) from None
 
 
-def _integers(target) -> Tensor:
+def _integers(target: Any) -> Tensor:
     """A list or an array as a tensor; what kind of number it holds is for others to say."""
     try:
         return torch.as_tensor(target)

@@ -162,7 +162,7 @@ def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: floa
         print("peak", peak(), file=report)
 
 
-def _all_ran(nb) -> bool:
+def _all_ran(nb: Any) -> bool:
     """Whether every code cell ran to its end."""
     cells = [cell for cell in nb.cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]

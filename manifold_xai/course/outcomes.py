@@ -369,7 +369,7 @@ def _rule(about):
     return about["rule"] or about["aggregate"]
 
 
-def _is_aside(name, change: Revision | None):
+def _is_aside(name: str, change: Revision | None) -> bool:
     """Whether a condition was set aside when results were known."""
     return bool(change and change.change == "aside" and re.search(change.which, name))
 

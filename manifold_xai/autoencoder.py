@@ -35,9 +35,23 @@ class Autoencoder(Protocol):
     Nothing is sampled: a variational encoder returns its posterior's mean.
     """
 
-    def encode(self, x: Tensor) -> Tensor: ...
+    def encode(self, x: Tensor) -> Tensor:
+        """One code per image.
 
-    def decode(self, z: Tensor) -> Tensor: ...
+        Parameters:
+            x: images, (b, ...), in [0, 1]
+        Returns: codes, (b, d)
+        """
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """One image per code, unclamped.
+
+        Parameters:
+            z: codes, (b, d)
+        Returns: images, (b, ...)
+        """
+        ...
 
 
 class Adapted(NamedTuple):

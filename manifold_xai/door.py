@@ -22,7 +22,7 @@ from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache, partial, wraps
 from inspect import signature
 from itertools import product
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, cast
 from weakref import ProxyTypes, ReferenceType
 
@@ -105,13 +105,22 @@ def here(generator: torch.Generator | None) -> torch.Generator:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means out of memory: the GPU's by its type, the CPU's by its message."""
+    """Whether an error means out of memory: the GPU's by its type, the CPU's by its message.
+
+    Parameters:
+        error: any
+    """
     in_words = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return in_words or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def ordinary(x: Tensor) -> Tensor:
-    """x detached; a copy if it was made in inference mode."""
+    """x detached; a copy if it was made in inference mode.
+
+    Parameters:
+        x: a tensor of any shape
+    Returns: like x, allowed in computations with gradients
+    """
     return x.clone() if x.is_inference() else x.detach()
 
 # %% ../nbs/library/door.ipynb #bf526e74
@@ -144,7 +153,7 @@ def reachable(f: object, depth: int = 10, most: int = 5000) -> list[nn.Module]:
     return [m for m in found if id(m) not in inside]
 
 
-def _is_module(v) -> TypeGuard[nn.Module]:
+def _is_module(v: Any) -> TypeGuard[nn.Module]:
     """Whether `v` is a module, or a weak proxy of one.
 
     What only claims the class, as a mock does, is none.
@@ -157,7 +166,7 @@ def _is_module(v) -> TypeGuard[nn.Module]:
         return False
 
 
-def _inside(v) -> list:
+def _inside(v: Any) -> list:
     """Objects that `v` may call; none if it refuses to be looked into, as a dead proxy does."""
     try:
         return list(_held(v))
@@ -165,12 +174,12 @@ def _inside(v) -> list:
         return []
 
 
-def _holds_none(v) -> bool:
+def _holds_none(v: Any) -> bool:
     """Whether an object can hold no module: a number, a string, or an empty dictionary."""
     return type(v) in _PLAIN or type(v) in _MANY and not v
 
 
-def _held(v) -> Iterable:
+def _held(v: Any) -> Iterable:
     """Objects that `v` may call."""
     if isinstance(v, FunctionType):
         cells = [c.cell_contents for c in v.__closure__ or () if not _empty(c)]
@@ -198,7 +207,7 @@ def _modules_of(v):
     return [part for part in vars(v).values() if issubclass(type(part), nn.Module)]
 
 
-def _by_its_class(v) -> list:
+def _by_its_class(v: Any) -> list:
     """What an object's own class adds: slots, properties, and what its call names."""
     kind = type(v)
     if kind.__module__.partition(".")[0] in ("torch", "builtins"):
@@ -220,7 +229,7 @@ _REGISTERED = ("_parameters", "_buffers")
 
 
 @lru_cache(4096)
-def _globals_of(code) -> frozenset[str]:
+def _globals_of(code: CodeType) -> frozenset[str]:
     """The global names that a function reads, or one defined in it."""
     own = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
     inner = (_globals_of(c) for c in code.co_consts if hasattr(c, "co_names"))
@@ -306,12 +315,12 @@ def _asks_for_mode(kind: type) -> str:
     return "torch" if ours else "other" if asking else ""
 
 
-def _names_mode(v) -> bool:
+def _names_mode(v: Any) -> bool:
     v = getattr(v, "__wrapped__", getattr(v, "__func__", v))
     return isinstance(v, FunctionType) and v.__name__ not in ("train", "eval") and _in(v.__code__)
 
 
-def _in(code) -> bool:
+def _in(code: CodeType) -> bool:
     """Whether the code, or a function defined within, reads an attribute called training."""
     inner = [c for c in code.co_consts if hasattr(c, "co_names")]
     return "training" in code.co_names or any(map(_in, inner))
@@ -496,7 +505,7 @@ class _Kept(NamedTuple):
     copy: Tensor | None
 
 
-def _buffers(layers) -> dict[tuple[int, str], _Kept]:
+def _buffers(layers: Iterable[tuple[str, nn.Module]]) -> dict[tuple[int, str], _Kept]:
     """Buffers of layers, by module and name."""
     found = {}
     for name, m in layers:
@@ -806,7 +815,7 @@ def _cut_inside(a: Any, rows: Tensor, b: int) -> Any:
     return type(a)(*parts.values()) if hasattr(a, "_fields") else type(a)(parts.values())
 
 
-def _parts(a) -> dict | None:
+def _parts(a: Any) -> dict | None:
     """The parts of a dictionary, a list, a tuple or a data class; None for anything else."""
     if is_dataclass(a) and not isinstance(a, (type, Mapping)):
         return {field.name: getattr(a, field.name) for field in fields(a) if field.init}
@@ -815,14 +824,14 @@ def _parts(a) -> dict | None:
     return dict(enumerate(a)) if isinstance(a, (list, tuple)) else None
 
 
-def _is_rows(a, b: int) -> bool:
+def _is_rows(a: Any, b: int) -> bool:
     """Whether an argument is b rows: a tensor, an array or a list of them."""
     if isinstance(a, (Tensor, np.ndarray)):
         return bool(a.ndim) and len(a) == b
     return type(a) in (list, tuple) and len(a) == b
 
 
-def _may_follow(a, b: int) -> bool:
+def _may_follow(a: Any, b: int) -> bool:
     """Whether an argument is b rows or holds some, and so may be sliced with them."""
     return _is_rows(a, b) or any(_may_follow(v, b) for v in (_parts(a) or {}).values())
 

@@ -227,7 +227,11 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def writable(folder: Path) -> bool:
-    """Whether `folder` can be written, or made."""
+    """Whether a folder can be written, or made.
+
+    Parameters:
+        folder: need not exist
+    """
     there = next(p for p in (folder, *folder.parents) if p.exists())
     return there.is_dir() and os.access(there, os.W_OK)
 
@@ -293,7 +297,7 @@ def _distinct(pairs):
 
 
 @cache
-def _checker(schema: str):
+def _checker(schema: str) -> Callable[[Any], Any]:
     """A function that raises ValueError where its argument does not follow a JSON schema."""
     import fastjsonschema  # here: only those who keep records need it
 

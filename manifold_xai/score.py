@@ -94,7 +94,12 @@ def rows_in_words(where: Tensor, most: int = 5) -> str:
 
 
 def is_image(x: Tensor) -> bool:
-    """Whether x has the shape of images, (b, 1 or 3, H, W): only images have a known range."""
+    """Whether x has the shape of images: only images have a known range.
+
+    Parameters:
+        x: a tensor of any shape
+    Returns: True for (b, 1 or 3, H, W)
+    """
     return x.ndim == 4 and x.shape[1] in (1, 3)
 
 
@@ -368,7 +373,7 @@ def _as_place(place: tuple) -> tuple:
         ) from None
 
 
-def _integers(target) -> Tensor:
+def _integers(target: Any) -> Tensor:
     """A list or an array as a tensor; what kind of number it holds is for others to say."""
     try:
         return torch.as_tensor(target)

@@ -1,6 +1,7 @@
 """What the tests share besides fixtures: paths, random numbers, a measure and small networks."""
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +32,17 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 def relative(A: Tensor, B: Tensor) -> float:
     """Largest difference, as a share of the largest entry of B."""
     return ((A - B).abs().max() / B.abs().max()).item()
+
+
+def documented(doc: str | None) -> set[str]:
+    """Names of arguments that a docstring lists under `Parameters:`.
+
+    Parameters:
+        doc: the docstring, its indentation removed; None for none
+    """
+    said = re.search(r"^Parameters:\n((?: .*\n?)+)", doc or "", re.M)
+    lines = said[1] if said else ""
+    return {*re.findall(r"\w+", " ".join(re.findall(r"^    (\S[^:]*):", lines, re.M)))}
 
 
 def small_net(bends: tuple[nn.Module, nn.Module]) -> nn.Sequential:

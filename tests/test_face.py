@@ -7,7 +7,7 @@ import io
 import re
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, documented
 
 import manifold_xai
 
@@ -50,9 +50,7 @@ def undocumented(name: str) -> list[str]:
     """Arguments of a public name that its docstring leaves out under `Parameters:`;
     of a tuple with names, the fields without a comment."""
     thing = getattr(manifold_xai, name)
-    said = re.search(r"^Parameters:\n((?: .*\n?)+)", inspect.getdoc(thing) or "", re.M)
-    lines = said[1] if said else ""
-    known = {*re.findall(r"\w+", " ".join(re.findall(r"^    (\S[^:]*):", lines, re.M)))}
+    known = documented(inspect.getdoc(thing))
     if hasattr(thing, "_fields"):  # a comment on its line, or on the line before
         field = r"^    (?:# \S.*\n    (\w+):.*|(\w+):.*  # \S.*)$"
         found = re.findall(field, inspect.getsource(thing), re.M)

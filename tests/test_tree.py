@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, documented
 
 from manifold_xai.files import requirements
 
@@ -348,6 +348,43 @@ def test_private_names_stay_in_their_module(name):
         and node.value.id in modules
     ]
     assert not taken, f"{name} takes {', '.join(taken)}"
+
+
+TREES = {name: ast.parse(path.read_text(encoding="utf8")) for name, path in MODULES.items()}
+CLASSES = {n.name: n for tree in TREES.values() for n in tree.body if isinstance(n, ast.ClassDef)}
+FUNCTION = ast.FunctionDef, ast.AsyncFunctionDef
+
+
+def public(body: list[ast.stmt], kind: type | tuple[type, ...]) -> list:
+    """Definitions of a kind in the body of a module or of a class, without private ones."""
+    return [node for node in body if isinstance(node, kind) and not node.name.startswith("_")]
+
+
+def said_above(owner: ast.ClassDef) -> set[str]:
+    """Methods that the classes of ours above this one document."""
+    bases = filter(None, [CLASSES.get(ast.unparse(base).split(".")[-1]) for base in owner.bases])
+    known = set()
+    for base in bases:
+        known |= {m.name for m in public(base.body, FUNCTION) if ast.get_docstring(m)}
+        known |= said_above(base)
+    return known
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"_modidx"}))
+def test_what_is_public_is_documented(name):
+    """A docstring for every function, class and method, and every argument of a function by name.
+    A method need not repeat what a class above says."""
+    functions, classes = (public(TREES[name].body, kind) for kind in (FUNCTION, ast.ClassDef))
+    missing = [node.name for node in [*functions, *classes] if not ast.get_docstring(node)]
+    for function in functions:
+        known, asked = documented(ast.get_docstring(function)), function.args
+        named = [*asked.posonlyargs, *asked.args, *asked.kwonlyargs, *filter(None, [asked.vararg])]
+        missing += [f"{a.arg} of {function.name}" for a in named if a.arg not in known]
+    for owner in classes:
+        above = said_above(owner)
+        bare = [m.name for m in public(owner.body, FUNCTION) if not ast.get_docstring(m)]
+        missing += [f"{owner.name}.{method}" for method in bare if method not in above]
+    assert not missing, f"{name} does not document {', '.join(missing)}"
 
 
 def test_workflows_run_actions_by_hash():

@@ -294,10 +294,10 @@ class PathMethod(Portable, GradientAttribution):
     @typed
     def attribute(
         self,
-        inputs,
-        baselines=None,
-        target=None,
-        additional_forward_args=None,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
         n_steps: int | None = None,
         rule: str = "trapezoid",
         internal_batch_size: int | None = None,
@@ -306,7 +306,7 @@ class PathMethod(Portable, GradientAttribution):
         per_row: bool | Iterable[bool] | None = None,
         tol: float | None = None,
         max_steps: int = CEILING,
-        targets=None,
+        targets: Any = None,
         method: str | None = None,
     ) -> Tensor | tuple[Tensor, ...] | tuple[Tensor | tuple[Tensor, ...], Tensor]:
         """Attribution of each input feature.

@@ -96,14 +96,14 @@ class Neighbour(Portable, GradientAttribution):
     @typed
     def attribute(
         self,
-        inputs,
-        baselines=None,
-        target=None,
-        additional_forward_args=None,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
         internal_batch_size: int | None = None,
         *,
         per_row: bool | Iterable[bool] | None = None,
-        targets=None,
+        targets: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Map of each input feature, like `inputs`.
 
@@ -228,7 +228,7 @@ class Sampled(Neighbour):
         forward_func: Callable,
         samples: int,
         generator: torch.Generator | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         if samples < 1:
@@ -289,7 +289,7 @@ class SmoothGrad(Sampled):
         samples: int = 25,
         noise: float = 0.15,
         generator: torch.Generator | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, samples, generator, **options)
         self.noise = _positive(noise)
@@ -349,7 +349,7 @@ class SmoothIG(SmoothGrad):
         noise: float = 0.15,
         steps: int = 20,
         generator: torch.Generator | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, samples, noise, generator, **options)
         self.steps = steps
@@ -383,7 +383,7 @@ class ExpectedGradients(Sampled):
         samples: int = 200,
         generator: torch.Generator | None = None,
         multiply_by_inputs: bool = True,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, samples, generator, **options)
         self.references, self.multiplies = references, multiply_by_inputs

@@ -105,7 +105,7 @@ def explain(
     *,
     device: torch.device | str | None = None,
     progress: bool = True,
-    **how,
+    **how: Any,
 ) -> Maps:
     """Maps of every batch that a loader gives, in memory or streamed to a folder.
 

@@ -83,7 +83,7 @@ def _refuse_other_maps(A):
 
 # %% ../../nbs/library/attribution/maps.ipynb #c553148d
 def save_map(
-    path: str | PathLike, A: Attribution | Tensor | tuple[Tensor, ...], **settings
+    path: str | PathLike, A: Attribution | Tensor | tuple[Tensor, ...], **settings: Any
 ) -> None:
     """Write an attribution and its settings to one safetensors file, completely or not at all.
 

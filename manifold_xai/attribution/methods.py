@@ -55,7 +55,7 @@ class IntegratedGradients(PathMethod):
 
     one_path = True
 
-    def __init__(self, forward_func: Callable, multiply_by_inputs: bool = True, **options):
+    def __init__(self, forward_func: Callable, multiply_by_inputs: bool = True, **options: Any):
         if not multiply_by_inputs:
             options["integrand"] = "gradient"
         super().__init__(forward_func, **options)
@@ -93,7 +93,7 @@ class BlurIG(PathMethod):
         forward_func: Callable,
         sigma: float | None = None,
         edge: str = default(blur_path, "edge"),
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         self.sigma, self.edge = sigma, edge
@@ -135,14 +135,14 @@ class GuidedIG(PathMethod):
 
     def __init__(
         self,
-        forward_func,
+        forward_func: Callable,
         fraction: float = default(guided_path, "fraction"),
         max_dist: float | None = None,
         order: str | Tensor = default(guided_path, "order"),
         *,
         schedule: str = default(guided_path, "schedule"),
         generator: torch.Generator | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         self.settings = dict(
@@ -175,10 +175,10 @@ class SettledIG(PathMethod):
 
     def __init__(
         self,
-        forward_func,
+        forward_func: Callable,
         window: float = default(settled_path, "window"),
         order: Tensor | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         self.window, self.order = window, order
@@ -220,7 +220,7 @@ class EnhancedIG(PathMethod):
         autoencoder: Autoencoder,
         anchor: bool | str = default(enhanced_path, "anchor"),
         jump: int = default(enhanced_path, "jump"),
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         check_anchor(anchor, jump)
@@ -258,7 +258,7 @@ class ManifoldIG(EnhancedIG):
         anchor: bool | str = default(manifold_path, "anchor"),
         jump: int = default(manifold_path, "jump"),
         geodesic: dict | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, autoencoder, anchor, jump, **options)
         self.geodesic = geodesic or {}
@@ -303,7 +303,7 @@ class ManifoldAlignedGuidedIG(PathMethod):
         order: str | Tensor = default(manifold_guided_path, "order"),
         schedule: str = default(manifold_guided_path, "schedule"),
         generator: torch.Generator | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         self.autoencoder = check_autoencoder(autoencoder)
@@ -349,7 +349,7 @@ class ManifoldSettledIG(PathMethod):
         anchor: bool | str = default(manifold_settled_path, "anchor"),
         jump: int = default(manifold_settled_path, "jump"),
         order: Tensor | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         self.autoencoder, self.settings = (
@@ -442,7 +442,7 @@ class IG2(Outward):
         clip: tuple[float, float] | None = default(iterative_path, "clip"),
         *,
         generator: torch.Generator | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         self.references, self.generator = references, generator
@@ -513,7 +513,7 @@ class AGI(Outward):
         clip: tuple[float, float] | None = default(adversarial_path, "clip"),
         *,
         generator: torch.Generator | None = None,
-        **options,
+        **options: Any,
     ):
         super().__init__(forward_func, **options)
         self.k, self.generator = k, generator

@@ -139,20 +139,25 @@ class ZarrShelf(Shelf):
         return self.group.attrs.get("blocks", [])
 
     def open(self, resume: bool) -> None:
+        """Prepare for writing; without resume, empty the store."""
         if not resume:
             self.group = _zarr().open_group(str(self.out), mode="w")
 
     def places(self) -> list:
+        """The blocks that the store lists, in order."""
         return [Rows(self, i) for i in range(len(self.entries()))]
 
     def place(self, i: int) -> Rows:
+        """Block i of the store, written or not."""
         return Rows(self, i)
 
     def kept(self) -> tuple[dict, Tensor] | None:
+        """Settings and state of the generator from the store's attributes; None for a new one."""
         attrs = self.group.attrs
         return (attrs["settings"], _state(attrs["global"])) if "settings" in attrs else None
 
     def keep(self, settings: dict, begun: Tensor) -> None:
+        """Put what `kept` returns into the store's attributes."""
         self.group.attrs.update({"settings": settings, "global": _hex(begun)})
 
     def write(self, place: Rows, tensors: dict[str, Tensor], card: dict) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
+from .cell import Cell
 from .unit import Done, Unit, Worker, compute
 
 # %% ../../nbs/library/benchmark/cluster.ipynb #76b7bf66
@@ -59,8 +60,12 @@ class Hand(Worker):
     def lives(self) -> None:
         """Return nothing: a reply shows that the actor has a core and has started."""
 
-    def compute(self, cell, rows) -> Done:
-        """A unit, as `compute`."""
+    def compute(self, cell: Cell, rows: list[int]) -> Done:
+        """Compute one unit on this actor.
+
+        Parameters:
+            cell, rows: as in `compute`
+        """
         return compute(self, cell, rows)
 
 

@@ -8,7 +8,9 @@ __all__ = ['COUNTS', 'add_benchmark', 'benchmark']
 # %% ../../nbs/library/benchmark/command.ipynb #2df7c937
 import argparse
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..files import output, repository
 
@@ -16,7 +18,7 @@ from ..files import output, repository
 COUNTS = ("limit", "block", "workers", "size", "steps")  # options that take a number
 
 
-def add_benchmark(option) -> None:
+def add_benchmark(option: Callable[..., Any]) -> None:
     """Add the options of `manifold-xai benchmark`.
 
     Parameters:

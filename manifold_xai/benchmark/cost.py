@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from . import results
 from .cell import Cell
 from .grid import Grid
 from .subjects import check_names
-from .unit import Worker, compute, planned_rows
+from .unit import Done, Unit, Worker, compute, planned_rows
 
 # %% ../../nbs/library/benchmark/cost.ipynb #bf0df53b
 def rows_in(passes: dict[str, int]) -> int:
@@ -65,7 +66,7 @@ class Clock:
         each = {k: self.known[k][0] / self.known[k][1] for k in self.left if k in self.known}
         return self.done + round(sum(n * each.get(k, self.guess[k]) for k, n in self.left.items()))
 
-    def tell(self, bar, unit, done) -> None:
+    def tell(self, bar: tqdm, unit: Unit, done: Done) -> None:
         """Advance a bar by a unit's passes, and update its total to the new estimate.
 
         Parameters:

@@ -54,7 +54,7 @@ class Grid:
         return [cell for part in self.parts for cell in part]
 
 # %% ../../nbs/library/benchmark/grid.ipynb #2026a5c7
-def read_grid(name: str | Path, **changes) -> Grid:
+def read_grid(name: str | Path, **changes: Any) -> Grid:
     """Read a grid that ships, by its name, or your own, by its file.
 
     Parameters:

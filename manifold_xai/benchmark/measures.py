@@ -42,7 +42,11 @@ class Seen:
     partner: Callable  # () -> for each row, another image of the data
 
     def generator(self, i: int) -> torch.Generator:
-        """The generator of row i, always in the same state."""
+        """The generator of row i, always in the same state.
+
+        Parameters:
+            i: place in the block, from 0
+        """
         return torch.Generator().manual_seed(self.rows[i])
 
     def each(self, ask: Callable[[int], Tensor]) -> Tensor:
@@ -54,7 +58,11 @@ class Seen:
         return torch.cat([ask(i) for i in range(len(self.rows))])
 
     def of(self, i: int) -> Score:
-        """The score of row i's class."""
+        """The score of row i's class.
+
+        Parameters:
+            i: place in the block, from 0
+        """
         return self.f.of(int(torch.as_tensor(self.f.target).reshape(-1)[i]))
 
     @cached_property
@@ -66,13 +74,23 @@ class Seen:
 
 # %% ../../nbs/library/benchmark/measures.ipynb #7588152d
 def removal_scores(s: Seen) -> dict[str, Tensor]:
-    """Insertion, Deletion and DiffID by our protocol."""
+    """Insertion, Deletion and DiffID by our protocol.
+
+    Parameters:
+        s: images and their maps
+    Returns: `diffid`, `insertion` and `deletion`, (b,) each
+    """
     found = removal(s.f, s.A, s.x, s.fill, check=False)
     return {name: getattr(found, name) for name in ("diffid", "insertion", "deletion")}
 
 
 def published(s: Seen) -> dict[str, Tensor]:
-    """The published protocol's DiffID, hard and soft, with the soft curves (b, 9)."""
+    """The published protocol's DiffID, hard and soft, with the soft curves.
+
+    Parameters:
+        s: images and their maps
+    Returns: hard and soft scores, (b,) each; `soft_inserted` and `soft_deleted`, (b, 9)
+    """
     n = s.x[0].numel()
     levels = [int(i / 10 * n) / n for i in range(1, 10)]
     how = (kept_mean, levels, "channel")
@@ -84,7 +102,13 @@ def published(s: Seen) -> dict[str, Tensor]:
 
 # %% ../../nbs/library/benchmark/measures.ipynb #923922fa
 def path(s: Seen) -> dict[str, Tensor]:
-    """Areas under perceptual distance and confidence along the path; NaN where there is none."""
+    """Areas under perceptual distance and confidence along the path.
+
+    Parameters:
+        s: images and their maps
+    Returns: for each of the two an area over the points' index and one over the distance left,
+        (b,) each; NaN where there is no path
+    """
     names = ("perceptual", "confidence")
     if not s.points:
         none = torch.full((len(s.rows),), torch.nan)
@@ -100,19 +124,34 @@ def path(s: Seen) -> dict[str, Tensor]:
 
 # %% ../../nbs/library/benchmark/measures.ipynb #45e78b44
 def entropy(s: Seen) -> dict[str, Tensor]:
-    """Complexity of each map."""
+    """Complexity of each map.
+
+    Parameters:
+        s: images and their maps
+    Returns: `complexity`, (b,)
+    """
     return dict(complexity=complexity(s.A))
 
 
 def repeatability(s: Seen) -> dict[str, Tensor]:
-    """Cosine between each map and the map of the image with noise of 1e-6 added, unclipped."""
+    """Cosine between each map and the map of the image with noise of 1e-6 added, unclipped.
+
+    Parameters:
+        s: images and their maps
+    Returns: `repeatability`, (b,), in [−1, 1]
+    """
     draws = [torch.randn(s.x[0].shape, generator=s.generator(i)) for i in range(len(s.rows))]
     again = s.explain(s.x + 1e-6 * torch.stack(draws).to(s.x))
     return dict(repeatability=torch.cosine_similarity(s.A.flatten(1), again.flatten(1)))
 
 
 def infidel(s: Seen) -> dict[str, Tensor]:
-    """Infidelity under 50 noisy baselines."""
+    """Infidelity under 50 noisy baselines.
+
+    Parameters:
+        s: images and their maps
+    Returns: `infidelity`, (b,)
+    """
 
     def one(i):
         ends = s.x[i : i + 1], s.x0[i : i + 1]
@@ -123,7 +162,12 @@ def infidel(s: Seen) -> dict[str, Tensor]:
 
 
 def sensitive(s: Seen) -> dict[str, Tensor]:
-    """Max-sensitivity over ten draws, relative to the map."""
+    """Max-sensitivity over ten draws, relative to the map.
+
+    Parameters:
+        s: images and their maps
+    Returns: `max_sensitivity`, (b,)
+    """
 
     def one(i):
         def explain(v):
@@ -136,7 +180,12 @@ def sensitive(s: Seen) -> dict[str, Tensor]:
 
 
 def attacked(s: Seen) -> dict[str, Tensor]:
-    """SSIM between each map and the map after an attack on IG that aims at another image's map."""
+    """SSIM between each map and the map after an attack on IG that aims at another image's map.
+
+    Parameters:
+        s: images and their maps
+    Returns: `ssim`, (b,)
+    """
     f, other = s.f, s.partner()
 
     def explain(v, rows):

@@ -110,7 +110,12 @@ class Scores:
         return 1 + sum(v > means[method] for v in means.values())
 
     def gated(self, method: str) -> str:
-        """The count of images that pass the gate |δ| ≤ 5 % of the gain, out of all."""
+        """The count of images that pass the gate |δ| ≤ 5 % of the gain, out of all.
+
+        Parameters:
+            method: its name in the grid
+        Returns: text such as "3 of 4"
+        """
         passed = self.values[method].get("gate", {})
         return f"{int(sum(passed.values()))} of {len(passed)}"
 
@@ -155,7 +160,14 @@ PRINTED_NAMES = {"Smooth IG": "SIG"}  # where a paper calls a method otherwise
 
 
 def printed_range(paper: str, method: str, measure: str) -> str:
-    """Smallest and largest number that a paper prints for a method, or ""."""
+    """Smallest and largest number that a paper prints for a method.
+
+    Parameters:
+        paper: name of a .csv file in PAPERS; "" for none
+        method: its name in the grid
+        measure: one of AS_PRINTED; any other has no printed number
+    Returns: text such as "0.12 … 0.34", or "" if nothing is printed
+    """
     file = PAPERS / f"{paper}.csv"
     if not paper or not file.exists() or measure not in AS_PRINTED:
         return ""

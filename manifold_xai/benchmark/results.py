@@ -124,7 +124,11 @@ def about(path: Path) -> dict[str, Any]:
 
 
 def unit_files(out: Path) -> Iterator[Path]:
-    """The files of all finished units, in the order of their names."""
+    """The files of all finished units, in the order of their names.
+
+    Parameters:
+        out: folder of the run
+    """
     yield from sorted((out / "units").glob("*/*.parquet"))
 
 
@@ -157,6 +161,7 @@ def write_plan(
         wanted: rows of each cell, by its key
         shard: "i/n"
         kind: how maps are kept, one of `maps.KINDS`, or "" for no maps
+        limit: images per cell; 0 for all
     Raises: ValueError naming what differs from the plan the folder was begun with
     """
     plan: dict[str, Any]
@@ -235,7 +240,12 @@ def _in_order(table):
 
 
 def cells_of(plan: dict) -> list[dict]:
-    """The cells of a plan, each with its key."""
+    """The cells of a plan, each with its key.
+
+    Parameters:
+        plan: from `read_plan`
+    Returns: the settings of each cell by name, `key` among them
+    """
     return [cell | dict(key=Cell(**cell).key) for cell in plan["cells"]]
 
 

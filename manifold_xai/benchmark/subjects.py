@@ -24,6 +24,7 @@ from ..evaluation.sanity import randomised
 from ..geometry.geodesic import geodesic
 from ..options import check_options, known
 from ..paths.manifold import manifold_path
+from ..score import Score
 from ..subjects.autoencoders import DIGIT_VAES, digit_vae, taef2
 from manifold_xai.subjects.classifiers import (
     DIGIT_CLASSIFIERS,
@@ -170,11 +171,11 @@ class SeededSmoothIG(captum.SmoothIG):
         rows: of the images that `attribute` will be given, in their order
     """
 
-    def __init__(self, forward_func: Callable, rows: Sequence[int], **options):
+    def __init__(self, forward_func: Callable, rows: Sequence[int], **options: Any):
         super().__init__(forward_func, **options)
         self.rows = list(rows)
 
-    def ask(self, f, x, batch):
+    def ask(self, f: Score, x: Tensor, batch: int | None) -> Tensor:
         """`ask_one` for each image, with its row as the seed."""
         each = enumerate(zip(x.split(1), self.rows, strict=True))
         return torch.cat([self.ask_one(_of(f, i), v, batch, row) for i, (v, row) in each])
@@ -228,6 +229,9 @@ def options_of(method: str) -> list[str]:
 def try_options(method: str, options: dict[str, Any]) -> None:
     """Refuse options of a wrong kind by making the method with them.
 
+    Parameters:
+        method: one of METHODS
+        options: of the method, by name
     Raises: ValueError naming the option, what it must be, and what was received
     """
     needs: dict[str, Any]

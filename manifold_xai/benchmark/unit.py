@@ -112,6 +112,8 @@ class Done(NamedTuple):
 def device_called(name: str) -> torch.device:
     """The device of this name.
 
+    Parameters:
+        name: as torch names it, such as "cpu" or "cuda:0"
     Raises: ValueError for one that is not here, naming those that are
     """
     try:
@@ -242,6 +244,9 @@ def planned_rows(
 def share(shard: str) -> tuple[int, int]:
     """The two numbers of a shard, "i/n".
 
+    Parameters:
+        shard: as the command line gives it
+    Returns: i and n
     Raises: ValueError unless 1 ≤ i ≤ n
     """
     words = shard.split("/")

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     images: int  # number of images for a figure's numbers
     epochs: int
 
-    def pick(self, smoke, cpu, gpu=None, evidence=None):
+    def pick(self, smoke: Any, cpu: Any, gpu: Any = None, evidence: Any = None) -> Any:
         """The value for this profile.
 
         Parameters:
@@ -73,7 +73,11 @@ class Run(NamedTuple):
         _rows[chapter()] = rows.tolist()
 
     def rest_on(self, rows: Tensor) -> None:
-        """The former name of `record_images`."""
+        """The former name of `record_images`.
+
+        Parameters:
+            rows: as there
+        """
         self.record_images(rows)
 
     def generator(self, offset: int = 0) -> torch.Generator:
@@ -85,7 +89,14 @@ class Run(NamedTuple):
         return torch.Generator().manual_seed(self.seed + offset)
 
 
-def begin(profile="cpu", device=None, seed=0, data_root=None, out=None, retrain=False) -> Run:
+def begin(
+    profile: str = "cpu",
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    data_root: str | Path | None = None,
+    out: str | Path | None = None,
+    retrain: bool = False,
+) -> Run:
     """Start a chapter: read its profile from settings.ini, set seeds, make its folder for results.
 
     Parameters:

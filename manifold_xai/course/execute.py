@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+from typing import Any
 
 # a grammar of URLs: takes two seconds to build, and no notebook needs it
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -28,8 +29,15 @@ MOST = 5_000_000  # characters that one cell may write, figures included
 class Client(PapermillNotebookClient):
     """papermill's client, with a limit on a cell's output."""
 
-    def process_message(self, msg, cell, cell_index):
-        """Pass on a kernel's message, cut once its cell has written too much."""
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        """Pass on a kernel's message, cut once its cell has written too much.
+
+        Parameters:
+            msg: the kernel's message
+            cell: of the notebook, whose outputs it may change
+            cell_index: its place in the notebook
+        Returns: what nbclient makes of it; None for a message that is dropped
+        """
         if getattr(self, "cell_index", None) != cell_index:
             self.cell_index, self.room, self.noted = cell_index, MOST, False
         if not self.shorten(msg["msg_type"], msg["content"]):
@@ -82,8 +90,21 @@ class Engine(NBClientEngine):
     """papermill's engine, with our client."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, execution_timeout=None, **kwargs):
-        """Run the cells; papermill calls this."""
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        execution_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the cells; papermill calls this.
+
+        Parameters:
+            nb_man: papermill's manager of the notebook
+            kernel_name: which kernel runs it
+            execution_timeout: seconds that a cell may take; None for no limit
+            kwargs: papermill's other options, not used
+        """
         limits = dict(timeout=execution_timeout, startup_timeout=120, shutdown_kernel="immediate")
         return Client(nb_man, kernel_name=kernel_name, **limits).execute()
 
@@ -141,7 +162,7 @@ def execute(source: str, target: str, values: dict, cwd: str, cell_seconds: floa
         print("peak", peak(), file=report)
 
 
-def _all_ran(nb) -> bool:
+def _all_ran(nb: Any) -> bool:
     """Whether every code cell ran to its end."""
     cells = [cell for cell in nb.cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]

@@ -21,6 +21,7 @@ class _Narrow(TextWrapper):
 class NarrowLists(Processor):
     """Write the lists of names in generated modules at 90 columns."""
 
-    def begin(self):
+    def begin(self) -> None:
+        """Set the widths in nbdev's writer; nbdev calls this before a notebook's cells."""
         maker.TextWrapper = _Narrow
         maker.pformat = lambda names, width: pformat(names, width=88, compact=True)

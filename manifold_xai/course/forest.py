@@ -163,5 +163,9 @@ def plot_paper(answers: list[Answer], ax: Axes) -> Axes:
 
 
 def height_of(rows: int) -> float:
-    """Height of a figure with so many rows, in inches."""
+    """Height of a figure with so many rows, in inches.
+
+    Parameters:
+        rows: how many
+    """
     return 0.22 * rows + math.sqrt(0.5)

@@ -245,7 +245,12 @@ OLDER = "measured by older code"
 
 
 def changed_since(since: list[str], most: int = 3) -> str:
-    """What changed since numbers were measured: the first `most` by name."""
+    """What changed since numbers were measured, in words.
+
+    Parameters:
+        since: names of what changed
+        most: how many are named; the others are counted
+    """
     more = f" and {len(since) - most} more" if len(since) > most else ""
     return f"{OLDER}: {', '.join(since[:most])}{more} changed since"
 

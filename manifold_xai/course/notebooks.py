@@ -78,7 +78,11 @@ NUMBERED = "[0-9][0-9]_*.ipynb"
 
 # %% ../../nbs/library/course/notebooks.ipynb #5992ec03
 def parameters(notebook: Path) -> set[str]:
-    """Names that the notebook's cell tagged `parameters` assigns."""
+    """Names that the notebook's cell tagged `parameters` assigns.
+
+    Parameters:
+        notebook: its file
+    """
     sources = [
         cell["source"]
         for cell in read(notebook)["cells"]

@@ -57,7 +57,11 @@ def _claimed(about):
 
 
 def standard_error(e: Estimate) -> float:
-    """Standard error of an estimate, from its 95 % interval."""
+    """Standard error of an estimate, from its 95 % interval.
+
+    Parameters:
+        e: an estimate; its interval is taken as symmetric
+    """
     return (e.high - e.low) / 2 / Z95
 
 
@@ -366,7 +370,7 @@ def _rule(about):
     return about["rule"] or about["aggregate"]
 
 
-def _is_aside(name, change: Revision | None):
+def _is_aside(name: str, change: Revision | None) -> bool:
     """Whether a condition was set aside when results were known."""
     return bool(change and change.change == "aside" and re.search(change.which, name))
 

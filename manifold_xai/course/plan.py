@@ -31,7 +31,11 @@ class Size(NamedTuple):
 
 
 def sizes(notebook: Path) -> list[Size]:
-    """Sizes that a chapter picks by its profile, in the order of its cells."""
+    """Sizes that a chapter picks by its profile, in the order of its cells.
+
+    Parameters:
+        notebook: the chapter's file
+    """
     code = [cell["source"] for cell in read(notebook)["cells"] if cell["cell_type"] == "code"]
     return [size for source in code if "run.pick(" in source for size in _picked(source)]
 

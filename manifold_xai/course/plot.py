@@ -6,6 +6,8 @@
 __all__ = ['COLOURS', 'LOOKS', 'look', 'panels', 'plot_image', 'plot_map', 'plot_curves']
 
 # %% ../../nbs/library/course/plot.ipynb #a5c4054a
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -66,7 +68,9 @@ def look(name: str, line: bool = True) -> dict:
     return how | ({"color": colour} if colour else {})
 
 
-def panels(rows: int = 1, cols: int = 1, size: float | None = None, **kwargs) -> np.ndarray:
+def panels(
+    rows: int = 1, cols: int = 1, size: float | None = None, **kwargs: Any
+) -> np.ndarray:
     """A grid of square axes, (rows, cols).
 
     Parameters:

@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -416,7 +416,7 @@ def _bar(about):
     return f"{about['direction']} {about['threshold']}"
 
 
-def _changes(rows) -> Iterator[tuple[Row, str]]:
+def _changes(rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
     for r in rows:
         about = claims()[r.claim]
         bar = _bar(about)

@@ -7,6 +7,7 @@ __all__ = ['Record', 'Reporter', 'schedule']
 
 # %% ../../nbs/library/course/schedule.ipynb #7b818618
 import hashlib
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from doit.cmd_base import ModuleTaskLoader
 from doit.dependency import JsonDB
 from doit.doit_cmd import DoitMain
 from doit.reporter import ZeroReporter
+from doit.task import Task
 from doit.tools import config_changed
 from tqdm import tqdm
 
@@ -36,12 +38,19 @@ class Record(JsonDB):
             tqdm.write(f"{error} All chapters run again.")
             return {}
 
-    def set(self, task_id, dependency, value):
+    def set(self, task_id: str, dependency: str, value: Any) -> None:
+        """Note a value of a task, and write the record once the task has succeeded.
+
+        Parameters:
+            task_id: the task's name
+            dependency: what the value is called
+            value: anything JSON can hold
+        """
         super().set(task_id, dependency, value)
         if dependency == "deps:":  # the last entry that doit saves for a success
             self.dump()
 
-    def dump(self):
+    def dump(self) -> None:
         """Write the record; if the disk refuses, say so: the chapter will run again."""
         try:
             with write_aside(self.name) as aside:
@@ -60,13 +69,22 @@ class Reporter(ZeroReporter):
     def __init__(self, session: Session):
         self.session = session
 
-    def skip_uptodate(self, task):
-        """Note a chapter that is skipped."""
+    def skip_uptodate(self, task: Task) -> None:
+        """Note a chapter that is skipped.
+
+        Parameters:
+            task: the chapter's, of doit
+        """
         before = self.session.before.get(task.name) or self.session.records[task.name]
         self.session.finish(task.name, before | {"status": "done earlier"})
 
-    def add_failure(self, task, fail):
-        """Note a chapter that failed before it ran."""
+    def add_failure(self, task: Task, fail: Any) -> None:
+        """Note a chapter that failed before it ran.
+
+        Parameters:
+            task: the chapter's, of doit
+            fail: doit's failure, which holds the message
+        """
         if self.session.records[task.name]["status"] == "not run":
             self.session.finish(
                 task.name, {"status": "failed", "seconds": None, "error": fail.get_msg()}
@@ -104,7 +122,7 @@ def _chapter_digest(session: Session, notebook: Path) -> dict[str, str]:
         session: the run
         notebook: the chapter's
     """
-    package = (session.root / "manifold_xai").rglob("*")
+    package: Iterable[Path] = (session.root / "manifold_xai").rglob("*")
     package = sorted(p for p in package if p.is_file() and "__pycache__" not in p.parts)
     given = {name: str(value) for name, value in session.values.items()}
     libraries = {name: version(name) for name in ("torch", "papermill")}

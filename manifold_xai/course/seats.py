@@ -14,6 +14,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -119,8 +120,12 @@ def _measured(root: Path, lesson: Path) -> dict:
     return {"cells": cells, "figure": min(figure, default=0), "megabytes": round(max(memory))}
 
 
-def computed(process) -> float:
-    """CPU seconds of a psutil `process` and its children."""
+def computed(process: Any) -> float:
+    """CPU seconds of a process and its children.
+
+    Parameters:
+        process: of psutil
+    """
     spent = process.cpu_times()
     return sum(spent[:2]) + sum(sum(p.cpu_times()[:2]) for p in process.children(recursive=True))
 
@@ -214,7 +219,7 @@ def _with_bars(code: list[dict]) -> set[str]:
     return found
 
 # %% ../../nbs/library/course/seats.ipynb #7429a0a2
-def probe(clock=time.process_time) -> float:
+def probe(clock: Callable[[], float] = time.process_time) -> float:
     """Seconds for Integrated Gradients of 64 digits in 50 steps on one thread: the middle of three.
 
     Parameters:

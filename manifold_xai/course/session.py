@@ -17,10 +17,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -119,7 +120,16 @@ class Session:
         limits: seconds that a chapter and a cell may take; None for no limit
     """
 
-    def __init__(self, root, out, notebooks, values, slots, env, limits=(None, None)):
+    def __init__(
+        self,
+        root: Path,
+        out: Path,
+        notebooks: Sequence[Path],
+        values: Mapping[str, Any],
+        slots: Iterable[dict],
+        env: dict[str, str],
+        limits: Sequence[float | None] = (None, None),
+    ):
         self.root, self.out, self.notebooks, self.values, self.env = (
             root,
             out,
@@ -142,6 +152,7 @@ class Session:
         known = [seconds for seconds in took.values() if seconds]
         guess = sum(known, 60) / (len(known) + 1)
         self.expected = {name: seconds or guess for name, seconds in took.items()}
+        self.at: dict[str, str]
         self.progress, self.at = dict.fromkeys(took, 0.0), {}
         form = "{desc}|{bar:20}| {percentage:3.0f} %, {elapsed} gone, about {remaining} left"
         shape = dict(bar_format=form, disable=None, leave=False, dynamic_ncols=True)
@@ -279,7 +290,7 @@ class Session:
                 )
                 self.live[name] = process
             with process, self.limit(name, process):
-                peak, why = self.follow(name, process.stdout)
+                peak, why = self.follow(name, cast(Iterable[str], process.stdout))
             log.seek(0)
             return process.returncode, peak, why, log.read()[-20_000:]
 
@@ -305,7 +316,7 @@ class Session:
         finally:
             timer.cancel()
 
-    def follow(self, name: str, lines) -> tuple[int, str]:
+    def follow(self, name: str, lines: Iterable[str]) -> tuple[int, str]:
         """Show what `execute` reports.
 
         Parameters:

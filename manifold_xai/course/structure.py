@@ -11,11 +11,11 @@ import ast
 import hashlib
 import re
 from collections import ChainMap, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from .notebooks import read
 
@@ -25,7 +25,7 @@ DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 INNER = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
-def _bindings(statements: list[ast.AST], base: str = "") -> dict[str, Target | None]:
+def _bindings(statements: Sequence[ast.AST], base: str = "") -> dict[str, Target | None]:
     """Names that statements bind in their own scope, not in functions inside them.
 
     Parameters:
@@ -200,7 +200,8 @@ class Reader:
     """Writes statements of one module as text, without the parts that compute nothing.
 
     A name of ours is written as @, and `places` lists in the same order what it refers to; a
-    foreign name is spelled out.
+    foreign name is spelled out. `text` calls the method that is named after the node's type, or
+    `plain`.
 
     Parameters:
         modules: all modules of ours, by name
@@ -214,8 +215,13 @@ class Reader:
         self.words: set[str] = set()
         self.keywords: set[str] = set()
 
-    def text(self, node) -> str:
-        """The text of a node; its references go to `places`, its strings to `words`."""
+    def text(self, node: Any) -> str:
+        """The text of a node; its references go to `places`, its strings to `words`.
+
+        Parameters:
+            node: of a syntax tree, a list of nodes, or a value in one
+        Returns: the text; "" for a node that computes nothing
+        """
         if isinstance(node, list):
             return f"[{', '.join(filter(None, map(self.text, node)))}]"
         if not isinstance(node, ast.AST):
@@ -224,39 +230,52 @@ class Reader:
             return ""
         return getattr(self, type(node).__name__, self.plain)(node)
 
-    def plain(self, node) -> str:
-        """A node as its type and parts: the same in all versions of Python."""
+    def plain(self, node: ast.AST) -> str:
+        """A node as its type and parts: the same in all versions of Python.
+
+        Parameters:
+            node: of a syntax tree
+        """
         parts = [(name, part) for name, part in ast.iter_fields(node) if name not in DROPPED]
         said = [f"{name}={self.text(part)}" for name, part in parts if part not in (None, [])]
         return f"{type(node).__name__}({', '.join(said)})"
 
     @contextmanager
-    def inside(self, names: dict[str, Target | None]):
-        """Context in which these names are local."""
+    def inside(self, names: dict[str, Target | None]) -> Iterator[None]:
+        """Context in which these names are local.
+
+        Parameters:
+            names: the target of each name, for an import; None for any other
+        """
         self.scopes.append(names)
         yield
         self.scopes.pop()
 
     # Parts that compute nothing
 
-    def Raise(self, node):
+    def Raise(self, node: ast.Raise) -> str:
+        """A raise with its error's class, without its message."""
         error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return f"Raise({self.text(error)})"
 
-    def Assert(self, node):
+    def Assert(self, node: ast.Assert) -> str:
+        """An assertion without its message."""
         return f"Assert({self.text(node.test)})"
 
-    def AnnAssign(self, node):
+    def AnnAssign(self, node: ast.AnnAssign) -> str:
+        """An assignment without its annotation; "" if it assigns nothing."""
         return self.plain(ast.Assign([node.target], node.value)) if node.value else ""
 
     # Names
 
-    def Name(self, node):
+    def Name(self, node: ast.Name) -> str:
+        """A name, as `named` writes it where it is read."""
         if isinstance(node.ctx, ast.Load):
             return self.named(node, node.id, ())
         return self.plain(node)
 
-    def Attribute(self, node):
+    def Attribute(self, node: ast.Attribute) -> str:
+        """A dotted name, as `named` writes it; other attributes as they are."""
         names, base = [node.attr], node.value
         while isinstance(base, ast.Attribute):
             names, base = [base.attr, *names], base.value
@@ -264,8 +283,14 @@ class Reader:
             return self.named(node, base.id, tuple(names))
         return self.plain(node)
 
-    def named(self, node, name, rest):
-        """The reference of `name` with its attributes, or the node unchanged if it is local."""
+    def named(self, node: ast.AST, name: str, rest: tuple[str, ...]) -> str:
+        """The reference of `name` with its attributes, or the node unchanged if it is local.
+
+        Parameters:
+            node: the name with its attributes
+            name: the first word
+            rest: its attributes, in their order
+        """
         scope = next((names for names in reversed(self.scopes) if name in names), None)
         if scope is None:
             place = _find(self.modules, self.module, (name, *rest))
@@ -276,17 +301,22 @@ class Reader:
         module, origin = target
         return self.written(_find(self.modules, module, (*filter(None, [origin]), *rest)))
 
-    def written(self, place):
-        """A name of ours as @, unless it makes no numbers; a foreign one in full."""
+    def written(self, place: Place) -> str:
+        """A name of ours as @, unless it makes no numbers; a foreign one in full.
+
+        Parameters:
+            place: what the name refers to
+        """
         followed = place.module is not None and _makes_numbers(place)
         if followed:
-            self.places.append((place.module, place.name or WHOLE))
-        name = place.name or place.module.rpartition(".")[2]
+            self.places.append((cast(str, place.module), place.name or WHOLE))
+        name = place.name or cast(str, place.module).rpartition(".")[2]
         return ".".join(["@" if followed else name, *place.rest])
 
     # Scopes
 
-    def FunctionDef(self, node):
+    def FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+        """A function whose arguments and own names are local; "" for an overload's stub."""
         if any(ast.unparse(decorator).endswith("overload") for decorator in node.decorator_list):
             return ""
         outside = self.text(node.decorator_list), self.text(node.args)
@@ -296,30 +326,48 @@ class Reader:
 
     AsyncFunctionDef = FunctionDef
 
-    def Lambda(self, node):
+    def Lambda(self, node: ast.Lambda) -> str:
+        """A lambda whose arguments are local."""
         outside = self.text(node.args)
         with self.inside(self.parameters(node)):
             return f"Lambda({outside}, {self.text(node.body)})"
 
-    def parameters(self, node):
+    def parameters(
+        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    ) -> dict[str, Target | None]:
+        """The arguments of a function, as local names.
+
+        Parameters:
+            node: a function or a lambda
+        """
         return {arg.arg: None for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
 
-    def ListComp(self, node):
+    def ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> str:
+        """A comprehension whose loop variables are local."""
         with self.inside(_bindings([loop.target for loop in node.generators])):
             return self.plain(node)
 
     SetComp = DictComp = GeneratorExp = ListComp
 
-    def ClassDef(self, node):
+    def ClassDef(self, node: ast.ClassDef) -> str:
+        """A class whose annotated names are fields."""
         is_field = [isinstance(part, ast.AnnAssign) for part in node.body]
-        body = [self.field(p) if f else self.text(p) for p, f in zip(node.body, is_field)]
+        body = [
+            self.field(cast(ast.AnnAssign, p)) if f else self.text(p)
+            for p, f in zip(node.body, is_field)
+        ]
         outside = self.text(node.decorator_list), self.text(node.bases), self.text(node.keywords)
         return f"ClassDef({node.name}, {', '.join(outside)}, [{', '.join(filter(None, body))}])"
 
-    def field(self, node):
+    def field(self, node: ast.AnnAssign) -> str:
+        """A field of a class: its name and its default, without its type.
+
+        Parameters:
+            node: the annotated name in the class's body
+        """
         return f"Field({self.text(node.target)}, {self.text(node.value)})"
 
-    def Call(self, node):
+    def Call(self, node: ast.Call) -> str:
         """A call: of `typing.cast` its value, of `run.pick` all but the size for a GPU."""
         if self.home.imports.get(getattr(node.func, "id", "")) == ("typing", "cast"):
             return self.text(node.args[1])
@@ -329,12 +377,14 @@ class Reader:
 
     # Strings, and names of arguments
 
-    def Constant(self, node):
+    def Constant(self, node: ast.Constant) -> str:
+        """A constant; a string also goes to `words`."""
         if isinstance(node.value, str):
             self.words.add(node.value)
         return repr(node.value)
 
-    def keyword(self, node):
+    def keyword(self, node: ast.keyword) -> str:
+        """An argument by name; the name also goes to `keywords`."""
         self.keywords.add(node.arg or "")
         return self.plain(node)
 

@@ -52,7 +52,11 @@ def workshop(root: Path) -> Iterator[Finding]:
 
 
 def folders(root: Path) -> Finding:
-    """Whether results can be written, in the clone or in the user's cache."""
+    """Whether results can be written, in the clone or in the user's cache.
+
+    Parameters:
+        root: the clone, or a folder of lessons that were handed out
+    """
     if writable(root / "_out"):
         return Finding("ok", f"{root} can be written")
     instead = output(root, "cpu")
@@ -86,7 +90,11 @@ def kernel(root: Path, patience: int = 120) -> Finding:
 
 
 def memory(root: Path) -> Finding:
-    """Whether the lessons' largest kernel fits into free memory."""
+    """Whether the lessons' largest kernel fits into free memory.
+
+    Parameters:
+        root: the clone, or a folder of lessons that were handed out
+    """
     import psutil
 
     held = [lesson["megabytes"] for lesson in stored_seats(root)["lessons"].values()]
@@ -97,7 +105,11 @@ def memory(root: Path) -> Finding:
 
 # %% ../../nbs/library/course/workshop.ipynb #5d0afe57
 def locked(root: Path) -> Finding:
-    """Whether installed packages have the versions that were tested together."""
+    """Whether installed packages have the versions that were tested together.
+
+    Parameters:
+        root: the clone, or a folder of lessons that were handed out
+    """
     if not (root / PINS).exists():
         return Finding("note", f"{root} holds no {PINS}: versions cannot be compared")
     lines = (root / PINS).read_text(encoding="utf8").splitlines()
@@ -137,7 +149,12 @@ def front_ends() -> Iterator[Finding]:
 
 
 def speed(root: Path) -> Iterator[Finding]:
-    """How long the lessons in `root` take on this seat, estimated from a timed computation."""
+    """How long the lessons take on this seat, estimated from a timed computation.
+
+    Parameters:
+        root: the clone, or a folder of lessons that were handed out
+    Returns: findings: first of the seat, then of each lesson in `root`
+    """
     known = stored_seats(root)
     if not known["lessons"]:
         yield Finding("note", "no lesson was measured", "manifold-xai seats")

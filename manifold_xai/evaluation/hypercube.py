@@ -123,6 +123,12 @@ class TwoLayer(nn.Module):
         self.w, self.a, self.b = nn.Parameter(w), nn.Parameter(a), nn.Parameter(b)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Values of f.
+
+        Parameters:
+            x: points, (n, d)
+        Returns: (n,)
+        """
         return (x @ self.a.T + self.b).relu() @ self.w / len(self.w)
 
 

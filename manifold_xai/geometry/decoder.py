@@ -166,7 +166,12 @@ def metric_norm(decode: Decoder, z: Tensor, v: Tensor, batch: int | None = None)
 
 
 def norm(v: Tensor) -> Tensor:
-    """Euclidean length along the last axis."""
+    """Euclidean length along the last axis.
+
+    Parameters:
+        v: (..., d)
+    Returns: (...)
+    """
     return torch.linalg.vector_norm(v, dim=-1)
 
 # %% ../../nbs/library/geometry/decoder.ipynb #f9f93a7b

@@ -48,7 +48,12 @@ class Surface:
         self.columns = 0  # Jacobian columns, and products, asked for at single frames so far
 
     def images(self, gamma_z: Tensor) -> Tensor:
-        """Decoded points, (n, b, D)."""
+        """Decoded points.
+
+        Parameters:
+            gamma_z: latent points, (n, b, d)
+        Returns: (n, b, D)
+        """
         return images(self.decode, gamma_z)
 
     def fitted(self, fn: Callable, gamma_z: Tensor, least: int) -> Any:
@@ -337,7 +342,11 @@ class Solver(Protocol):
         """
 
     def accepted(self, taken: Taken) -> None:
-        """Learn from steps that were taken."""
+        """Learn from steps that were taken.
+
+        Parameters:
+            taken: the steps, and where they led
+        """
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
         """Sizes of the next steps.
@@ -375,12 +384,15 @@ class Gradient:
         self.T, (self.scale, _) = len(at.chords), _stretch(gamma_z, at.chords)
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
+        """Against the gradient, shortened by how much the decoder stretches the path."""
         return -(size / (4 * self.T * self.scale[rows]))[:, None] * grad
 
     def accepted(self, taken: Taken) -> None:
+        """Learn nothing."""
         pass
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
+        """Grow a size by a tenth where the step was taken, halve it where not."""
         return _backtracked(size, ok)
 
 
@@ -397,12 +409,15 @@ class Sobolev:
         self.springs = Springs(scale.expand(len(at.chords), -1))
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
+        """Against the gradient, smoothed by the springs."""
         return -size[:, None] * self.springs.solve(grad, rows)
 
     def accepted(self, taken: Taken) -> None:
+        """Learn nothing."""
         pass
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
+        """Grow a size by a tenth where the step was taken, halve it where not."""
         return _backtracked(size, ok)
 
 # %% ../../nbs/library/geometry/solvers.ipynb #902e5f69
@@ -421,13 +436,16 @@ class GaussNewton:
         self.surface, (self.D, self.O) = surface, blocks(surface, gamma_z)
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
+        """The damped Gauss–Newton step; a large size damps little."""
         ridge = self.surface.ridge[rows]
         return -_tied(self.D[:, rows], self.O[:, rows], ridge, 1 / size).solve(grad)
 
     def accepted(self, taken: Taken) -> None:
+        """Compute the blocks anew where the paths are now."""
         self.D[:, taken.rows], self.O[:, taken.rows] = blocks(self.surface, taken.gamma_z)
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
+        """Four times a size where the gain is good, the same where fair, else a quarter."""
         return _trusted(size, gain, ok)
 
 
@@ -462,6 +480,7 @@ class MatrixFree:
         self.springs = Springs(stretch + self.scale / 10)
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
+        """The damped Gauss–Newton step, by conjugate gradients; a large size damps little."""
         gamma_z, damping = self.gamma_z[:, rows], (self.T * self.scale[rows] / size)[:, None]
 
         def damped(v):
@@ -471,9 +490,11 @@ class MatrixFree:
         return _conjugate_gradients(damped, -grad, partial(self.springs.solve, rows=rows))
 
     def accepted(self, taken: Taken) -> None:
+        """Keep where the paths are now."""
         self.gamma_z[:, taken.rows] = taken.gamma_z
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
+        """Four times a size where the gain is good, the same where fair, else a quarter."""
         return _trusted(size, gain, ok)
 
 
@@ -552,6 +573,7 @@ class QuasiNewton:
         return _tied(*blocks_between(self.surface, gamma_z), ridge, self.damping)
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
+        """The step of L-BFGS from the pairs that are kept, times size."""
         memory = self.steps[:, :, rows], self.dgrads[:, :, rows], self.curvature[:, rows]
         pairs, p, alphas = list(zip(*memory)), grad, []
         for s, y, sy in reversed(pairs):
@@ -563,6 +585,7 @@ class QuasiNewton:
         return -size[:, None] * p
 
     def accepted(self, taken: Taken) -> None:
+        """Remember the pairs that bend upwards; guess anew where steps were refused twice."""
         rows, step, dgrad = taken.rows, taken.step, taken.dgrad
         if self.small and (poor := taken.size < 0.3).any():  # refused twice: the guess is stale
             self.begin_anew(rows[poor], taken.gamma_z[:, poor])
@@ -596,6 +619,7 @@ class QuasiNewton:
         self.curvature[:-1, rows], self.curvature[-1, rows] = self.curvature[1:, rows], sy
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
+        """1 where the step was taken, half the size where not."""
         return torch.where(ok, 1.0, size / 2)
 
 # %% ../../nbs/library/geometry/solvers.ipynb #33c413f3
@@ -633,12 +657,15 @@ class Encoder:
             self.surface.frames += x.shape[0] * x.shape[1]
 
     def direction(self, grad: Tensor, size: Tensor, rows: Tensor) -> Tensor:
+        """Against η, the encoder's stand-in for the gradient."""
         return -(size / (4 * self.T))[:, None] * self.eta[:, rows]
 
     def accepted(self, taken: Taken) -> None:
+        """Compute η anew where the paths are now."""
         self.look(taken.rows, taken.gamma_z)
 
     def resize(self, size: Tensor, gain: Tensor, ok: Tensor) -> Tensor:
+        """Grow a size by a tenth where the step was taken, halve it where not."""
         return _backtracked(size, ok)
 
 # %% ../../nbs/library/geometry/solvers.ipynb #f7cf9611

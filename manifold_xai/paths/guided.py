@@ -250,7 +250,8 @@ def check_guided(
 ) -> None:
     """Refuse arguments that `guided_path` cannot use.
 
-    Parameters: as in `guided_path`
+    Parameters:
+        x0, x, steps, fraction, max_dist, order, schedule, generator: as in `guided_path`
     Raises: ValueError with the rule and what was received
     """
     check_ends(x0, x, steps)

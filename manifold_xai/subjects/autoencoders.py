@@ -107,11 +107,21 @@ class VAE(nn.Module):
         return Posterior(*self.encoder(x).chunk(2, 1))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Posterior mean of images (b, colours, size, size): (b, d)."""
+        """Posterior mean of images.
+
+        Parameters:
+            x: (b, colours, size, size), in [0, 1]
+        Returns: (b, d)
+        """
         return self.posterior(x).mean
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of codes (b, d), in (0, 1)."""
+        """Images of codes.
+
+        Parameters:
+            z: (b, d)
+        Returns: (b, colours, size, size), in (0, 1)
+        """
         return self.decoder(z)
 
 # %% ../../nbs/library/subjects/autoencoders.ipynb #9b7e8a1f

@@ -155,7 +155,11 @@ def _frozen(part: nn.Module | None) -> Iterator[None]:
 
 
 def trainable(model: nn.Module) -> list[str]:
-    """Names of the parameters of `model` that would be trained now."""
+    """Names of the parameters of a model that would be trained now.
+
+    Parameters:
+        model: any
+    """
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 # %% ../../nbs/library/subjects/training.ipynb #864b21de

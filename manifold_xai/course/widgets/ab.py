@@ -31,7 +31,12 @@ class Pair(NamedTuple):
 
 
 def read_answers(file: Path) -> list[dict]:
-    """The answers in a file, oldest first; [] if there is none. A truncated line is left out."""
+    """The answers in a file, oldest first. A truncated line is left out.
+
+    Parameters:
+        file: one answer a line, as JSON
+    Returns: the answers; [] if there is no file
+    """
     found = []
     for line in file.read_text(encoding="utf8").splitlines() if file.exists() else []:
         try:

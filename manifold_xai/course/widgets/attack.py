@@ -74,7 +74,12 @@ class AttackSlider(Panel):
         self.choose()
 
     def explained(self, x: Tensor) -> Tensor:
-        """The network's own map of x: Integrated Gradients from black."""
+        """The network's own map of x: Integrated Gradients from black.
+
+        Parameters:
+            x: an image, (1, C, H, W)
+        Returns: like x
+        """
         f = score(self.model).at(self.x[self.digit.value])
         return path_attribution(f, straight_path(torch.zeros_like(x), x, 50)).A
 
@@ -85,7 +90,11 @@ class AttackSlider(Panel):
         return self.compared(x)
 
     def compared(self, x: Tensor) -> Fooled:
-        """An image with its map, compared with the original map and the wanted one."""
+        """An image with its map, compared with the original map and the wanted one.
+
+        Parameters:
+            x: an image, (1, C, H, W)
+        """
         A = self.explained(x)
         alike = [map_correlation(A, B).item() for B in (self.before, self.wanted)]
         return Fooled(x, A, *alike)
@@ -152,7 +161,11 @@ class AttackSlider(Panel):
         self.aimed.set_data(eps, [found.to_aim for found in self.found])
 
     def show(self, paint: Callable[[], None] | None = None) -> None:
-        """Show the attack of the chosen radius."""
+        """Show the attack of the chosen radius.
+
+        Parameters:
+            paint: how the picture is drawn again; None for only what moves
+        """
         i = self.radius.value
         found, eps = self.found[i], (0, *self.radii)[i]
         self.images["a"].set_data(pixels(found.x[0]))

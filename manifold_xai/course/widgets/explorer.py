@@ -86,7 +86,11 @@ class PathExplorer(Panel):
         return self.kept[key]
 
     def moved(self, share: float) -> None:
-        """Move the bar, if there is one."""
+        """Move the bar, if there is one.
+
+        Parameters:
+            share: of the passes that are done, from 0 to 1
+        """
         if hasattr(self, "bar"):
             self.bar.value = share
 
@@ -142,7 +146,11 @@ class PathExplorer(Panel):
         axes["curve"].autoscale_view(scalex=False)
 
     def walk(self, show: Callable[[], None] | None = None) -> None:
-        """Show the chosen step."""
+        """Show the chosen step.
+
+        Parameters:
+            show: how the picture is drawn again; None for only what moves
+        """
         if self.settling:
             return
         i, seen = self.step.value, self.seen

@@ -13,7 +13,11 @@ from anywidget import AnyWidget
 
 # %% ../../../nbs/library/course/widgets/keys.ipynb #00042fc4
 def script(*names: str) -> str:
-    """The page's JavaScript: parts of `manifold_xai/assets/widget_*.js`, joined in this order."""
+    """The page's JavaScript: parts of `manifold_xai/assets/widget_*.js`, joined in this order.
+
+    Parameters:
+        names: of the parts, what stands for * in their files' names
+    """
     folder = Path(str(files("manifold_xai"))) / "assets"
     parts = (folder / f"widget_{name}.js" for name in names)
     return "\n".join(part.read_text(encoding="utf8") for part in parts)

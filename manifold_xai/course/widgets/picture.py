@@ -25,26 +25,45 @@ from .keys import Keys
 
 # %% ../../../nbs/library/course/widgets/picture.ipynb #7e8657ba
 def figure(width: float = 8, height: float = 3) -> Figure:
-    """An empty figure, sized in inches, that no notebook displays by itself."""
+    """An empty figure that no notebook displays by itself.
+
+    Parameters:
+        width, height: in inches
+    """
     made = Figure(figsize=(width, height), dpi=106, layout="constrained")
     FigureCanvasAgg(made)
     return made
 
 
 def canvas(page: Figure) -> FigureCanvasAgg:
-    """The canvas of a figure made by `figure`."""
+    """The canvas of a figure.
+
+    Parameters:
+        page: made by `figure`
+    """
     assert isinstance(page.canvas, FigureCanvasAgg)
     return page.canvas
 
 
 def pixels(x: Tensor) -> np.ndarray:
-    """An image (C, H, W) in [0, 1] in matplotlib's layout, (H, W) or (H, W, 3)."""
+    """An image in matplotlib's layout.
+
+    Parameters:
+        x: (C, H, W), clamped to [0, 1]
+    Returns: (H, W) for one channel, else (H, W, C)
+    """
     x = x.detach().cpu().float().clamp(0, 1)
     return (x[0] if len(x) == 1 else x.permute(1, 2, 0)).numpy()
 
 
 def as_png(rows: np.ndarray, level: int = 1) -> bytes:
-    """PNG of rows of pixels (H, W, 3 or 4), compressed at a level from 0 to 9."""
+    """PNG of rows of pixels.
+
+    Parameters:
+        rows: (H, W, 3 or 4), 0 to 255; a fourth channel is left out
+        level: of compression, from 0 to 9
+    Returns: the file's bytes
+    """
     file = BytesIO()
     Pillow.fromarray(np.asarray(rows)[..., :3]).save(file, "PNG", compress_level=level)
     return file.getvalue()

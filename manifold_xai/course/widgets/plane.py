@@ -85,12 +85,23 @@ def survey(plane: LatentPlane, side: int) -> Survey:
 
 
 def packed(values: Tensor, kind: torch.dtype = torch.float32) -> bytes:
-    """Numbers as bytes for the page."""
+    """Numbers as bytes for the page.
+
+    Parameters:
+        values: of any shape
+        kind: type they are sent as
+    Returns: the bytes, the last axis fastest
+    """
     return values.detach().cpu().to(kind).contiguous().numpy().tobytes()
 
 
 def shades(magnify: Tensor) -> Tensor:
-    """log √det G as greys from 60 to 235."""
+    """log √det G as greys.
+
+    Parameters:
+        magnify: √det G, above 0
+    Returns: like magnify, from 60 to 235
+    """
     log = magnify.log()
     low, high = log.quantile(0.02), log.quantile(0.98)
     return 60 + 175 * ((log - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
@@ -126,7 +137,11 @@ class OnPlane(Still, AnyWidget):
         )
 
     def plot_plane(self, ax: Axes) -> None:
-        """Plot the plane's greys and corners, for the static picture."""
+        """Plot the plane's greys and corners, for the static picture.
+
+        Parameters:
+            ax: where to plot
+        """
         box = (-self.reach, self.reach, -self.reach, self.reach)
         grey = shades(self.seen.magnify).reshape(self.side, self.side).T.cpu()
         ax.imshow(grey, "gray", extent=box, origin="lower", vmin=0, vmax=255)

@@ -105,7 +105,11 @@ class GeodesicPlayground(OnPlane):
         self.solve()
 
     def solve(self, change: object = None) -> None:
-        """Solve between the current ends, and send the sweeps to the page."""
+        """Solve between the current ends, and send the sweeps to the page.
+
+        Parameters:
+            change: what a control reports, not used
+        """
         try:
             ends = [[float(v) for v in end] for end in self.ends]
             u0, u1 = torch.tensor(ends).to(self.plane.corners)[:, None]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from manifold_xai.subjects.classifiers import digit_classifier
 from manifold_xai.subjects.data import Images, digits
 
+
 def pytest_ignore_collect(collection_path, config):
     """The tests on a device have a process of their own: `pytest tests/device`."""
     asked = any("device" in word for word in config.args)

@@ -145,8 +145,10 @@ def by_hand(f, A, x, fill, share):
 def test_removal_is_hiding_pixels_one_image_at_a_time(colours):
     x, A = torch.rand(3, colours, 4, 5, generator=seeded()), randn(3, colours, 4, 5, seed=1).float()
     w = torch.rand(colours, 4, 5, generator=seeded(2))
+
     def f(x):
         return ((x * w).flatten(1).sum(1) - 2).sigmoid()
+
     found = removal(f, A, x, 0.3, 6)
     for i in range(3):
         slow = torch.tensor([by_hand(f, A[i], x[i], 0.3, share) for share in found.levels.tolist()])

@@ -124,8 +124,7 @@ def test_a_failed_chapter_cannot_be_mistaken_for_a_finished_one(ran):
 def test_the_failing_cell_is_shown(ran):
     assert (
         "02_bad failed in cell 5\n    def f():\n        raise KeyError('no such thing')\n"
-        "    f()\nKeyError: 'no such thing'"
-        in ran.said
+        "    f()\nKeyError: 'no such thing'" in ran.said
     )
 
 

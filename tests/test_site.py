@@ -101,7 +101,6 @@ def test_a_figure_is_as_wide_as_its_labels_ask(natural, size, wide):
     assert size / 72 * 100 * wide / natural >= stage.LABEL
 
 
-
 def test_the_ledgers_page_has_every_claim_a_drawing_and_filters():
     page = ledger_page.ledger_page(ROOT)
     named = json.loads((ROOT / "nbs/results/ledger.json").read_text())
@@ -184,7 +183,7 @@ def test_intervals_are_drawn_where_their_numbers_lie():
 
 
 def test_docstrings_become_fields():
-    text = '''Metric `J` of |f|.
+    text = """Metric `J` of |f|.
 
 Parameters:
     z: latents, (b, d),
@@ -195,7 +194,7 @@ Raises: ValueError if z is flat
 Source: Shao 2018
 
 >>> 1 * 2
-2'''
+2"""
     lines = docstrings.converted(text.splitlines())
     page = "\n".join(lines)
     assert r"Metric ``J`` of \|f\|." in page

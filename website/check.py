@@ -97,6 +97,7 @@ def told(name: str, found: list[str]) -> bool:
 
 def listen(page: Page, heard: list[str]) -> None:
     """Note errors, missing files and requests that leave the site."""
+
     def asked(request):
         if not request.url.startswith(("file:", "data:", "blob:")):
             heard.append(f"asks for {request.url}")

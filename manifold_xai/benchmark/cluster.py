@@ -8,6 +8,7 @@ __all__ = ['PATIENCE', 'ray', 'hire', 'Hand', 'on_ray']
 # %% ../../nbs/library/benchmark/cluster.ipynb #16066aa5
 from collections import Counter, deque
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ def ray():
     return ray
 
 
-def hire(worker: Worker):
+def hire(worker: Worker) -> Any:
     """A new actor like `worker`.
 
     Parameters:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def write_results(out: Path, root: Path) -> list[str]:
 
 
 @contextmanager
-def refreshed(bar: tqdm):
+def refreshed(bar: tqdm) -> Iterator[None]:
     """Context that refreshes a bar every second, since a cell may take longer, and closes it.
 
     Parameters:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ ORPHAN = "import sys; sys.platform == 'linux' and __import__('ctypes').CDLL(None
 
 
 @contextmanager
-def kernel_environment(root: Path, out: Path):
+def kernel_environment(root: Path, out: Path) -> Iterator[dict[str, str]]:
     """Context that yields environment variables for chapters.
 
     With them, papermill's `python3` is this interpreter, imports the package from `root`, and is
@@ -295,7 +295,7 @@ class Session:
             return process.returncode, peak, why, log.read()[-20_000:]
 
     @contextmanager
-    def limit(self, name: str, process: subprocess.Popen):
+    def limit(self, name: str, process: subprocess.Popen) -> Iterator[None]:
         """Context after which a process has ended, by itself or at its time limit.
 
         Parameters:

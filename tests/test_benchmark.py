@@ -133,7 +133,7 @@ def test_the_first_units_foretell_the_rest_of_a_run(bare, tmp_path, monkeypatch)
 
 
 def test_the_lesson_s_costs_hold_all_methods_of_the_table():
-    kept = json.loads((ROOT / "nbs/results/photographs/costs.json").read_text())
+    kept = json.loads((ROOT / "nbs/results/50_costs.json").read_text())["costs"]
     assert {c["label"] for c in kept} == {cell.label for cell in read_grid("magig-table1").cells}
     assert all(c["images"] >= 32 and len(c["units"]) >= 8 for c in kept)
 

@@ -18,10 +18,16 @@ class _Narrow(TextWrapper):
         super().__init__(**options | {"width": 90})
 
 
+_sentence = maker._retr_mdoc
+
+
 class NarrowLists(Processor):
-    """Write the lists of names in generated modules at 90 columns."""
+    """Write the lists of names in generated modules at 90 columns, and a lesson's own docstring."""
 
     def begin(self) -> None:
-        """Set the widths in nbdev's writer; nbdev calls this before a notebook's cells."""
+        """Set up nbdev's writer; nbdev calls this before a notebook's cells."""
+        homes = [cell.source for cell in self.nb.cells if "default_exp" in cell.directives_]
+        own = homes[0].strip().removeprefix("# ") if homes else ""
+        maker._retr_mdoc = lambda *given: f'"""{own}"""\n\n' if own else _sentence(*given)
         maker.TextWrapper = _Narrow
         maker.pformat = lambda names, width: pformat(names, width=88, compact=True)

@@ -472,6 +472,7 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch):
 def test_streams_are_joined_and_widgets_and_places_left_out():
     said = [
         {"output_type": "stream", "name": "stdout", "text": ["wrote /home/me/x\n"]},
+        {"output_type": "stream", "name": "stdout", "text": ["/data/home/me/y, /home/me\n"]},
         {"output_type": "stream", "name": "stdout", "text": ["b\n"]},
     ]
     widget = {
@@ -484,8 +485,9 @@ def test_streams_are_joined_and_widgets_and_places_left_out():
     }
     both = {"output_type": "display_data", "data": widget["data"] | picture["data"]}
     tidy = publish.tidy([*said, widget, picture, both], {"/home/me": "~"})
+    lines = ["wrote ~/x\n", "/data/home/me/y, ~\n", "b\n"]
     assert tidy == [
-        {"output_type": "stream", "name": "stdout", "text": ["wrote ~/x\n", "b\n"]},
+        {"output_type": "stream", "name": "stdout", "text": lines},
         picture,
         picture,  # a widget that brings its own is shown by it
     ]

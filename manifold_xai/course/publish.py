@@ -134,7 +134,9 @@ def tidy(outputs: list[dict], places: dict[str, str]) -> list[dict]:
     def rename(text: str | list[str]) -> list[str]:
         text = OURS.sub("", "".join(text))
         for place, name in places.items():
-            text = text.replace(f"{place}/", f"{name}/" if name else "").replace(place, name or ".")
+            whole = rf"(?<![\w.~/-]){re.escape(place)}"  # not the middle of another path
+            text = re.sub(f"{whole}/", f"{name}/" if name else "", text)
+            text = re.sub(rf"{whole}(?![\w.-])", name or ".", text)
         return text.splitlines(keepends=True)
 
     def change(kind: str, content):

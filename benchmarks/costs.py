@@ -25,18 +25,20 @@ GRID = Path(__file__).with_suffix(".toml")
 
 
 def main():
-    args = arguments(__doc__, RESULTS, batch=4)
+    args = arguments(__doc__, RESULTS, batch=4, steps=50)
     torch.set_num_threads(1)
-    quick = dict(steps=2, size=64, measures=["complexity"]) if args.quick else {}
-    out = Path(tempfile.mkdtemp()) if args.quick else ROOT / "_out" / "costs"
+    grid = read_grid(GRID, steps=args.steps, size=args.size)
     how = dict(limit=args.photographs, block=args.batch, resume=True)
-    run_grid(read_grid(GRID, **quick), out, args.data_root, **how)
-    found = costs(out)
+    with tempfile.TemporaryDirectory() as aside:
+        out = Path(aside) if args.quick else ROOT / "_out" / "costs"
+        run_grid(grid, out, args.data_root, **how)
+        found = costs(out)
     for c in found:
         spent = c["cpu"] / c["images"]
         print(f"{c['label']}: {c['images']} photographs, {spent:.1f} s of one core for each")
     if not args.quick:
-        command = f"python benchmarks/costs.py --photographs {args.photographs}"
+        asked = f"--photographs {args.photographs} --steps {args.steps} --size {args.size}"
+        command = f"python benchmarks/costs.py {asked}"
         write_result(args.results, dict(costs=found), command, ROOT)
 
 

@@ -17,12 +17,12 @@ from .outcomes import ITSELF, Answer, printed
 from .plot import COLOURS, panels
 
 # %% ../../nbs/library/course/forest.ipynb #9d5abcdd
-MARKS = {  # of a role: marker, colour, filled, what it is called
-    "headline": ("o", COLOURS[0], True, "set beforehand"),
-    "exploratory": ("o", COLOURS[0], False, "added later"),
-    "control": ("s", "#777777", True, "control"),
-    "aside": ("o", "#999999", False, "no longer counts"),
-    "unmet": ("X", "#999999", True, "fails a gate, or too few images"),
+MARKS = {  # of a role: marker, colour, the marker's face, what it is called
+    "headline": ("o", COLOURS[0], COLOURS[0], "set beforehand"),
+    "exploratory": ("o", COLOURS[0], "white", "added later"),
+    "control": ("s", "#777777", "#777777", "control"),
+    "aside": ("o", "#999999", "white", "no longer counts"),
+    "unmet": ("X", "#999999", "#999999", "fails a gate, or too few images"),
 }
 
 
@@ -67,17 +67,15 @@ def _role(answer, name, c):
 
 def _interval(ax, y, e, role):
     """A mark with its interval."""
-    marker, colour, filled, _ = MARKS[role]
+    marker, colour, face, _ = MARKS[role]
     ax.plot([e.low, e.high], [y, y], color=colour, linewidth=1.2)
-    face = colour if filled else "white"
     ax.plot(e.value, y, marker, color=colour, markerfacecolor=face, markersize=4)
 
 
 def _name_marks(ax, roles, theirs):
     """A legend above the figure of the marks that are there."""
-    for role, (marker, colour, filled, called) in MARKS.items():
+    for role, (marker, colour, face, called) in MARKS.items():
         if role in roles:
-            face = colour if filled else "white"
             ax.plot([], [], marker + "-", color=colour, markerfacecolor=face, label=called)
     if theirs:
         ax.plot([], [], "D", color="black", label="the paper's number")

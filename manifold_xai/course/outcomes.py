@@ -499,10 +499,15 @@ def _splits():
 
 
 def _explained(claim, sides):
-    """The sentence on a split, if the conditions are still on the sides that it speaks of."""
-    row = _splits().get(claim)
-    wanted = {"supported": "holds", "contradicted": "fails"}
-    if row and all(re.search(row[wanted[s]], name) for name, s in sides.items() if s in wanted):
+    """The sentence on a split, if each condition is still on the side that it gives to it."""
+    if (row := _splits().get(claim)) is None:
+        return
+
+    def told(name):
+        wanted = dict(supported=row["holds"], contradicted=row["fails"])
+        return next((s for s, names in wanted.items() if re.search(names, name)), "undecided")
+
+    if all(told(name) == s for name, s in sides.items()):
         yield row["says"]
 
 

@@ -155,7 +155,7 @@ def tidy(outputs: list[dict], places: dict[str, str]) -> list[dict]:
     return kept
 
 
-def light(png: str, most: int = 200_000) -> str:
+def light(png: str, most: int = 50_000) -> str:
     """Reduce a figure to 255 colours if it would make the notebook too large.
 
     Parameters:

@@ -206,7 +206,7 @@ class Score:
         """
         if isinstance(x, tuple):
             layout = Layout.of(x)
-            return self.of(beside(self, layout).at(layout.join(x), batch).target)
+            return self.with_target(beside(self, layout).at(layout.join(x), batch).target)
         f = self.told(x)
         if f.target is not None:
             return f
@@ -222,9 +222,9 @@ class Score:
                 "say which part of it to explain. captum's face: target=(class, row, column); "
                 "everywhere: target=lambda out: out[:, 3].mean((1, 2))."
             )
-        return f if outputs.ndim == 1 else f.of(outputs.argmax(1))
+        return f if outputs.ndim == 1 else f.with_target(outputs.argmax(1))
 
-    def of(self, target: Any) -> "Score":
+    def with_target(self, target: Any) -> "Score":
         """The same score for another target.
 
         Parameters:
@@ -258,10 +258,9 @@ class Score:
             return x
         parts = x if isinstance(x, tuple) else (x,)
         out = self.preprocess(*parts)
-        asks = lambda parts: any(  # noqa: E731
-            v.requires_grad for v in (parts if isinstance(parts, tuple) else (parts,))
-        )
-        if torch.is_grad_enabled() and asks(parts) and not asks(out):
+        after = out if isinstance(out, tuple) else (out,)
+        asked, kept = (any(v.requires_grad for v in side) for side in (parts, after))
+        if torch.is_grad_enabled() and asked and not kept:
             raise ValueError(
                 "`preprocess` must be differentiable: "
                 "look for .detach(), no_grad or numpy inside it."
@@ -422,7 +421,7 @@ def beside(f: Callable, layout: Layout) -> Callable:
     """
     if not isinstance(f, Score) or callable(f.target) and not isinstance(f.target, Tensor):
         return Together(f, layout)
-    return Score(Together(f.of(None), layout), f.target, "logit")
+    return Score(Together(f.with_target(None), layout), f.target, "logit")
 
 # %% ../nbs/library/score.ipynb #7040a7e7
 def score(

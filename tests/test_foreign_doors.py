@@ -112,8 +112,8 @@ def test_dropout_before_a_sure_softmax_is_seen():
     assert torch.equal(f(X), f(X))  # one whatever it draws
     for explain in (
         lambda: ig(f),
-        lambda: path_attribution(f.of(0), straight_path(0 * X, X, 5)),
-        lambda: diffid(f.of(0), X, X, 0.0),
+        lambda: path_attribution(f.with_target(0), straight_path(0 * X, X, 5)),
+        lambda: diffid(f.with_target(0), X, X, 0.0),
     ):
         with pytest.raises(ValueError, match="at random"):
             explain()
@@ -309,7 +309,10 @@ def test_types_are_refused_in_words():
 
 def test_a_default_device_reaches_nothing_of_ours():
     image = X.reshape(1, 1, 4, 4)
-    energy = lambda x: x.square().flatten(1).sum(1)  # noqa: E731
+
+    def energy(x):
+        return x.square().flatten(1).sum(1)
+
     noise = baseline(image, "noise", torch.Generator().manual_seed(0))
     for explain in (
         lambda: SettledIG(net).attribute(X, target=0, n_steps=5),

@@ -41,7 +41,9 @@ def ig(model, x=X, **how):
 
 @pytest.mark.parametrize("batch", [1, 3, None])
 def test_prompts_that_each_match_a_row_of_their_own_are_still_shared(batch):
-    near = lambda x, prompts: -torch.cdist(x, prompts).square().min(1).values  # noqa: E731
+    def near(x, prompts):
+        return -torch.cdist(x, prompts).square().min(1).values
+
     x0, how = X.flip(0).flip(1), dict(target=None, internal_batch_size=batch)
     A = ig(near, baselines=x0, additional_forward_args=X.clone(), **how)
     right = ig(lambda x: near(x, X), baselines=x0, **how)

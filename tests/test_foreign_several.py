@@ -204,7 +204,7 @@ def test_a_score_of_two_inputs():
 
     expected = IntegratedGradients(plain).attribute(BOTH, target=Y, n_steps=9)
     assert all(map(close, A, expected))
-    assert close(f.of(Y)(BOTH), plain(*BOTH).gather(1, Y[:, None])[:, 0])
+    assert close(f.with_target(Y)(BOTH), plain(*BOTH).gather(1, Y[:, None])[:, 0])
     assert f.at(BOTH).target.tolist() == plain(*BOTH).argmax(1).tolist()
 
 

@@ -199,7 +199,9 @@ def test_mean_gradient_is_the_mean_in_any_chunk():
 def test_line_gradient_is_exact_between_the_points_of_a_cubic():
     """Also where a gradient changes its sign: further places between the points cost no pass."""
     x0, x = rand(2, 3, 4, seed=5)
-    f = lambda x: ((x - 0.45) ** 4).sum(1)  # noqa: E731
+
+    def f(x):
+        return ((x - 0.45) ** 4).sum(1)
 
     def size(t):
         return (4 * (torch.lerp(x0, x, t) - 0.45) ** 3).abs()
@@ -212,7 +214,10 @@ def test_line_gradient_is_exact_between_the_points_of_a_cubic():
 
 def test_line_gradient_comes_to_the_mean_over_the_line_sooner_than_points_do():
     x0, x = rand(2, 3, 4, seed=5)
-    f = lambda x: (9 * x).sin().sum(1)  # noqa: E731
+
+    def f(x):
+        return (9 * x).sin().sum(1)
+
     exact = mean_gradient(f, x0, x, 20_000)
     far = (mean_gradient(f, x0, x, 24) - exact).abs().max()
     assert (line_gradient(f, x0, x, 24) - exact).abs().max() < far / 20

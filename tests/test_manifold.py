@@ -193,7 +193,10 @@ def test_complete_between_the_ends_it_has(name, kind):
 def test_jumps_carry_exactly_what_unanchored_ends_leave_out(name, kind):
     make, shape = WORLDS[kind]
     x0, x = rand(2, 2, *shape, seed=1)
-    linear = lambda x: x.flatten(1) @ torch.arange(1.0, math.prod(shape) + 1).double()  # noqa: E731  every rule is exact for it
+
+    def linear(x):  # every rule is exact for it
+        return x.flatten(1) @ torch.arange(1.0, math.prod(shape) + 1).double()
+
     free, tied = (
         path_attribution(linear, PATHS[name](make(), x0, x, 20, anchor=anchor, jump=3))
         for anchor in (False, True)

@@ -64,9 +64,9 @@ def published_idgi(grads, values):
 def test_idgi_is_the_published_formula_on_every_path(make):
     f, x = score(small_net((nn.SiLU(), nn.SiLU()))), rand(2, 1, 12, 12, seed=3)
     own = make(f, integrand="important").attribute(x, target=1, n_steps=9, rule="left")
-    gamma = make(f).path(f.of(1), 0 * x, x, 9, None)
+    gamma = make(f).path(f.with_target(1), 0 * x, x, 9, None)
     for row in range(2):
-        value, grad = zip(*(value_and_grad(f.of(1), point[[row]]) for point in gamma))
+        value, grad = zip(*(value_and_grad(f.with_target(1), point[[row]]) for point in gamma))
         expected = published_idgi([g[0] for g in grad], [v[0] for v in value])
         torch.testing.assert_close(own[row], expected, rtol=1e-10, atol=1e-12)
 

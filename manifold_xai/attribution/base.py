@@ -408,7 +408,7 @@ class PathMethod(Portable, GradientAttribution):
         if not self.one_path:
 
             def one(target):
-                return self.walk(f.of(target), x0, x, steps, tol, **how)
+                return self.walk(f.with_target(target), x0, x, steps, tol, **how)
 
             return _stacked(class_by_class(self, one, targets))
         several = Classes(f, targets)

@@ -139,9 +139,11 @@ class Neighbour(Portable, GradientAttribution):
         """
         targets = classes_of_all(f, x, targets)
         if not self.one_pass:
-            return torch.stack(
-                class_by_class(self, lambda target: self.ask(f.of(target), x, batch), targets), 1
-            )
+
+            def one(target):
+                return self.ask(f.with_target(target), x, batch)
+
+            return torch.stack(class_by_class(self, one, targets), 1)
         several = Classes(f, targets)
         k = several.k
         return self.ask(several, x.repeat_interleave(k, 0), chunk_of(x, batch, k)).unflatten(

@@ -30,7 +30,7 @@ class Classes(Score):
     def __init__(self, f: Score, targets: list | Tensor):
         super().__init__(f.model, None, f.output, f.preprocess)
         own = targets.unbind(1) if isinstance(targets, Tensor) else targets
-        self.single = [self.of(target) for target in own]
+        self.single = [self.with_target(target) for target in own]
         self.k = len(self.single)
 
     def __repr__(self):
@@ -113,7 +113,7 @@ def classes_of_all(f: Score, x: Tensor, targets: Any) -> list | Tensor:
     Raises: ValueError for anything else, or outputs without classes
     """
     if isinstance(targets, str) and targets == "all":
-        outputs = values(f.of(None), x[:1], batch=1)
+        outputs = values(f.with_target(None), x[:1], batch=1)
         if outputs.ndim != 2:
             raise ValueError(
                 'targets="all" needs outputs (b, classes), '

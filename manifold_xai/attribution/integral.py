@@ -435,11 +435,12 @@ class _Walk:
         )
         if len(t):
             ends = ([v[t, b] for v in (x, grad, value)], [v[t + 1, b] for v in (x, grad, value)])
-            measure = lambda x, rows: value_and_grad(  # noqa: E731
-                self.f, x.to(self.first.x.dtype), rows, self.chunks
-            )
-            pieces[t, b] = _halved(measure, *ends, b, self.refine)
+            pieces[t, b] = _halved(self.between, *ends, b, self.refine)
         return pieces
+
+    def between(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Score (k,) and gradient (k, ...) at k more points, of the caller's `rows`."""
+        return value_and_grad(self.f, x.to(self.first.x.dtype), rows, self.chunks)
 
 # %% ../../nbs/library/attribution/integral.ipynb #576521db
 def _left_out(walk, point, value, end, place, name, own):

@@ -63,7 +63,7 @@ class Seen:
         Parameters:
             i: place in the block, from 0
         """
-        return self.f.of(int(torch.as_tensor(self.f.target).reshape(-1)[i]))
+        return self.f.with_target(int(torch.as_tensor(self.f.target).reshape(-1)[i]))
 
     @cached_property
     def walked(self) -> dict[str, Tensor]:

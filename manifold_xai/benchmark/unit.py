@@ -286,7 +286,7 @@ def compute(worker: Worker, cell: Cell, rows: list[int]) -> Done:
     with _counting(worker, "map") as map_passes:
         block = explain(f, [batch], _listening(make, points), progress=False, **how)[0]
     A = cast(Tensor, block.A).to(worker.device)
-    seen = _seen(worker, cell, rows, f.of(y), x, A, points, code, batch)
+    seen = _seen(worker, cell, rows, f.with_target(y), x, A, points, code, batch)
     with _counting(worker, "measure") as passes:
         columns = _scores(seen, block.delta) | _measured(cell, seen)
     passes |= map_passes
@@ -351,7 +351,7 @@ def _seen(worker, cell, rows, f, x, A, points, code, batch):
         at = slice(None) if i is None else slice(i, i + 1)
         given = {k: t[at] for k, t in batch.items() if k != "inputs"}
         make, how = subjects.explainer(cell, code, rows[at])
-        return make(f.of(None)).attribute(v, **given, **how)
+        return make(f.with_target(None)).attribute(v, **given, **how)
 
     def partner():
         return images.take(_others(worker, cell, rows)).to(x)

@@ -80,6 +80,7 @@ def main():
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="this decoder is not smooth")
     autoencoder = taef2(Path(args.data_root) / "taef2" if args.data_root else None)
+    autoencoder.to(memory_format=torch.channels_last)  # faster on a CPU
     found = breeds(args.data_root, args.size, classes, learn, args.photographs)
     network = breed_classifier(found, autoencoder, args.data_root, ROOT / "_out" / "breeds")
     network = fastest(network, args.size)

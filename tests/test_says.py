@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from manifold_xai.course.notebooks import chapters
-from manifold_xai.course.says import retell, told
+from manifold_xai.course.says import retell, says, told
 
 LESSONS = {path.stem: path for path in chapters(ROOT, "lessons")}
 
@@ -46,3 +46,9 @@ def test_a_changed_outcome_is_shown_and_nothing_else_changes(tmp_path):
 def test_other_cells_are_left_alone():
     assert told("f = score(model)", ROOT) is None
     assert told('says("MIG-07"); print(1)', ROOT) is None
+
+
+def test_a_reason_is_not_cut_inside_its_parentheses():
+    for name in json.loads((ROOT / "nbs/results/ledger.json").read_text(encoding="utf8")):
+        said = says(name)
+        assert said.count("(") == said.count(")"), said

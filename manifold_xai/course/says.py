@@ -54,7 +54,8 @@ def _line(row: dict, root: Path) -> str:
     if row["outcome"] == "not tested":
         return f"- {link} {row['says']} **Not tested**: {row['why']}."
     answers = f"**{row['outcome'].capitalize()}** ({row['test']}; {OF_CONTROLS[row['survives']]})"
-    return f"- {link} {row['says']} {answers}: {row['why'].partition('; ')[0]}."
+    first = re.split(r"; (?![^(]*\))", row["why"])[0]  # not inside parentheses
+    return f"- {link} {row['says']} {answers}: {first}."
 
 # %% ../../nbs/library/course/says.ipynb #9d27c4e1
 ALONE = re.compile(r"says\(([^()]*)\)")  # a cell with nothing else

@@ -1294,6 +1294,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._to_count': ( 'library/course/outcomes.html#_to_count',
                                                                                           'manifold_xai/course/outcomes.py'),
+                                              'manifold_xai.course.outcomes._too_wide': ( 'library/course/outcomes.html#_too_wide',
+                                                                                          'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._unmet': ( 'library/course/outcomes.html#_unmet',
                                                                                        'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._widened': ( 'library/course/outcomes.html#_widened',

@@ -115,6 +115,15 @@ def test_outcome_follows_the_rule_set_beforehand(claim, rule, intervals, expecte
     assert answer(claim, measured).outcome == expected
 
 
+def test_an_interval_too_wide_for_the_papers_effect_says_why_it_decides_nothing():
+    narrow, wide, open_one = estimate(0.1, 0.2), estimate(0.01, 0.2), estimate(-0.1, 0.2)
+    why = answer("MIG-17", {"a": narrow, "b": wide, "c": open_one, "d": estimate(-0.2, -0.01)}).why
+    assert "2 of 4 intervals leave out the bar (1 above 0, 1 the other way)" in why
+    assert "the effect that the paper reports, 0.17" in why
+    assert "leave out" not in answer("MIG-17", {"a": narrow, "c": open_one}).why
+    assert "leave out" not in answer("MIG-21", {"b": wide, "c": open_one}).why  # states no effect
+
+
 def test_too_few_images_are_shown_and_do_not_count():
     few, many = estimate(-0.2, -0.1, n=8), estimate(0.1, 0.2, n=100)
     assert answer("MIG-21", {"few": few}).outcome == "undecided"

@@ -465,14 +465,16 @@ def _reasons(
     """Why, in words: the bar, what does not count, what was set aside, what was added later."""
     bar, rule = _bar(about), _rule(about)
     theirs = [] if about["direction"] == "equal" else _printed_sides(about["id"])
+    if outcome == "split":
+        yield from _explained(about["id"], sides)
     if theirs:
         decides = ", which decides" if change and change.change == "printed" else ""
         yield f"as printed{decides}: {_counted(theirs, bar)}"
     if outcome == "split":
-        yield from _explained(about["id"], sides)
         yield _each(sides, bar)
     elif sides:
         yield _counted([*sides.values()], bar, _all_or_one(rule, len(sides)))
+    yield from _too_wide(about, found, sides, bar)
     if aside:
         yield _set_aside(aside, bar, sides, change)
     short: dict[str, dict[str, str]] = {}
@@ -488,6 +490,20 @@ def _reasons(
         how = "fails its gate" if unmet == 1 else "fail their gates"
         fails = f", {unmet} {how}" if unmet else ""
         yield f"added later: {_each(added, bar) or 'none counts'}{fails}"
+
+
+def _too_wide(about, found, sides, bar):
+    """How many intervals would decide, were they not wider than the effect of the paper."""
+    if not about["effect"]:
+        return
+    open_ones = [found[name].measured for name, s in sides.items() if s == "undecided"]
+    would = [side(e, {**about, "effect": ""}) for e in open_ones]
+    if clear := len(would) - would.count("undecided"):
+        within = f"{would.count('supported')} {bar}, {would.count('contradicted')} the other way"
+        yield (
+            f"{clear} of {len(sides)} intervals leave out the bar ({within}), "
+            f"but are wider than the effect that the paper reports, {float(about['effect']):g}"
+        )
 
 
 @cache

@@ -3,12 +3,14 @@
 import json
 import re
 import subprocess
+import symtable
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from manifold_xai.course.cli import main, picked
+from manifold_xai.course.notebooks import chapters, read
 from manifold_xai.course.provenance import (
     _results,
     is_of,
@@ -285,3 +287,37 @@ def test_the_commits_of_stored_results_are_known():
         if "not a git repository" in found.stderr or (ROOT / ".git" / "shallow").exists():
             pytest.skip("no history here")
         assert found.returncode == 0, f"{path.name}: no commit {commit}"
+
+
+def names_in(source):
+    """The names that a cell takes from earlier ones, and those that it assigns."""
+    tables = [symtable.symtable(source, "cell", "exec")]
+    top = tables[0].get_symbols()
+    own = {s.get_name() for s in top if s.is_assigned() or s.is_imported()}
+    for table in tables:
+        tables += table.get_children()
+    asked = ((s, table) for table in tables for s in table.get_symbols() if s.is_referenced())
+    taken = {s.get_name() for s, table in asked if table is tables[0] or s.is_global()}
+    return taken - own, own
+
+
+def taken_from_figures(cells):
+    """Names that a cell takes although a figure assigned them last."""
+    found, by_figure = set(), set()
+    for figure, source in cells:
+        taken, own = names_in(source)
+        found |= set() if figure else taken & by_figure
+        by_figure = by_figure | own if figure else by_figure - own
+    return found
+
+
+def test_no_number_comes_from_a_figure():
+    """Figures have no part in the key, so that what they assign must not reach a claim."""
+    plot = "for y in (1, 2):\n    plot(y)"
+    gate = "def right():\n    return seen == y"
+    assert taken_from_figures([(False, "y = 3"), (True, plot), (False, gate)]) == {"y"}
+    assert not taken_from_figures([(True, plot), (False, "y = 3"), (False, gate)])
+    for page in chapters(ROOT, "evidence"):
+        cells = [c for c in read(page)["cells"] if c["cell_type"] == "code"]
+        tagged = [("figure" in c["metadata"].get("tags", []), c["source"]) for c in cells]
+        assert not taken_from_figures(tagged), page.stem

@@ -41,13 +41,13 @@ def first_kept(root: Path) -> dict[str, dict[str, str]]:
         text = _git(root, "show", f"{commit}:{file}")
         for claim, entry in json.loads(text or "{}").items():
             for name in entry.get("conditions", {}):
-                found.setdefault(claim, {}).setdefault(name, f"{day[:10]} {commit}")
+                found.setdefault(claim, {}).setdefault(name, f"{day[:10]} {commit[:7]}")
     return found
 
 
 def _versions(root):
     for file in (EVIDENCE, SHOWN):
-        log = _git(root, "log", "--format=%cI %h", "--", file)
+        log = _git(root, "log", "--format=%cI %H", "--", file)
         for line in log.splitlines():
             day, commit = line.split()
             yield day, commit, file

@@ -1,14 +1,14 @@
 """MA-GIG's Table 1 on photographs: eight methods, three classifiers, TAEF2; every score by image.
 
     python benchmarks/table1.py --data-root FOLDER
-        (128 photographs that each classifier gets right, 128 pixels: ten hours of one core)
+        (104 photographs that each classifier gets right, 128 pixels: eight hours of one core)
     python benchmarks/table1.py --data-root FOLDER --quick
 
 FOLDER holds `taef2` and `imagenet-val`, on which no network here was trained. The grid is
 table1.toml, run as `manifold-xai benchmark` runs it, into _out/table1; what is done there already
 is not done again. To share the work between cores, run its shards and merge them there first:
 
-    manifold-xai benchmark benchmarks/table1.toml --limit 128 --shard 1/2 --resume --out _out/one
+    manifold-xai benchmark benchmarks/table1.toml --limit 104 --shard 1/2 --resume --out _out/one
     manifold-xai benchmark merge _out/one _out/two --out _out/table1
 
 Numbers only: no photograph and no map is written.
@@ -32,7 +32,7 @@ GRID = Path(__file__).with_suffix(".toml")
 
 
 def main():
-    args = arguments(__doc__, RESULTS, photographs=128, batch=8, steps=50, size=128)
+    args = arguments(__doc__, RESULTS, photographs=104, batch=8, steps=50, size=128)
     torch.set_num_threads(1)
     grid = read_grid(GRID, steps=args.steps, size=args.size)
     with tempfile.TemporaryDirectory() as aside:

@@ -36,9 +36,9 @@ from manifold_xai.evaluation.attacks import (
     map_ssim,
     softened,
     targeted_attack,
-    traced_attribution,
     unit_mass,
 )
+from manifold_xai.evaluation.traced import traced_attribution
 from manifold_xai.paths.blur import blur
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score

@@ -21,7 +21,8 @@ from guided_repeatability import ROOT, arguments, collect, fastest
 
 from manifold_xai.evaluation.attacks import targeted_attack, unit_mass
 from manifold_xai.evaluation.completeness import AddedUp
-from manifold_xai.evaluation.faithfulness import infidelity, max_sensitivity, probes
+from manifold_xai.evaluation.faithfulness import max_sensitivity, probes
+from manifold_xai.evaluation.infidelity import infidelity
 from manifold_xai.score import score
 from manifold_xai.subjects.autoencoders import taef2
 from manifold_xai.subjects.breeds import breed_classifier, breeds

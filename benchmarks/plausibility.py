@@ -28,7 +28,6 @@ from manifold_xai.subjects.classifiers import imagenet_classifier
 from manifold_xai.subjects.sources import image_folder
 from manifold_xai.evaluation.plausibility import (
     along,
-    area,
     feature_distance,
     free_energy,
     gaussian,
@@ -39,6 +38,7 @@ from manifold_xai.evaluation.plausibility import (
     support,
     taps,
 )
+from manifold_xai.evaluation.area import area
 from manifold_xai.course.provenance import is_of, write_result
 from manifold_xai.files import write_aside
 from manifold_xai.paths.blur import blur_path

@@ -39,15 +39,16 @@ from .evaluation.alignment import (
     tangent_fraction as tangent_fraction,
     tangent_importance as tangent_importance,
 )
+from .evaluation.area import area as area
+from .evaluation.efficient_mprt import efficient_mprt as efficient_mprt
 from .evaluation.faithfulness import (
     completeness_residual as completeness_residual,
-    infidelity as infidelity,
     max_sensitivity as max_sensitivity,
     probes as probes,
 )
+from .evaluation.infidelity import infidelity as infidelity
 from .evaluation.plausibility import (
     along as along,
-    area as area,
     nearest_on_manifold as nearest_on_manifold,
     prdc as prdc,
 )
@@ -57,7 +58,6 @@ from .evaluation.removal import (
 )
 from .evaluation.roar import roar as roar
 from .evaluation.sanity import (
-    efficient_mprt as efficient_mprt,
     mprt as mprt,
     randomised as randomised,
 )

@@ -18,9 +18,9 @@ from manifold_xai.evaluation.attacks import (
     softened,
     targeted_attack,
     topk_attack,
-    traced_attribution,
     unit_mass,
 )
+from manifold_xai.evaluation.traced import traced_attribution
 from manifold_xai.paths.straight import straight_path
 from manifold_xai.score import score
 from manifold_xai.subjects.classifiers import digit_classifier

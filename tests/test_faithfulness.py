@@ -10,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifold_xai.attribution.integral import path_attribution
-from manifold_xai.evaluation.faithfulness import (
-    completeness_residual,
-    infidelity,
-    max_sensitivity,
-    probes,
-)
+from manifold_xai.evaluation.faithfulness import completeness_residual, max_sensitivity, probes
+from manifold_xai.evaluation.infidelity import infidelity
 from manifold_xai.evaluation.removal import (
     channel_mean,
     diffid,

@@ -753,6 +753,15 @@ def test_dates_of_what_came_later_are_those_of_the_history():
             assert day in (history[claim].get(name), report.NOT_YET)
 
 
+def test_stored_measurements_of_older_code_are_named_on_top(monkeypatch):
+    read = "attacks.json"  # by page 43; no page reads the other
+    old = {read: ["targeted_attack"], "tolerance_digits.json": ["bends"]}
+    monkeypatch.setattr(report, "outdated_results", lambda root: old)
+    assert report._scale(found(), ROOT)[-1].endswith("code that has changed since: attacks.json")
+    monkeypatch.setattr(report, "outdated_results", lambda root: {})
+    assert report._scale(found(), ROOT)[-1].endswith("that they read, none is older")
+
+
 def test_what_the_papers_print_is_for_claims_that_exist_and_has_its_place():
     with (ROOT / "manifold_xai" / "assets" / "paper.csv").open(encoding="utf8") as file:
         rows = [*csv.DictReader(file)]

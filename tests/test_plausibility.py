@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from manifold_xai.evaluation.area import area
 from manifold_xai.evaluation.plausibility import (
     along,
-    area,
     distance_to,
     feature_distance,
     features_to,

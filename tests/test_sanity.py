@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifold_xai.chunks import value_and_grad
+from manifold_xai.evaluation.efficient_mprt import efficient_mprt
 from manifold_xai.evaluation.hypercube import (
     TwoLayer,
     hypercube_corners,
@@ -23,7 +24,6 @@ from manifold_xai.evaluation.hypercube import (
 from manifold_xai.evaluation.sanity import (
     complexity,
     edges,
-    efficient_mprt,
     mprt,
     planted,
     randomised,

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from ..attribution.integral import path_attribution
 from .cell import Cell
-from ..evaluation.attacks import map_ssim, targeted_attack, traced_attribution, unit_mass
-from ..evaluation.faithfulness import infidelity, max_sensitivity, probes
-from ..evaluation.plausibility import along, area, features_to, remaining
+from ..evaluation.area import area
+from ..evaluation.attacks import map_ssim, targeted_attack, unit_mass
+from ..evaluation.faithfulness import max_sensitivity, probes
+from ..evaluation.infidelity import infidelity
+from ..evaluation.plausibility import along, features_to, remaining
 from ..evaluation.removal import kept_mean, removal
 from ..evaluation.sanity import complexity
+from ..evaluation.traced import traced_attribution
 from ..paths.straight import straight_path
 from ..score import Score
 

@@ -23,7 +23,8 @@ from .claims import TESTS, claims, revisions
 from .ledger import OLDER, Row, as_entry, as_table, claim_places, judged, stored
 from .outcomes import MOST, OUTCOMES, SURVIVES, Answer, Beside, smallest_effect
 from .says import retell
-from .provenance import ADDED, EVIDENCE, SHOWN, outdated
+from .provenance import ADDED, EVIDENCE, RESULTS, SHOWN, outdated
+from .provenance import outdated_results, recorded_in, rests_on
 from ..files import filled, read_table, repository, write_aside
 
 # %% ../../nbs/library/course/report.ipynb #700b93a6
@@ -197,8 +198,19 @@ def _scale(found: LedgerNow, root: Path) -> list[str]:
         f"digits, small networks: {len(digits)} claims, {_sizes(digits, found)}",
         f"photographs, {_settings(root)}: {len(photos)} claims, {_sizes(photos, found, 'photo')}",
         f"kept numbers of the evidence run: {len(found.answers)} claims, "
-        f"{old} of them measured before code or data changed, which decide nothing",
+        f"{old} of them measured before code or data changed, which decide nothing; "
+        + _stored_files(root),
     ]
+
+
+def _stored_files(root: Path) -> str:
+    """How many of the files that pages read were made by code that has changed since, and which."""
+    pages, old = {*recorded_in(root).values()}, outdated_results(root)
+    measured = {path.name for folder in RESULTS for path in (root / folder).glob("*.json")}
+    read = {name for page in pages for name in rests_on(page, root).names["data"]} & measured
+    changed = ", ".join(sorted(read & old.keys()))
+    said = f"of {len(read)} files of stored measurements that they read, "
+    return said + (f"made by code that has changed since: {changed}" if changed else "none is older")
 
 
 def _sizes(rows, found, only=""):

@@ -20,9 +20,9 @@ from manifold_xai.evaluation.attacks import (
     map_correlation,
     softened,
     targeted_attack,
-    traced_attribution,
     unit_mass,
 )
+from ...evaluation.traced import traced_attribution
 from ...geometry.metric import latent_line
 from ...paths.straight import straight_path
 from ...score import score

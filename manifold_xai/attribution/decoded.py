@@ -21,7 +21,8 @@ def decoded_integral(f: Callable[[Tensor], Tensor], decode: Decoder, gamma_z: Te
         f: score, (b, ...) -> (b,), row by row
         decode: (n, ...) -> (n, ...), row by row
         gamma_z: latent path, (T+1, b, ...)
-    Returns: share of each feature, (b, ...); `EnhancedIG` and `ManifoldIG` give the same, in chunks
+    Returns: share of each feature, (b, ...); `path_attribution` of a `decoded_path` gives the
+        same, in chunks
     Source: Jha et al. 2020 (latent linear path); Zaher et al. 2024, §3.2
 
     >>> import torch

@@ -209,8 +209,8 @@ def _stored_files(root: Path) -> str:
     measured = {path.name for folder in RESULTS for path in (root / folder).glob("*.json")}
     read = {name for page in pages for name in rests_on(page, root).names["data"]} & measured
     changed = ", ".join(sorted(read & old.keys()))
-    said = f"of {len(read)} files of stored measurements that they read, "
-    return said + (f"made by code that has changed since: {changed}" if changed else "none is older")
+    older = f"made by code that has changed since: {changed}" if changed else "none is older"
+    return f"of {len(read)} files of stored measurements that they read, {older}"
 
 
 def _sizes(rows, found, only=""):

@@ -19,7 +19,8 @@ def efficient_mprt(A: Tensor, A_random: Tensor, bins: int = 100) -> Tensor:
         A_random: maps of the randomised network, like A
         bins: as in `complexity`
     Returns: (b,); higher is better, 0 means no change
-    Raises: ValueError for maps of different shape, NaN, or a constant map, whose complexity is 0
+    Raises: ValueError for maps of different shape or not finite, or a constant map in A, whose
+        complexity is 0
     Source: Hedström et al. 2023
 
     >>> import torch

@@ -18,7 +18,7 @@ def infidelity(A: Tensor, probes: Probes, product: str = "scaled", rescale: bool
 
     Parameters:
         A: maps (b, ...)
-        probes: as `probes` draws them for the same images
+        probes: a `Probes`, drawn by the function `probes` for the same images
         product: "scaled": ⟨ξ, A/(x − x0)⟩, 0 where x = x0; "raw": ⟨ξ, A⟩
         rescale: first multiply each map by its best-fitting factor, as Yeh et al. do
     Returns: (b,), at least 0; not finite where A/(x − x0) overflows: round
@@ -30,7 +30,7 @@ def infidelity(A: Tensor, probes: Probes, product: str = "scaled", rescale: bool
     >>> from manifold_xai import infidelity, probes
     >>> x, g = torch.ones(1, 3), torch.Generator().manual_seed(0)
     >>> drawn = probes(lambda x: x.sum(1), x, 0 * x, generator=g)
-    >>> bool(infidelity(x, drawn) < 1e-9)
+    >>> bool(infidelity(x, drawn) < 1e-9)  # F = Σx, so A = x
     True
     """
     check_map(A, probes.away)

@@ -22,7 +22,7 @@ def traced_attribution(
     Parameters:
         f: a `score`, or any callable (b, ...) -> (b,), row by row, twice differentiable
         gamma: a path (T+1, b, ...), in memory
-        rows: which rows of the caller these are, (b,), passed to f if it takes them
+        rows: index of each image in the caller's batch, (b,), passed to f if it takes them
     Returns: A, (b, ...), by the trapezoid rule, with its graph. Where no derivative is
         needed, `path_attribution` is faster and reports its gap.
 

@@ -19,7 +19,8 @@ def chain(T: int) -> Tensor:
 
     Parameters:
         T: segments, at least 2
-    Returns: K, (T−1, T−1), float64; ½ vᵀKv is the energy that links gain by moving by v
+    Returns: K, (T−1, T−1), float64; ½ vᵀKv is what a chain at rest gains in energy when its
+        links move by v
 
     >>> chain(3)
     tensor([[ 6., -3.],
@@ -31,6 +32,8 @@ def chain(T: int) -> Tensor:
 # %% ../../nbs/22_fast_solvers.ipynb #079f776e
 def gauss_newton_matrix(decode: Decoder, gamma: Tensor) -> Tensor:
     """Gauss–Newton's matrix of the energy of one path, whole: 𝐉ᵀ(K ⊗ I)𝐉.
+
+    𝐉 has the links' Jacobians down its diagonal, K is `chain`, I the identity of all pixels.
 
     Parameters:
         decode: (n, d) -> (n, ...), row by row

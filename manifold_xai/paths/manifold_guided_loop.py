@@ -35,7 +35,7 @@ def manifold_guided_loop(
     >>> import torch
     >>> from manifold_xai import adapt, score
     >>> same = adapt(lambda x: x, lambda z: z)
-    >>> f = score(lambda x: x**2, 0, output="logit")
+    >>> f = score(lambda x: 2 * x, 0, output="logit")
     >>> x = torch.tensor([[1.0, 1.0]])
     >>> manifold_guided_loop(f, same, 0 * x, x, 2)[:, 0]  # the second feature does not matter
     tensor([[0.0000, 0.0000],

@@ -1453,6 +1453,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'manifold_xai/course/publish.py'),
                                              'manifold_xai.course.publish._kept_metadata': ( 'library/course/publish.html#_kept_metadata',
                                                                                              'manifold_xai/course/publish.py'),
+                                             'manifold_xai.course.publish._places': ( 'library/course/publish.html#_places',
+                                                                                      'manifold_xai/course/publish.py'),
                                              'manifold_xai.course.publish._save': ( 'library/course/publish.html#_save',
                                                                                     'manifold_xai/course/publish.py'),
                                              'manifold_xai.course.publish._show': ( 'library/course/publish.html#_show',

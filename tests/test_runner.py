@@ -493,6 +493,15 @@ def test_streams_are_joined_and_widgets_and_places_left_out():
     ]
 
 
+def test_a_data_root_has_one_name_wherever_it_lies(tmp_path):
+    for place in ("/mnt/disk/data", str(Path.home() / "mine")):
+        ran = {"metadata": {"papermill": {"parameters": {"data_root": place}}}}
+        said = {"output_type": "stream", "name": "stdout", "text": [f"read {place}/taef2\n"]}
+        (shown,) = publish.tidy([said], publish._places(tmp_path / "_out", ran))
+        assert shown["text"] == ["read ~/data/taef2\n"]
+    assert "~/data" not in publish._places(tmp_path / "_out", {"metadata": {}}).values()
+
+
 # The doctor
 
 

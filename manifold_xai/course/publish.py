@@ -39,11 +39,8 @@ def outputs(args: argparse.Namespace) -> int:
             if name not in took["cpu"]:
                 raise ValueError("not done in the cpu profile: manifold-xai run --profile cpu")
             nb = json.loads(path.read_text(encoding="utf8"))
-            _take_over(
-                nb,
-                read(out / "cpu" / "notebooks" / f"{name}.ipynb"),
-                {str(out.parent): "", str(Path.home()): "~"},
-            )
+            executed = read(out / "cpu" / "notebooks" / f"{name}.ipynb")
+            _take_over(nb, executed, _places(out, executed))
             if path.parent.name != "evidence":
                 _stamp(nb, took["cpu"][name], took["smoke"].get(name))
             _hide_answers(nb)
@@ -52,6 +49,13 @@ def outputs(args: argparse.Namespace) -> int:
             print(f"{name}: {error}")
             refused += 1
     return int(refused > 0)
+
+
+def _places(out: Path, executed: dict) -> dict[str, str]:
+    """Names, the same on every machine, of the folders that a run used."""
+    given = executed["metadata"].get("papermill", {}).get("parameters", {})
+    asked = {given["data_root"]: "~/data"} if given.get("data_root") else {}
+    return {str(out.parent): "", **asked, str(Path.home()): "~"}
 
 
 def seconds(folder: Path) -> dict[str, tuple[float, int]]:

@@ -205,7 +205,7 @@ def of_digits(n):
     ours, theirs = (
         removed(f, A, x, fill)["diffid"] for A in (integral(f, guided), torch.from_numpy(ig))
     )
-    yield "MAGIG-17", "IG, first draw", interval(ours - theirs)
+    yield "MAGIG-17", "IG, digits", interval(ours - theirs)
 
 
 # Photographs

@@ -39,6 +39,7 @@ LOOK = """() => {
     scrolling: cells.filter(wide).length,
     columns: Math.min(...cells.map(columns)),
     figures,
+    cut: all("div.cell_output").filter((e) => shown(e) && e.querySelector("img") && wide(e)).length,
     silent: all("article img, .slides img")
       .filter((i) => !i.alt.trim() || i.alt.includes("_images/")).map((i) => i.src.slice(-40)),
     formulas: all(".math").length + all("script[type^='math/']").length,
@@ -124,6 +125,8 @@ def looked_at(page: Page, path: Path) -> Iterator[str]:
         yield f"{seen['scrolling']} of {seen['cells']} code cells scroll sideways"
     if seen["cells"] and seen["columns"] < COLUMNS:
         yield f"a cell has room for {seen['columns']} columns of code"
+    if seen["cut"]:
+        yield f"{seen['cut']} figures are cut off at their right"
     if seen["directives"]:
         yield f"{seen['directives']} cells show directives"
     yield from (f"no alternative text: {src}" for src in seen["silent"])

@@ -1,7 +1,7 @@
 """MA-GIG's Table 1 on photographs: eight methods, three classifiers, TAEF2; every score by image.
 
     python benchmarks/table1.py --data-root FOLDER
-        (104 photographs that each classifier gets right, 128 pixels: eight hours of one core)
+        (104 photographs that each classifier gets right, 128 pixels: hours of one core)
     python benchmarks/table1.py --data-root FOLDER --quick
 
 FOLDER holds `taef2` and `imagenet-val`, on which no network here was trained. The grid is

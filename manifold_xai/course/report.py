@@ -228,6 +228,8 @@ PHOTOGRAPHS = (
     "benchmarks/results/attacks.json",
     "nbs/results/42_photographs.json",
     "nbs/results/43_dogs.json",
+    "nbs/results/44_table1.json",
+    "nbs/results/50_table1.json",
 )
 
 
@@ -236,7 +238,7 @@ def _settings(root):
     made_by = [_payload_command(root / name) for name in PHOTOGRAPHS if (root / name).exists()]
     words = [dict(re.findall(r"--(\w+) (\d+)", command)) for command in made_by]
     sizes, steps = (sorted({int(each[key]) for each in words}) for key in ("size", "steps"))
-    across = " or ".join(str(size) for size in sizes)
+    across = " or ".join(filter(None, [", ".join(map(str, sizes[:-1])), str(sizes[-1])]))
     return f"{across} pixels across, {steps[0]} to {steps[-1]} steps"
 
 

@@ -68,4 +68,6 @@ def method_added_up(
     how: dict[str, Any] = dict(rule="trapezoid", batch=None, progress=method.progress)
     how |= dict(integrand=method.integrand, finite=method.finite, gap=True)
     gain = values(f, x) - values(f, x0)
-    return added_up(lambda refine: method.walk(f, x0, x, steps, refine=refine, **how), gain)
+    gamma = method.path(f, x0, x, steps, how["batch"])  # once: a geodesic costs more than its map
+    ends = dict(x0=x0, x=x)
+    return added_up(lambda refine: method.add_up(f, gamma, refine=refine, **ends, **how), gain)

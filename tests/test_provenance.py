@@ -123,12 +123,12 @@ def test_restamp_where_a_run_gave_the_same_bits_and_nowhere_else(clone, capsys):
     old = load(clone, "evidence")["MIG-04"]["key"]
     edit(clone, "x * LIMIT", "LIMIT * x")
     assert (
-        restamp(Namespace(root=clone, out=None, against=None)) == 1
+        restamp(Namespace(root=clone, out=None, against=None, smaller=None)) == 1
         and "one of the two runs has not recorded it" in capsys.readouterr().out
     )
     run(clone, value=0.3)  # 0.1 + 0.2 is another number
     assert (
-        restamp(Namespace(root=clone, out=None, against=None)) == 1
+        restamp(Namespace(root=clone, out=None, against=None, smaller=None)) == 1
         and "MIG-04: other numbers: a" in capsys.readouterr().out
     )
     assert load(clone, "evidence")["MIG-04"]["key"] == old
@@ -147,7 +147,7 @@ def test_restamp_where_a_run_gave_the_same_bits_and_nowhere_else(clone, capsys):
         "MIG-04": ["LIMIT"]
     }  # what it rests on is known for the new key, too
     assert (
-        restamp(Namespace(root=clone, out=None, against=None)) == 1
+        restamp(Namespace(root=clone, out=None, against=None, smaller=None)) == 1
         and "other code or data than today's" in capsys.readouterr().out
     )
 
@@ -163,7 +163,7 @@ def test_a_run_vouches_for_evidence_only_through_a_stored_run_of_the_same_code(c
             for claim, e in load(clone, "ledger").items()
         },
     )
-    assert restamp(Namespace(root=clone, out=None, against=None)) == 1
+    assert restamp(Namespace(root=clone, out=None, against=None, smaller=None)) == 1
     assert "was not made with the code and data of the evidence" in capsys.readouterr().out
 
 
@@ -176,6 +176,31 @@ def test_on_another_machine_the_old_code_is_run_there_too(clone, capsys):
     assert main(["restamp", "--root", str(clone), "--against", str(clone / "old" / "cpu")]) == 0
     assert outdated(clone) == {}
     assert load(clone, "evidence")["MIG-04"]["conditions"]["a"]["value"] == 0.1 + 0.2
+
+
+def test_conditions_of_stored_results_are_taken_over_and_no_others(clone, capsys):
+    def add(profile, settings, **found):
+        for file in (clone / "_out" / profile / "claims").glob("*.json"):
+            made = json.loads(file.read_text())
+            made["key"]["settings"] = settings
+            for name, value in found.items():
+                made["conditions"][name] = dict(value=value, low=0.0, high=9.0, n=7)
+            file.write_text(json.dumps(made))
+
+    edit(clone, "x * LIMIT", "LIMIT * x")
+    words = ["restamp", "--root", str(clone), "--smaller", str(clone / "_out" / "smoke")]
+    for profile, settings, of_size in (("cpu", "ledger", 0.25), ("smoke", "less", 0.5)):
+        run(clone, profile)
+        add(profile, settings, dogs=3.0, digits=of_size)
+    assert main(words) == 1 and "MIG-04: other numbers: digits\n" in capsys.readouterr().out
+    add("smoke", "ledger", digits=0.25)  # the same run twice says nothing
+    assert main(words) == 1 and "other numbers: dogs; digits" in capsys.readouterr().out
+    add("smoke", "less")
+    assert main(words) == 0 and outdated(clone) == {}
+    kept = load(clone, "evidence")["MIG-04"]
+    assert list(kept["conditions"]) == ["a", "dogs", "digits"] and kept["n"] == 7
+    assert kept["conditions"]["dogs"]["value"] == 3.0
+    assert kept["conditions"]["a"]["value"] == 0.1 + 0.2
 
 
 def test_new_evidence_replaces_what_it_was_made_for_and_leaves_the_rest(clone, capsys):

@@ -203,9 +203,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's parser."""
-    whole = argparse.ArgumentParser(
-        prog="manifold-xai", description="Run and maintain the course."
-    )
+    whole = argparse.ArgumentParser(prog="manifold-xai", description="Run and maintain the course.")
     commands = whole.add_subparsers(dest="command", required=True)
     _add_run(commands.add_parser("run", help="execute chapters").add_argument)
     add_benchmark(commands.add_parser("benchmark", help="methods on many images").add_argument)
@@ -232,6 +230,9 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--against",
                 help="folder of a cpu run of the old code on this machine; default: kept results",
+            )
+            sub.add_argument(
+                "--smaller", help="folder of a smoke run: take over what is stored"
             )
             sub.add_argument("--result", help="a kept result; --out is one begun by today's code")
     for sub in commands.choices.values():

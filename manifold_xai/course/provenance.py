@@ -237,7 +237,8 @@ def restamp(args: argparse.Namespace) -> int:
     """Run `manifold-xai restamp`: give evidence today's key if a cpu run gave the same bits.
 
     Or `--result FILE --out BEGUN`: give a kept result today's key if today's code, of which BEGUN
-    holds the first rows, gave the same bits.
+    holds the first rows, gave the same bits. With `--smaller SMOKE`, conditions that are new, and
+    the same in that smaller run, are taken over: they come from results measured beforehand.
 
     Parameters:
         args: the command's options
@@ -253,9 +254,11 @@ def restamp(args: argparse.Namespace) -> int:
         if args.against:
             old = _load(Path(args.against) / "claims" / f"{claim}.json")
         today = key(pages[claim], root) if claim in pages else {}
-        if why := _not_the_same(fresh, old, kept[claim], today):
+        new = _stored(fresh, old, Path(args.smaller) / "claims") if args.smaller else {}
+        if why := _not_the_same(fresh, old, kept[claim], today, new):
             print(f"{claim}: {why}")
             continue
+        kept[claim] = _with(kept[claim], new)
         for entry in (kept[claim], shown.get(claim, {"key": {}})):
             was = [*entry.get("was", []), entry["key"]]
             entry.update(key=entry["key"] | today, was=was, chapter=fresh["chapter"])
@@ -268,7 +271,28 @@ def restamp(args: argparse.Namespace) -> int:
     return int(bool(left))
 
 
-def _not_the_same(fresh, old, evidence, today):
+def _stored(fresh, old, smaller):
+    "New conditions that a smaller run gives alike: they read what was measured beforehand."
+    if not fresh or not (less := _load(smaller / f"{fresh['claim']}.json")):
+        return {}
+    if _parts(less["key"]) != _parts(fresh["key"]) or less["key"] == fresh["key"]:
+        return {}
+    new = {n: c for n, c in fresh["conditions"].items() if n not in old.get("conditions", {})}
+    return {n: c for n, c in new.items() if _numbers(less["conditions"].get(n)) == _numbers(c)}
+
+
+def _with(entry, new):
+    "A kept record with conditions added; what follows from them is left to the ledger."
+    if not new:
+        return entry
+    entry = {part: v for part, v in entry.items() if part not in ("outcome", "survives", "why")}
+    conditions = entry["conditions"] | new
+    late = [name for name, c in new.items() if c.get("role") == "exploratory"]
+    entry |= {"later": [*entry.get("later", []), *late]}
+    return entry | {"conditions": conditions, "n": min(c["n"] for c in conditions.values())}
+
+
+def _not_the_same(fresh, old, evidence, today, new):
     "Why two short runs, of today's code and of the evidence's, do not confirm it; '' if they do."
     if not fresh or not old:
         return "one of the two runs has not recorded it"
@@ -278,7 +302,7 @@ def _not_the_same(fresh, old, evidence, today):
         return "the run to compare with was not made with the code and data of the evidence"
     if fresh["key"]["settings"] != old["key"]["settings"]:
         return "the run to compare with had other settings"
-    ours, theirs = fresh["conditions"], old["conditions"]
+    ours, theirs = fresh["conditions"], old["conditions"] | new
     differ = [n for n in {**ours, **theirs} if _numbers(ours.get(n)) != _numbers(theirs.get(n))]
     return f"other numbers: {'; '.join(differ)}" if differ else ""
 

@@ -106,6 +106,14 @@ def _pattern(cell):
     return cell
 
 
+def _effects(cell):
+    """Check an effect, or several, as `outcomes.reported` reads them."""
+    for part in cell.split("|"):
+        which, _, size = part.rpartition("=")
+        _pattern(which), _finite(size)
+    return cell
+
+
 def _day(cell):
     """Check a day, such as 2026-11-29."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", cell):
@@ -115,12 +123,12 @@ def _day(cell):
 
 LATER: dict[str, Callable[[str], str]] = dict(dated=_day, plainly=filled, test=_one_of(*TESTS))
 LATER |= dict(instead=str, rule=_maybe(_one_of("exists", "each", "all")), gates=str)
-LATER |= dict(pooled=_pattern, effect=_maybe(_finite), analysis=_maybe(_one_of("yes")))
+LATER |= dict(pooled=_pattern, effect=_maybe(_effects), analysis=_maybe(_one_of("yes")))
 LATER |= dict(parts=_pattern, ours=str)
 COLUMNS |= LATER
 
 # %% ../../nbs/library/course/claims.ipynb #8405299d
-REVISED = ("aside", "printed")
+REVISED = ("aside", "printed", "effect")
 
 
 class Revision(NamedTuple):
@@ -128,10 +136,13 @@ class Revision(NamedTuple):
 
     claim: str  # its id
     dated: str
-    change: str  # "aside": conditions no longer count; "printed": the paper's own table decides
+    # "aside": conditions no longer count; "printed": the paper's own table decides; "effect":
+    # another effect of the paper's is what an interval must not be wider than
+    change: str
     which: str  # of the conditions, by a regular expression; "" for all
     needs: str  # what would decide if none is left
     reason: str
+    was: str  # the effect before, if that changed
 
 
 @cache
@@ -139,7 +150,7 @@ def revisions() -> dict[str, Revision]:
     """Revisions made when results were known, by claim."""
     path = Path(str(files("manifold_xai"))) / "assets" / "revisions.csv"
     columns = dict(claim=_one_of(*claims()), dated=_day, change=_one_of(*REVISED))
-    columns |= dict(which=_pattern, needs=str, reason=filled)
+    columns |= dict(which=_pattern, needs=str, reason=filled, was=str)
     return {row["claim"]: Revision(**row) for row in read_table(path, columns, key="claim")}
 
 # %% ../../nbs/library/course/claims.ipynb #511049e6

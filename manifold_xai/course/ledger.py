@@ -120,7 +120,8 @@ def _unlike(said: Answer, shown: Mapping[str, Estimate], pattern: str) -> str:
         found = re.search(pattern, name)
         parts.setdefault(found[0] if found else name, []).append(e.value)
     each = "; ".join(f"{name} {_ends(values)}" for name, values in parts.items())
-    held = sum(side(e, claims()[said.claim]) == "supported" for e in shown.values())
+    about = claims()[said.claim]
+    held = sum(side(e, about, name=name) == "supported" for name, e in shown.items())
     few = f"{len(parts)} quantities, {held} of {len(shown)} as claimed"
     return each if len(each) <= SHORT else few
 

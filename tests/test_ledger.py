@@ -397,6 +397,13 @@ def test_the_table_of_outcomes_has_no_other_words():
     assert {row["rule"] for row in outcomes()} == {"exists", "each", "all", "share"}
 
 
+def test_a_later_condition_on_fewer_images_needs_half_of_them():
+    for passed, told in ((16, "added later: above 0 for dogs"), (15, "1 fails its gate")):
+        late = Condition(YES._replace(n=passed), "exploratory", (Gate("right", passed, 32),))
+        assert told in answer("MIG-16", {"a": YES, "dogs": late}).why
+        assert answer("MIG-16", {"dogs": late._replace(role="headline")}).outcome == "undecided"
+
+
 def test_one_of_many_against_a_claim_about_all_has_its_interval_widened():
     near = Estimate(-0.2, -0.39, -0.01, 100)
     for n, outcome in ((1, "contradicted"), (12, "undecided")):

@@ -1288,6 +1288,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._of_table': ( 'library/course/outcomes.html#_of_table',
                                                                                           'manifold_xai/course/outcomes.py'),
+                                              'manifold_xai.course.outcomes._opens': ( 'library/course/outcomes.html#_opens',
+                                                                                       'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._outcomes': ( 'library/course/outcomes.html#_outcomes',
                                                                                           'manifold_xai/course/outcomes.py'),
                                               'manifold_xai.course.outcomes._passed': ( 'library/course/outcomes.html#_passed',

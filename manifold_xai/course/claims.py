@@ -178,10 +178,9 @@ class Gate(NamedTuple):
         """Whether enough images passed.
 
         Parameters:
-            least: how many are enough; half of them where fewer were tested, as may be in
-                conditions that were added later
+            least: how many are enough; all of them if there are fewer
         """
-        return self.passed >= max(1, least if self.of >= least else (self.of + 1) // 2)
+        return self.passed >= max(1, min(self.of, least))
 
     def __str__(self) -> str:
         return f"{self.what}: {self.passed} of {self.of}"

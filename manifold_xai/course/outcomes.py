@@ -142,6 +142,16 @@ def _t(n):
     return float(t.ppf(0.975, n - 1))
 
 
+def _gated(c: Condition, least: int) -> bool:
+    """Whether enough images pass each gate: `least`, or half where fewer were tested, as may be
+    in conditions that were added later."""
+    return all(_opens(gate, least) for gate in c.gates)
+
+
+def _opens(gate, least):
+    return gate.holds(least if gate.of >= least else (gate.of + 1) // 2)
+
+
 def pool(
     conditions: Mapping[str, Condition], repeated: str, least: int = 1
 ) -> dict[str, Condition]:
@@ -155,7 +165,7 @@ def pool(
     groups: dict[tuple[str, str, bool], dict[str, Condition]] = {}
     for name, c in conditions.items():
         short = re.sub(repeated, "", name).strip(" ,") if repeated and c.seeds == 1 else name
-        passes = all(gate.holds(least) for gate in c.gates)
+        passes = _gated(c, least)
         groups.setdefault((short or "all seeds", c.role, passes), {})[name] = c
     found: dict[str, Condition] = {}
     for (short, role, passes), same in groups.items():
@@ -366,10 +376,6 @@ def _of(conditions, role):
 
 def _counts(c, least):
     return c.measured.n >= least and _gated(c, least)
-
-
-def _gated(c, least):
-    return all(gate.holds(least) for gate in c.gates)
 
 
 def _seen(counting: Mapping[str, Condition], pattern: str) -> dict[str, float]:
@@ -604,7 +610,7 @@ def _set_aside(aside, bar, sides, change):
 
 def _lacking(c, least):
     """Why a condition does not count."""
-    failed = [gate for gate in c.gates if not gate.holds(least)]
+    failed = [gate for gate in c.gates if not _opens(gate, least)]
     asked = [gate for gate in failed if gate.of > 1] or failed  # by image: that names the cause
     if not asked:
         return f"n = {c.measured.n} is below the {least} set beforehand"

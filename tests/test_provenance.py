@@ -200,7 +200,13 @@ def test_conditions_of_stored_results_are_taken_over_and_no_others(clone, capsys
     kept = load(clone, "evidence")["MIG-04"]
     assert list(kept["conditions"]) == ["a", "dogs", "digits"] and kept["n"] == 7
     assert kept["conditions"]["dogs"]["value"] == 3.0
-    assert kept["conditions"]["a"]["value"] == 0.1 + 0.2
+    edit(clone, "LIMIT * x", "x * LIMIT")  # and once more, with other dogs
+    for profile, settings in (("cpu", "ledger"), ("smoke", "less")):
+        run(clone, profile, n=100 if profile == "cpu" else 4)
+        add(profile, settings, dogs=5.0, digits=0.25)
+    assert main(words) == 0
+    kept = load(clone, "evidence")["MIG-04"]["conditions"]
+    assert kept["dogs"]["value"] == 5.0 and kept["a"]["n"] == 200
 
 
 def test_new_evidence_replaces_what_it_was_made_for_and_leaves_the_rest(clone, capsys):

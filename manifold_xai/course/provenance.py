@@ -237,8 +237,8 @@ def restamp(args: argparse.Namespace) -> int:
     """Run `manifold-xai restamp`: give evidence today's key if a cpu run gave the same bits.
 
     Or `--result FILE --out BEGUN`: give a kept result today's key if today's code, of which BEGUN
-    holds the first rows, gave the same bits. With `--smaller SMOKE`, conditions that are new, and
-    the same in that smaller run, are taken over: they come from results measured beforehand.
+    holds the first rows, gave the same bits. With `--smaller SMOKE`, new numbers that are
+    the same in that smaller run are taken over: they come from results measured beforehand.
 
     Parameters:
         args: the command's options
@@ -254,11 +254,11 @@ def restamp(args: argparse.Namespace) -> int:
         if args.against:
             old = _load(Path(args.against) / "claims" / f"{claim}.json")
         today = key(pages[claim], root) if claim in pages else {}
-        new = _stored(fresh, old, Path(args.smaller) / "claims") if args.smaller else {}
-        if why := _not_the_same(fresh, old, kept[claim], today, new):
+        stored = _stored(fresh, old, Path(args.smaller) / "claims") if args.smaller else {}
+        if why := _not_the_same(fresh, old, kept[claim], today, stored.get("conditions", {})):
             print(f"{claim}: {why}")
             continue
-        kept[claim] = _with(kept[claim], new)
+        kept[claim] = _with(kept[claim], stored)
         for entry in (kept[claim], shown.get(claim, {"key": {}})):
             was = [*entry.get("was", []), entry["key"]]
             entry.update(key=entry["key"] | today, was=was, chapter=fresh["chapter"])
@@ -272,27 +272,32 @@ def restamp(args: argparse.Namespace) -> int:
 
 
 def _stored(fresh, old, smaller):
-    "New conditions that a smaller run gives alike: they read what was measured beforehand."
-    if not fresh or not (less := _load(smaller / f"{fresh['claim']}.json")):
+    "New numbers that a smaller run gives alike, by part: they were measured beforehand."
+    less = _load(smaller / f"{fresh['claim']}.json") if fresh else {}
+    if not less or _parts(less["key"]) != _parts(fresh["key"]) or less["key"] == fresh["key"]:
         return {}
-    if _parts(less["key"]) != _parts(fresh["key"]) or less["key"] == fresh["key"]:
-        return {}
-    new = {n: c for n, c in fresh["conditions"].items() if n not in old.get("conditions", {})}
-    return {n: c for n, c in new.items() if _numbers(less["conditions"].get(n)) == _numbers(c)}
+    found = {}
+    for part in ("conditions", "beside"):
+        then, theirs = ({n: _numbers(c) for n, c in e.get(part, {}).items()} for e in (old, less))
+        ours = {n: c for n, c in fresh.get(part, {}).items() if then.get(n) != _numbers(c)}
+        found[part] = {n: c for n, c in ours.items() if theirs.get(n) == _numbers(c)}
+    return found
 
 
-def _with(entry, new):
-    "A kept record with conditions added; what follows from them is left to the ledger."
-    if not new:
+def _with(entry, stored):
+    "A kept record with what is stored; what follows from it is left to the ledger."
+    changed = {part: entry.get(part, {}) | found for part, found in stored.items() if found}
+    if not changed:
         return entry
     entry = {part: v for part, v in entry.items() if part not in ("outcome", "survives", "why")}
-    conditions = entry["conditions"] | new
-    late = [name for name, c in new.items() if c.get("role") == "exploratory"]
-    entry |= {"later": [*entry.get("later", []), *late]}
-    return entry | {"conditions": conditions, "n": min(c["n"] for c in conditions.values())}
+    entry |= changed
+    role = {name: c.get("role") for name, c in entry["conditions"].items()}
+    late = [*entry.get("later", []), *(n for n in role if role[n] == "exploratory")]
+    least = min(c["n"] for c in entry["conditions"].values())
+    return entry | {"later": [*dict.fromkeys(late)], "n": least}
 
 
-def _not_the_same(fresh, old, evidence, today, new):
+def _not_the_same(fresh, old, evidence, today, stored):
     "Why two short runs, of today's code and of the evidence's, do not confirm it; '' if they do."
     if not fresh or not old:
         return "one of the two runs has not recorded it"
@@ -302,7 +307,7 @@ def _not_the_same(fresh, old, evidence, today, new):
         return "the run to compare with was not made with the code and data of the evidence"
     if fresh["key"]["settings"] != old["key"]["settings"]:
         return "the run to compare with had other settings"
-    ours, theirs = fresh["conditions"], old["conditions"] | new
+    ours, theirs = fresh["conditions"], old["conditions"] | stored
     differ = [n for n in {**ours, **theirs} if _numbers(ours.get(n)) != _numbers(theirs.get(n))]
     return f"other numbers: {'; '.join(differ)}" if differ else ""
 

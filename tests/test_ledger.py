@@ -585,10 +585,46 @@ def test_every_revision_names_a_claim_its_day_and_conditions_that_it_finds():
         assert any(re.search(change.which, name) for name in pooled), claim
 
 
+def test_a_claim_about_all_is_not_supported_by_the_minority_that_counts():
+    fails = Condition(YES, gates=(Gate("an untrained network does not pass already", 0),))
+    for n, outcome in ((1, "supported"), (2, "undecided")):
+        said = answer("BORDT-04", {"a": YES} | {f"size {i}": fails for i in range(n)})
+        assert (said.outcome, said.before) == (outcome, "supported")
+        assert said.needed == ("" if n == 1 else revisions()["BORDT-04"].needs)
+    now = found()
+    for r in now.rows:
+        said, least = now.answers.get(r.claim), claims()[r.claim]
+        if r.outcome == "supported" and "all" in (least["rule"], least["aggregate"]):
+            asked = [k for k, c in said.conditions.items() if c.role == "headline"]
+            assert 2 * sum(k in said.sides for k in asked) >= len({*asked} - {*said.aside}), r.claim
+
+
+def test_the_first_rule_is_told_where_the_sentences_words_ask_for_another():
+    said = answer("MAGIG-21", {"a": YES, "b": NO})
+    assert (said.before, said.outcome) == ("split", "contradicted")
+    assert "about every case" in said.revised and "contradicted: b" in said.why
+    assert answer("MAGIG-21", {"a": YES}).revised == ""
+
+
+@pytest.mark.parametrize(
+    "claim, ends, needs",
+    [
+        ("MIG-21", [(-0.1, 0.3)], "(supported)"),
+        ("MIG-21", [(-0.1, 0.3), (-0.03, 0.01)], "(contradicted)"),
+        ("MIG-21", [(0.1, 0.3), (-0.03, 0.01)], "(split)"),
+        ("MIG-15", [(-0.1, 0.3), (-0.3, 0.1)], "(supported)"),
+        ("MIG-15", [(-0.3, 0.1)], "none found in what was searched"),
+    ],
+)
+def test_the_n_that_would_decide_says_how(claim, ends, needs):
+    measured = {str(i): Estimate(sum(e) / 2, *e, 200) for i, e in enumerate(ends)}
+    assert answer(claim, measured).needed.endswith(needs)
+
+
 def test_what_is_set_aside_is_shown_and_the_answer_says_what_it_would_be_without():
     kept, aside = {"fails, kept: against IG": YES}, {"fails, drawn anew: against IG": NO}
     found = answer("BORDT-23", kept | aside)
-    assert (found.before, found.outcome) == ("contradicted", "supported")
+    assert (found.before, found.outcome) == ("split", "supported")
     assert found.aside == (*aside,) and found.aside[0] not in found.sides
     assert "set aside, 0 of 1 above 0 (1 contradicted)" in found.why
     assert {*aside} < {*found.conditions}

@@ -128,7 +128,7 @@ LATER |= dict(parts=_pattern, ours=str)
 COLUMNS |= LATER
 
 # %% ../../nbs/library/course/claims.ipynb #8405299d
-REVISED = ("aside", "printed", "effect")
+REVISED = ("aside", "printed", "effect", "half")
 
 
 class Revision(NamedTuple):
@@ -137,7 +137,8 @@ class Revision(NamedTuple):
     claim: str  # its id
     dated: str
     # "aside": conditions no longer count; "printed": the paper's own table decides; "effect":
-    # another effect of the paper's is what an interval must not be wider than
+    # another effect of the paper's is what an interval must not be wider than; "half": at least
+    # half of the conditions set beforehand have to count
     change: str
     which: str  # of the conditions, by a regular expression; "" for all
     needs: str  # what would decide if none is left

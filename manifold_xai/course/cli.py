@@ -231,9 +231,7 @@ def parser() -> argparse.ArgumentParser:
                 "--against",
                 help="folder of a cpu run of the old code on this machine; default: kept results",
             )
-            sub.add_argument(
-                "--smaller", help="folder of a smoke run: take over what is stored"
-            )
+            sub.add_argument("--smaller", help="folder of a smoke run: take over what is stored")
             sub.add_argument("--result", help="a kept result; --out is one begun by today's code")
     for sub in commands.choices.values():
         sub.add_argument("--root", help="the clone, if not the working folder's")

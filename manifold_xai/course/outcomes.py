@@ -544,12 +544,14 @@ def _reasons(
     yield from _too_wide(about, found, sides, bar)
     if aside:
         yield _set_aside(aside, bar, sides, change)
-    short: dict[str, dict[str, str]] = {}
+    least = int(about["n_min"])
+    short: dict[tuple[str, ...], dict[str, Condition]] = {}
     for name, c in _of(found, "headline").items():
         if name not in sides and name not in aside:
-            short.setdefault(_lacking(c, int(about["n_min"])), {})[name] = ""
-    for lacking, names in short.items():
-        yield f"{_names(names)} {'do' if len(names) > 1 else 'does'} not count: {lacking}"
+            short.setdefault(tuple(g.what for g in _failed(c, least)), {})[name] = c
+    for same in short.values():
+        do = "do" if len(same) > 1 else "does"
+        yield f"{_names(same)} {do} not count: {_lacking([*same.values()], least)}"
     if passed := _passed(found, sides):
         yield passed
     if came := _of(found, "exploratory"):
@@ -644,18 +646,30 @@ def _set_aside(aside, bar, sides, change):
     return f"{what} set aside, {_counted([*aside.values()], bar)}: {change.reason}"
 
 
-def _lacking(c, least):
-    """Why a condition does not count."""
+def _failed(c, least):
+    """The gates for which a condition does not count; by image, if there are such: they name the
+    cause."""
     failed = [gate for gate in c.gates if not _opens(gate, least)]
-    asked = [gate for gate in failed if gate.of > 1] or failed  # by image: that names the cause
-    if not asked:
-        return f"n = {c.measured.n} is below the {least} set beforehand"
-    return "; ".join(dict.fromkeys(map(_unmet, asked)))
+    return [gate for gate in failed if gate.of > 1] or failed
 
 
-def _unmet(gate):
-    among = f"passed by {gate.passed} of {gate.of} images" if gate.of > 1 else "not passed"
-    return f"the gate, that {gate.what}, is {among}"
+def _lacking(alike, least):
+    """Why conditions that fail the same gates do not count."""
+    each = [_failed(c, least) for c in alike]
+    if not each[0]:
+        return f"n = {_range(c.measured.n for c in alike)} is below the {least} set beforehand"
+    return "; ".join(dict.fromkeys(_unmet(same) for same in zip(*each)))
+
+
+def _unmet(same):
+    first, of = same[0], _range(gate.of for gate in same)
+    among = f"passed by {_range(gate.passed for gate in same)} of {of} images"
+    return f"the gate, that {first.what}, is {among if first.of > 1 else 'not passed'}"
+
+
+def _range(numbers):
+    ends = sorted({*numbers})
+    return f"{ends[0]}" if len(ends) == 1 else f"{ends[0]} to {ends[-1]}"
 
 
 def _names(sides, which="", most=3):

@@ -645,6 +645,7 @@ def test_one_cell_of_the_papers_own_table_is_enough_against_every_cell(monkeypat
     found = answer("MAGIG-26", {"a": YES})
     assert (found.before, found.outcome) == ("supported", "contradicted")
     assert f"{sum(v > 0 for v in theirs)} of {len(theirs)} above 0" in found.why
+    assert "contradicted: Tables 1 and 5, Oxford 102 Flower, ResNet18, p = 0.2)" in found.why
     monkeypatch.setitem(printed(), "MAGIG-26", {ITSELF: [abs(v) for v in theirs]})
     assert answer("MAGIG-26", {"a": NO}).outcome == "supported"
 

@@ -535,7 +535,8 @@ def _reasons(
         yield from _explained(about["id"], sides)
     if theirs:
         decides = ", which decides" if change and change.change == "printed" else ""
-        cells = (row["where"] for row in _printed() if row["claim"] == about["id"])
+        own = about["id"], ITSELF
+        cells = (row["where"] for row in _printed() if (row["claim"], row["what"]) == own)
         yield f"as printed{decides}: {_counted(theirs, bar, by_name=dict(zip(cells, theirs)))}"
     if outcome == "split":
         yield _each(sides, bar)
@@ -568,11 +569,8 @@ def _too_wide(about, found, sides, bar):
     would = {n: side(e, {**about, "effect": ""}) for n, e in wide.items()}
     clear = {n: s for n, s in would.items() if s != "undecided"}
     if clear:
-        within = ", ".join(
-            f"{n} {where}"
-            for s, where in (("supported", bar), ("contradicted", "the other way"))
-            if (n := [*clear.values()].count(s))
-        )
+        counts = Counter(clear.values())
+        within = f"{counts['supported']} {bar}, {counts['contradicted']} the other way"
         sizes = {f"{reported(about, n):g}" for n in clear}
         theirs = f"{'effect' if len(sizes) == 1 else 'effects'} that the paper reports"
         theirs += f", {sizes.pop()}" if len(sizes) == 1 else " of the same pairs"

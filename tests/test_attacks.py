@@ -158,7 +158,7 @@ def test_the_attack_brings_ig_of_a_trained_network_nearer_to_its_target(start):
 def test_the_stored_attacks_on_photographs_reach_their_target(how):
     stored = json.loads((BENCHMARKS / "results" / "attacks.json").read_text(encoding="utf8"))
     found, n = stored["variants"], len(stored["rows"])
-    assert n >= 100
+    assert n >= 64  # of which MIG-17 asks that fifty pass its gates
     assert len(set(stored["rows"])) == n
     assert all(len(v) == n for row in found.values() for v in row.values())
     assert set(found["image"]["same_class"]) == {1.0} and max(found["image"]["change"]) < 0.2

@@ -349,6 +349,11 @@ def test_a_page_draws_what_it_has_recorded(run):
     assert named == {"set beforehand", "added later", "fails a gate, or too few images"}
     drawn = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
     assert np.allclose(np.concatenate(drawn), [0.15, -0.05, 0.55])
+    assert ax.get_xscale() == "linear" and "logarithmic" not in ax.get_xlabel()
+    plt.close(ax.figure)
+    record("MIG-21", conditions | {"far": estimate(29.0, 31.0)}, later=["late"])
+    ax = plot_claim("MIG-21")
+    assert ax.get_xscale() == "symlog" and ax.get_xlabel().endswith("(logarithmic beyond ±0.1)")
     plt.close(ax.figure)
     with pytest.raises(ValueError, match=r"MIG-22 has no answer yet: call record\('MIG-22', …\)"):
         plot_claim("MIG-22")

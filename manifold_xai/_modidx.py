@@ -1451,6 +1451,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._tensors': ( 'library/course/provenance.html#_tensors',
                                                                                              'manifold_xai/course/provenance.py'),
+                                                'manifold_xai.course.provenance._told': ( 'library/course/provenance.html#_told',
+                                                                                          'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance._with': ( 'library/course/provenance.html#_with',
                                                                                           'manifold_xai/course/provenance.py'),
                                                 'manifold_xai.course.provenance.evidence': ( 'library/course/provenance.html#evidence',

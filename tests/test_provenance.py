@@ -179,12 +179,13 @@ def test_on_another_machine_the_old_code_is_run_there_too(clone, capsys):
 
 
 def test_conditions_of_stored_results_are_taken_over_and_no_others(clone, capsys):
-    def add(profile, settings, **found):
+    def add(profile, settings, gates=(), **found):
         for file in (clone / "_out" / profile / "claims").glob("*.json"):
             made = json.loads(file.read_text())
             made["key"]["settings"] = settings
             for name, value in found.items():
                 made["conditions"][name] = dict(value=value, low=0.0, high=9.0, n=7)
+                made["conditions"][name] |= dict(gates=[*gates]) if gates else {}
             file.write_text(json.dumps(made))
 
     edit(clone, "x * LIMIT", "LIMIT * x")
@@ -207,6 +208,15 @@ def test_conditions_of_stored_results_are_taken_over_and_no_others(clone, capsys
     assert main(words) == 0
     kept = load(clone, "evidence")["MIG-04"]["conditions"]
     assert kept["dogs"]["value"] == 5.0 and kept["a"]["n"] == 200
+    edit(clone, "x * LIMIT", "LIMIT * x")  # the same dogs, and a gate that they had not
+    gate = dict(what="right", passed=7, of=7)
+    for profile, settings in (("cpu", "ledger"), ("smoke", "less")):
+        run(clone, profile, n=100 if profile == "cpu" else 4)
+        add(profile, settings, [gate], dogs=5.0)
+        add(profile, settings, digits=0.25)
+    assert main(words) == 0
+    kept = load(clone, "evidence")["MIG-04"]["conditions"]
+    assert kept["dogs"]["gates"] == [gate] and "gates" not in kept["digits"]
 
 
 def test_new_evidence_replaces_what_it_was_made_for_and_leaves_the_rest(clone, capsys):

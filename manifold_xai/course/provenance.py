@@ -278,9 +278,9 @@ def _stored(fresh, old, smaller):
         return {}
     found = {}
     for part in ("conditions", "beside"):
-        then, theirs = ({n: _numbers(c) for n, c in e.get(part, {}).items()} for e in (old, less))
-        ours = {n: c for n, c in fresh.get(part, {}).items() if then.get(n) != _numbers(c)}
-        found[part] = {n: c for n, c in ours.items() if theirs.get(n) == _numbers(c)}
+        then, theirs = ({n: _told(c) for n, c in e.get(part, {}).items()} for e in (old, less))
+        ours = {n: c for n, c in fresh.get(part, {}).items() if then.get(n) != _told(c)}
+        found[part] = {n: c for n, c in ours.items() if theirs.get(n) == _told(c)}
     return found
 
 
@@ -354,6 +354,11 @@ def _numbers(condition):
     "The measurement; which question it answers is up to the table, not the run."
     measured = ("value", "low", "high", "n")
     return None if condition is None else [condition.get(part) for part in measured]
+
+
+def _told(condition):
+    "The measurement and its gates."
+    return _numbers(condition), condition.get("gates", [])
 
 
 def _parts(stamp):

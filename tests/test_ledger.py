@@ -621,6 +621,28 @@ def test_the_n_that_would_decide_says_how(claim, ends, needs):
     assert answer(claim, measured).needed.endswith(needs)
 
 
+def test_no_n_is_told_where_more_images_change_the_quantity_itself():
+    said = answer("MAGIG-20", {"half and half": Estimate(0.85, 0.75, 0.92, 200)})
+    assert said.outcome == said.before == "undecided"
+    assert said.needed == revisions()["MAGIG-20"].needs and not re.search(r"\d", said.needed)
+
+
+def test_diffid_as_published_has_an_outcome_beside_that_of_our_own_score():
+    def later(e):
+        return Condition(e, "exploratory")
+
+    hard = "published DiffID, hard"
+    yes, no = (Estimate(v, v - 0.01, v + 0.01, 100) for v in (0.2, -0.2))  # finer than its effect
+    some = {"IG, a": no, f"IG, a, {hard}": later(yes), f"GIG, 20 steps, a, {hard}": later(no)}
+    said = answer("MAGIG-17", some)
+    assert said.outcome == "contradicted" and "published DiffID, soft" not in said.why
+    assert f"by the {hard}: supported, 1 of 1 above 0" in said.why
+    many = answer("MAGIG-17", {"IG, a": yes, **{f"IG, {i}, {hard}": later(no) for i in range(5)}})
+    assert "added later: 5 the other way" in many.why and "hard: contradicted" in many.why
+    few = answer("MAGIG-17", {"IG, a": yes, f"IG, b, {hard}": later(no._replace(n=99))})
+    assert "by the published" not in few.why
+
+
 def test_what_is_set_aside_is_shown_and_the_answer_says_what_it_would_be_without():
     kept, aside = {"fails, kept: against IG": YES}, {"fails, drawn anew: against IG": NO}
     found = answer("BORDT-23", kept | aside)
@@ -693,14 +715,26 @@ def changed(claim, values, **more):
     return {claim: entry | {"conditions": conditions | more, "later": []}}
 
 
+def test_a_row_has_the_papers_numbers_in_one_unit_with_ours():
+    row = {r.claim: r.effect for r in found().rows}
+    for claim, unit in (("MAGIG-24", "%"), ("MAGIG-19", "DiffID"), ("MIG-18", "SENS_max")):
+        beside = answered(claim).beside
+        theirs = [v for b in beside for v in b.paper]
+        assert f"; in {unit} " in row[claim]
+        assert row[claim].endswith(f", paper {min(theirs):.3g} … {max(theirs):.3g}")
+    assert "; paper " in row["MAGIG-25"] and "; in " not in row["MAGIG-25"]  # the claim's unit
+    assert re.search("Insertion [^;]*, paper [^;]*$", row["MAGIG-14"])  # by quantity
+
+
 def test_a_stored_result_changes_outcome_control_row_page_and_table():
     held = Condition(Estimate(0.5, 0.4, 0.6, 200), "control")
     was, now = found(), found(changed("MAGIG-24", {"a": 0.5, "b": 0.7}, blurred=held))
     before, after = ({r.claim: r for r in f.rows}["MAGIG-24"] for f in (was, now))
     assert before.outcome != "supported" and before.survives != "yes"
     assert (after.outcome, after.survives) == ("supported", "yes")
-    line = "| [MAGIG-24]({}) | {} | {} | 0.5 … 0.7 (2) | transfer | **supported** | yes |"
-    line = line.format(f"nbs/{after.where}", after.plainly, after.on)
+    line = "| [MAGIG-24]({}) | {} | {} | {} | transfer | **supported** | yes |"
+    line = line.format(f"nbs/{after.where}", after.plainly, after.on, after.effect)
+    assert after.effect.startswith("0.5 … 0.7 (2); in % ")
     assert line in report.page(now, ROOT) and line not in report.page(was, ROOT)
     assert after.why in report.story(now, "magig")
     assert before.why in report.story(was, "magig")

@@ -128,7 +128,7 @@ LATER |= dict(parts=_pattern, ours=str)
 COLUMNS |= LATER
 
 # %% ../../nbs/library/course/claims.ipynb #8405299d
-REVISED = ("aside", "printed", "effect", "half")
+REVISED = ("aside", "printed", "effect", "half", "grows")
 
 
 class Revision(NamedTuple):
@@ -138,7 +138,8 @@ class Revision(NamedTuple):
     dated: str
     # "aside": conditions no longer count; "printed": the paper's own table decides; "effect":
     # another effect of the paper's is what an interval must not be wider than; "half": at least
-    # half of the conditions set beforehand have to count
+    # half of the conditions set beforehand have to count; "grows": more images change the quantity
+    # itself, so that no n follows from its interval
     change: str
     which: str  # of the conditions, by a regular expression; "" for all
     needs: str  # what would decide if none is left

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from .claims import Estimate, as_json, claims
 from .claims import read_record, read_records, revisions
 from .notebooks import chapters, read
-from .outcomes import OUTCOMES, Answer, answer, side
+from .outcomes import ITSELF, OUTCOMES, Answer, answer, printed, side
 from .provenance import RECORD, outdated
 from ..files import write_aside
 
@@ -88,7 +88,7 @@ class Row(NamedTuple):
     revised: str  # day and reason of the revision
 
 
-SHORT = 64  # characters for the effect of unlike quantities in a row
+SHORT = 96  # characters for the effect of unlike quantities in a row
 
 
 def _effect(said):
@@ -103,8 +103,19 @@ def _effect(said):
         return _unlike(said, shown, pattern)
     else:
         ours = f"{_ends([e.value for e in shown.values()])} ({len(shown)})"
-    theirs = [v for b in said.beside if b.what in shown for v in b.paper]
-    return f"{ours}; paper {_ends(theirs)}" if theirs else ours
+    return ours + _theirs(said, shown)
+
+
+def _theirs(said, shown):
+    """The paper's numbers of these conditions or of the claim's quantity; else those of another
+    unit, with ours."""
+    same = [v for b in said.beside if b.what in shown for v in b.paper]
+    if same := same or printed().get(said.claim, {}).get(ITSELF, []):
+        return f"; paper {_ends(same)}"
+    if len(units := {b.unit.partition(",")[0] for b in said.beside}) != 1:
+        return ""
+    ours, theirs = [b.ours.value for b in said.beside], [v for b in said.beside for v in b.paper]
+    return f"; in {units.pop()} {_ends(ours)}, paper {_ends(theirs)}"
 
 
 def _ends(values):
@@ -115,14 +126,23 @@ def _ends(values):
 
 def _unlike(said: Answer, shown: Mapping[str, Estimate], pattern: str) -> str:
     """The numbers of each quantity; if that is too long for a row, how many are as claimed."""
-    parts: dict[str, list[float]] = {}
-    for name, e in shown.items():
+
+    def part(name):
         found = re.search(pattern, name)
-        parts.setdefault(found[0] if found else name, []).append(e.value)
-    each = "; ".join(f"{name} {_ends(values)}" for name, values in parts.items())
-    about = claims()[said.claim]
+        return found[0] if found else name
+
+    ours: dict[str, list[float]] = {}
+    theirs: dict[str, list[float]] = {}
+    for name, e in shown.items():
+        ours.setdefault(part(name), []).append(e.value)
+    for b in said.beside:
+        if b.what in shown:
+            theirs.setdefault(part(b.what), []).extend(b.paper)
+    printed_ = {name: f", paper {_ends(values)}" for name, values in theirs.items()}
+    parts = (f"{name} {_ends(values)}{printed_.get(name, '')}" for name, values in ours.items())
+    each, about = "; ".join(parts) + _theirs(said, shown) * (not theirs), claims()[said.claim]
     held = sum(side(e, about, name=name) == "supported" for name, e in shown.items())
-    few = f"{len(parts)} quantities, {held} of {len(shown)} as claimed"
+    few = f"{len(ours)} quantities, {held} of {len(shown)} as claimed"
     return each if len(each) <= SHORT else few
 
 # %% ../../nbs/library/course/ledger.ipynb #cbb1a99e

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'Z95', 'Z80', 'OUTCOMES', 'SURVIVES', 'OF_CONTROLS', 'ITSELF', 'WORDS', 'MOST',
-           'ENOUGH', 'reported', 'side', 'standard_error', 'smallest_effect', 'needed',
-           'over_seeds', 'pool', 'outcomes', 'joint', 'printed', 'Beside', 'Answer',
-           'answer']
+           'ENOUGH', 'FEW', 'reported', 'side', 'standard_error', 'smallest_effect',
+           'needed', 'over_seeds', 'pool', 'outcomes', 'joint', 'printed', 'Beside',
+           'Answer', 'answer']
 
 # %% ../../nbs/library/course/outcomes.ipynb #878a595e
 import math
@@ -461,7 +461,7 @@ def _decisive(about, headline, sides, change):
         return "a narrower bar"
     if not sides:
         return change.needs if change and change.needs else _to_count(about, headline)
-    if change and change.change == "half" and not open_:
+    if change and (change.change == "grows" or change.change == "half" and not open_):
         return change.needs
     enough = ENOUGH.get(_rule(about))
     alone = {name: c for name, c in open_.items() if _leans(c, about) == enough}
@@ -559,7 +559,30 @@ def _reasons(
         unmet = len(came) - len(added)
         how = "fails its gate" if unmet == 1 else "fail their gates"
         fails = f", {unmet} {how}" if unmet else ""
-        yield f"added later: {_each(added, bar) or 'none counts'}{fails}"
+        yield f"added later: {_later(added, bar) or 'none counts'}{fails}"
+        yield from _published(about, came, least, change)
+
+
+FEW = 3  # names in a sentence
+
+
+def _later(added, bar):
+    """Where later conditions are: by name if they are few."""
+    if len(added) <= FEW:
+        return _each(added, bar)
+    counts, said = Counter(added.values()), dict(zip(SIDES, (bar, "the other way", "open")))
+    return ", ".join(f"{counts[s]} {said[s]}" for s in SIDES if counts[s])
+
+
+def _published(about, came, least, change):
+    """The outcomes by DiffID as it is published, of conditions that have it beside our own."""
+    for kind in ("hard", "soft"):
+        asked = {n: c for n, c in came.items() if f"published DiffID, {kind}" in n}
+        counting = {n: c for n, c in asked.items() if _counts(c, least) and "20 steps" not in n}
+        if counting and not _is_aside(next(iter(asked)), change):
+            sides = [*_sides(about, counting).values()]
+            said = f"{joint(_rule(about), sides)}, {_counted(sides, _bar(about))}"
+            yield f"by the published DiffID, {kind}: {said}"
 
 
 def _too_wide(about, found, sides, bar):
@@ -670,7 +693,7 @@ def _range(numbers):
     return f"{ends[0]}" if len(ends) == 1 else f"{ends[0]} to {ends[-1]}"
 
 
-def _names(sides, which="", most=3):
+def _names(sides, which="", most=FEW):
     names = [name for name, s in sides.items() if s == which or not which]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return " · ".join(names[:most]) + more

@@ -269,7 +269,8 @@ def page(found: LedgerNow, root: Path) -> str:
         "survives what should explain it away; “could have seen” is the smallest effect that the "
         f"design detects with a power of 80 %, *open* that a control does not decide, *no effect* "
         "that there is none to explain, *not tried* that no control is among the conditions: the "
-        "page's tables may show some. Numbers of older code than today's decide nothing.",
+        "page's tables may show some. Numbers that a page's older code gave decide nothing; stored "
+        "measurements count, and those that older code made are named above.",
         *("", *_revised(found.rows)),
     ]
     for paper, short in _papers(found.rows).items():

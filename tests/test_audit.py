@@ -43,4 +43,4 @@ def test_three_claims_on_photographs_meet_the_evidence(audit):
     photographs = {k: a for k, a in audit["claims"].items() if "photographs" in a["condition"]}
     assert len(photographs) == 3, "run the audit with --data-root FOLDER"
     for claim, a in photographs.items():
-        assert a["audit"][3] >= 8 and meets(claim, a), claim
+        assert a["audit"][3] >= 24 and meets(claim, a), claim

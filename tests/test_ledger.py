@@ -636,9 +636,9 @@ def test_diffid_as_published_has_an_outcome_beside_that_of_our_own_score():
     some = {"IG, a": no, f"IG, a, {hard}": later(yes), f"GIG, 20 steps, a, {hard}": later(no)}
     said = answer("MAGIG-17", some)
     assert said.outcome == "contradicted" and "published DiffID, soft" not in said.why
-    assert f"by the {hard}: supported, 1 of 1 above 0" in said.why
+    assert f"by the {hard}, where it was kept: supported, 1 of 1 above 0" in said.why
     many = answer("MAGIG-17", {"IG, a": yes, **{f"IG, {i}, {hard}": later(no) for i in range(5)}})
-    assert "added later: 5 the other way" in many.why and "hard: contradicted" in many.why
+    assert "added later: 5 the other way" in many.why and "kept: contradicted" in many.why
     few = answer("MAGIG-17", {"IG, a": yes, f"IG, b, {hard}": later(no._replace(n=99))})
     assert "by the published" not in few.why
 
@@ -717,12 +717,21 @@ def changed(claim, values, **more):
 
 def test_a_row_has_the_papers_numbers_in_one_unit_with_ours():
     row = {r.claim: r.effect for r in found().rows}
-    for claim, unit in (("MAGIG-24", "%"), ("MAGIG-19", "DiffID"), ("MIG-18", "SENS_max")):
-        beside = answered(claim).beside
-        theirs = [v for b in beside for v in b.paper]
-        assert f"; in {unit} " in row[claim]
-        assert row[claim].endswith(f", paper {min(theirs):.3g} … {max(theirs):.3g}")
-    assert "; paper " in row["MAGIG-25"] and "; in " not in row["MAGIG-25"]  # the claim's unit
+    with (ROOT / "nbs" / "results" / "conditions.csv").open(encoding="utf8") as file:
+        beside = [line for line in csv.DictReader(file) if line["paper"]]
+    for claim, named, of in (
+        ("MAGIG-24", "% area larger than GIG's", "area larger"),
+        ("MAGIG-19", "published", "published DiffID"),
+        ("MIG-18", "SENS_max of MIG", "of MIG"),
+    ):
+        kept = [line for line in beside if line["claim"] == claim and of in line["condition"]]
+        ours = [float(line["value"]) for line in kept]
+        theirs = [float(v) for line in kept for v in line["paper"].split()]
+        told = re.search(rf"; {named} (\S+) … (\S+), paper (\S+) … (\S+)$", row[claim])
+        ends = min(ours), max(ours), min(theirs), max(theirs)
+        assert [*map(float, told.groups())] == pytest.approx(ends, rel=0.01)
+    assert "; paper " in row["MAGIG-25"]  # the claim's unit
+    assert "; published " in row["MAGIG-17"] and "; published " in row["MAGIG-26"]
     assert re.search("Insertion [^;]*, paper [^;]*$", row["MAGIG-14"])  # by quantity
 
 
@@ -734,7 +743,7 @@ def test_a_stored_result_changes_outcome_control_row_page_and_table():
     assert (after.outcome, after.survives) == ("supported", "yes")
     line = "| [MAGIG-24]({}) | {} | {} | {} | transfer | **supported** | yes |"
     line = line.format(f"nbs/{after.where}", after.plainly, after.on, after.effect)
-    assert after.effect.startswith("0.5 … 0.7 (2); in % ")
+    assert after.effect.startswith("0.5 … 0.7 (2); % area larger than GIG's ")
     assert line in report.page(now, ROOT) and line not in report.page(was, ROOT)
     assert after.why in report.story(now, "magig")
     assert before.why in report.story(was, "magig")

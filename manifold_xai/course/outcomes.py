@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SIDES', 'Z95', 'Z80', 'OUTCOMES', 'SURVIVES', 'OF_CONTROLS', 'ITSELF', 'WORDS', 'MOST',
            'ENOUGH', 'FEW', 'reported', 'side', 'standard_error', 'smallest_effect',
-           'needed', 'over_seeds', 'pool', 'outcomes', 'joint', 'printed', 'Beside',
-           'Answer', 'answer']
+           'needed', 'over_seeds', 'pool', 'outcomes', 'joint', 'printed', 'unit_of',
+           'Beside', 'Answer', 'answer']
 
 # %% ../../nbs/library/course/outcomes.ipynb #878a595e
 import math
@@ -240,6 +240,16 @@ def printed() -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def unit_of(claim: str, what: str) -> str:
+    """The unit in which a paper prints a quantity.
+
+    Parameters:
+        claim: its id
+        what: the quantity, as in `printed`
+    """
+    return next(row["unit"] for row in _printed() if (row["claim"], row["what"]) == (claim, what))
+
+
 class Beside(NamedTuple):
     """Our number beside the paper's, in the paper's unit."""
 
@@ -268,9 +278,8 @@ def _beside_paper(
     """
     ours = {name: c.measured for name, c in conditions.items()} | dict(more or {})
     both = {w: v for w, v in printed().get(claim, {}).items() if w in ours}
-    units = {row["what"]: row["unit"] for row in _printed() if row["claim"] == claim}
     return [
-        Beside(w, ours[w], v, sum(ours[w].low <= p <= ours[w].high for p in v), units[w])
+        Beside(w, ours[w], v, sum(ours[w].low <= p <= ours[w].high for p in v), unit_of(claim, w))
         for w, v in both.items()
     ]
 
@@ -575,14 +584,18 @@ def _later(added, bar):
 
 
 def _published(about, came, least, change):
-    """The outcomes by DiffID as it is published, of conditions that have it beside our own."""
+    """The outcomes by DiffID as it is published, of the later conditions that have it."""
     for kind in ("hard", "soft"):
-        asked = {n: c for n, c in came.items() if f"published DiffID, {kind}" in n}
-        counting = {n: c for n, c in asked.items() if _counts(c, least) and "20 steps" not in n}
-        if counting and not _is_aside(next(iter(asked)), change):
+        counting = {
+            name: c
+            for name, c in came.items()
+            if f"published DiffID, {kind}" in name and "20 steps" not in name
+            if _counts(c, least) and not _is_aside(name, change)
+        }
+        if counting:
             sides = [*_sides(about, counting).values()]
             said = f"{joint(_rule(about), sides)}, {_counted(sides, _bar(about))}"
-            yield f"by the published DiffID, {kind}: {said}"
+            yield f"by the published DiffID, {kind}, where it was kept: {said}"
 
 
 def _too_wide(about, found, sides, bar):

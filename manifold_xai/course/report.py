@@ -270,7 +270,8 @@ def page(found: LedgerNow, root: Path) -> str:
         f"design detects with a power of 80 %, *open* that a control does not decide, *no effect* "
         "that there is none to explain, *not tried* that no control is among the conditions: the "
         "page's tables may show some. Numbers that a page's older code gave decide nothing; stored "
-        "measurements count, and those that older code made are named above.",
+        "measurements count, and those that older code made are named above. In the column of "
+        "numbers, *published* is DiffID as the paper's authors compute it.",
         *("", *_revised(found.rows)),
     ]
     for paper, short in _papers(found.rows).items():
